@@ -1,0 +1,203 @@
+"""Everything that a plugin needs, in one import.
+
+A plugin is a class derived from Plugin, or simply a module with hooks in it. Built-in plugins use this module
+and nothing beside it (and the pure algorithms of relayproxy.mailauth), so what they can do, yours can.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, overload
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+from relayproxy.hookspecs import PROJECT, Edits, Opinion
+from relayproxy.model.address import NULL_SENDER, Address, to_a_label
+from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
+from relayproxy.model.edits import (
+    AddHeader,
+    AddRecipient,
+    DropHeader,
+    DropRecipient,
+    Edit,
+    ReplaceBody,
+    ReplaceHeader,
+    ReplaceRecipient,
+    SetSender,
+)
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
+from relayproxy.model.mail import Direction, Mail, Origin
+from relayproxy.model.message import HeaderField, Message
+from relayproxy.model.outcome import Outcome, State
+from relayproxy.model.reply import Reply, printable
+from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
+
+__all__ = [
+    "NULL_SENDER",
+    "Action",
+    "AddHeader",
+    "AddRecipient",
+    "Address",
+    "Answer",
+    "App",
+    "Client",
+    "Clock",
+    "Credentials",
+    "Direction",
+    "DnsStatus",
+    "DropHeader",
+    "DropRecipient",
+    "Edit",
+    "Edits",
+    "Envelope",
+    "Finding",
+    "HeaderField",
+    "Mail",
+    "Message",
+    "Opinion",
+    "Origin",
+    "Outcome",
+    "Plugin",
+    "Recipient",
+    "ReplaceBody",
+    "ReplaceHeader",
+    "ReplaceRecipient",
+    "Reply",
+    "Resolver",
+    "SessionTotals",
+    "SetSender",
+    "Settings",
+    "State",
+    "TlsInfo",
+    "Verdict",
+    "accept",
+    "defer",
+    "discard",
+    "hold",
+    "hook",
+    "printable",
+    "reject",
+    "to_a_label",
+]
+
+API_VERSION = "1"
+
+F = TypeVar("F", bound=Callable[..., Any])
+_marker = pluggy.HookimplMarker(PROJECT)
+
+
+@overload
+def hook(function: F) -> F: ...
+@overload
+def hook(*, background: bool = ...) -> Callable[[F], F]: ...
+def hook(function: F | None = None, *, background: bool = False) -> F | Callable[[F], F]:
+    """Mark a function as a hook; its name says which.
+
+    `background=True` lets a decide hook start early (at its own stage) and be waited for only where something
+    needs it: before a hook of a plugin that names it in `after`, or when the message stage is settled. Its
+    verdict counts there.
+    """
+
+    def mark(f: F) -> F:
+        marked = _marker(f)
+        marked.relayproxy_background = background  # type: ignore[attr-defined]
+        return marked
+
+    return mark if function is None else mark(function)
+
+
+class Settings(BaseModel):
+    """A plugin's settings: unknown keys are errors, values are checked, and the schema and docs come from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Plugin(Generic[S]):
+    """The base of a plugin with settings.
+
+    `name` is how the YAML calls it, `settings` the class of its settings, `after` the names of plugins whose
+    findings it reads. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
+    `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
+    before_forward after all others.
+    """
+
+    name: ClassVar[str] = ""
+    settings: ClassVar[type[Settings]] = Settings
+    after: ClassVar[tuple[str, ...]] = ()
+    api: ClassVar[str] = API_VERSION
+    directions: ClassVar[frozenset[Direction]] = frozenset(Direction)
+    signer: ClassVar[bool] = False
+    default_timeout: ClassVar[float] = 10.0
+
+    def __init__(self, options: S) -> None:
+        self.options = options
+        self.log = logging.getLogger(f"relayproxy.plugin.{self.name or type(self).__name__}")
+
+
+class DnsStatus(Enum):
+    """The different ways in which a question can end; only the first has records."""
+
+    OK = "ok"
+    NXDOMAIN = "nxdomain"
+    NODATA = "nodata"
+    SERVFAIL = "servfail"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one DNS question.
+
+    `records` by type: A/AAAA/PTR/CNAME/NS are strings (names without the final dot), MX pairs of (preference,
+    name), TXT bytes with the strings of a record joined, TLSA tuples (usage, selector, mtype, data), SRV
+    tuples (priority, weight, port, target). `ttl` in seconds, `secure` the AD bit of a validating resolver.
+    """
+
+    status: DnsStatus
+    records: tuple[Any, ...] = ()
+    ttl: int = 0
+    secure: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing is known (SERVFAIL, time-out): a temporary error for whoever asked."""
+        return self.status in (DnsStatus.SERVFAIL, DnsStatus.TIMEOUT)
+
+
+class Resolver(Protocol):
+    """DNS as checks see it: it never raises for what a name server says, it answers."""
+
+    async def query(self, name: str, rdtype: str) -> Answer:
+        """Look up `name` (A-labels, final dot optional) for records of `rdtype` ("TXT", "MX", ...)."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as plugins see it, so that tests can set it."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there."""
+
+    hostname: str
+    resolver: Resolver
+    clock: Clock
+    folder: Path
+    local_domains: frozenset[str] = frozenset()
+    environ: Mapping[str, str] | None = None

@@ -1,0 +1,111 @@
+"""The hooks: every point at which a plugin can speak, told apart by what it may return.
+
+Decide hooks return a Verdict or None. Rewrite hooks return edits. Report hooks return nothing. A plugin takes,
+by name, only the arguments that it wants. Plain functions must be quick; what waits is `async def`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pluggy
+
+from relayproxy.model.client import Client, Credentials, SessionTotals
+from relayproxy.model.edits import Edit
+from relayproxy.model.envelope import Recipient
+from relayproxy.model.mail import Mail
+from relayproxy.model.outcome import Outcome
+from relayproxy.model.verdict import Verdict
+
+if TYPE_CHECKING:
+    from relayproxy.api import App
+
+PROJECT = "relayproxy"
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+Opinion: TypeAlias = Verdict | None
+Edits: TypeAlias = Iterable[Edit] | Edit | None
+
+DECIDE = ("connect", "helo", "mail", "rcpt", "message")
+REWRITE = ("rewrite_envelope", "before_forward")
+REPORT = ("after_forward", "session_closed")
+LIFE = ("startup", "shutdown", "register_commands", "register_pages")
+IDENTIFY = ("auth",)
+
+
+class Hooks:
+    """All hooks. The docstring of each is its page in the documentation."""
+
+    @hookspec
+    def connect(self, client: Client, note: Callable[..., Any]) -> Opinion:  # type: ignore[empty-body]
+        """A client has connected and waits for the banner. Kind: decide.
+
+        A reject or defer is sent in place of the banner and the connection closed. `note(method, result, ...)`
+        notes a finding that every message of this connection will carry.
+        """
+
+    @hookspec
+    def helo(self, client: Client, name: str, note: Callable[..., Any]) -> Opinion:  # type: ignore[empty-body]
+        """The client said EHLO, HELO or LHLO with `name`. Kind: decide."""
+
+    @hookspec
+    def auth(self, client: Client, credentials: Credentials) -> str | None:
+        """The client sent credentials. Kind: identify.
+
+        Return the identity (the login that later checks and the log will see) to let it in, or None for no
+        opinion. The first identity wins; when nobody returns one the client hears 535. Raising is a 454.
+        """
+
+    @hookspec
+    def mail(self, mail: Mail) -> Opinion:  # type: ignore[empty-body]
+        """MAIL was given; `mail.envelope.sender` is known. Kind: decide."""
+
+    @hookspec
+    def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:  # type: ignore[empty-body]
+        """RCPT was given and the client may relay to it. Kind: decide; the answer is for this recipient."""
+
+    @hookspec
+    def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> Edits:
+        """Change an envelope address before the next hop is asked. Kind: rewrite.
+
+        Called with `rcpt=None` for the sender at MAIL (return SetSender) and for each recipient at RCPT
+        (return ReplaceRecipient, or AddRecipient for a copy).
+        """
+
+    @hookspec
+    def message(self, mail: Mail) -> Opinion:  # type: ignore[empty-body]
+        """The last byte has arrived; nothing has gone to the next hop. Kind: decide."""
+
+    @hookspec
+    def before_forward(self, mail: Mail, route: str) -> Edits:
+        """The message is about to go to the upstream called `route`. Kind: rewrite.
+
+        Edits of each plugin are applied before the next is called, so a later one sees them. Signers come
+        last.
+        """
+
+    @hookspec
+    def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
+        """The fate of every recipient is known and the client has its answer. Kind: report."""
+
+    @hookspec
+    def session_closed(self, client: Client, totals: SessionTotals) -> None:
+        """The connection has ended. Kind: report."""
+
+    @hookspec
+    def startup(self, app: "App") -> None:
+        """A worker has started; `app` has the resolver, the clock and the hostname. Kind: life.
+
+        Raising keeps the worker from starting (and a reload from taking place).
+        """
+
+    @hookspec
+    def shutdown(self) -> None:
+        """The worker ends; no message is in progress any more. Kind: life."""
+
+    @hookspec
+    def register_commands(self, cli: Any) -> None:
+        """Add click commands to the `relayproxy` command line. Kind: life."""
+
+    @hookspec
+    def register_pages(self, admin: Any) -> None:
+        """Add pages to the admin site. Kind: life."""

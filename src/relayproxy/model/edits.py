@@ -1,0 +1,197 @@
+"""Edits are values; one function applies them, once, as splices.
+
+Untouched octets stay the very same octets: an edit of one header field leaves all others and the body alone.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from relayproxy.model.address import Address
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.message import Message
+
+_FOLD = 78
+_NAME = re.compile(r"[!-9;-~]+\Z")
+_BAD = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def header_line(name: str, value: str) -> bytes:
+    """Return one header field as octets, folded at blanks (RFC 5322 section 2.2.3).
+
+    A value that already holds folds (CRLF and a blank) is kept as it is. Raises ValueError for a bad name, a
+    control character, or a fold that would end the field.
+    """
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r} is not a header field name")
+    if "\r\n" in value:
+        lines = value.split("\r\n")
+        if any(_BAD.search(line) for line in lines) or any(
+            not line.strip() or line[0] not in " \t" for line in lines[1:]
+        ):
+            raise ValueError(f"the folds of {name} must be CRLF and a blank, with text on every line")
+        return f"{name}: {value}\r\n".encode()
+    if _BAD.search(value):
+        raise ValueError(f"the value of {name} holds a control character")
+    line = f"{name}: {value}"
+    if len(line) <= _FOLD:
+        return f"{line}\r\n".encode()
+    return _folded(line)
+
+
+def _folded(line: str) -> bytes:
+    """Break `line` before blanks so that lines stay within 78 characters where the text allows."""
+    words = re.split(r"(?<=\S)(?=[ \t]+\S)", line)
+    out = [words[0]]
+    width = len(words[0])
+    for position, word in enumerate(words[1:]):
+        if position and width + len(word) > _FOLD:
+            out.append("\r\n")
+            width = 0
+        out.append(word)
+        width += len(word)
+    return ("".join(out) + "\r\n").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class AddHeader:
+    """Add a field at the top (the default) or at the bottom of the header block."""
+
+    name: str
+    value: str
+    bottom: bool = False
+
+    def __post_init__(self) -> None:
+        header_line(self.name, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class DropHeader:
+    """Remove the fields called `name`: all of them, or only number `index` from the top (0 is the first)."""
+
+    name: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceHeader:
+    """Give field number `index` called `name` another value, in its place; add it at the bottom if missing."""
+
+    name: str
+    value: str
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        header_line(self.name, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceBody:
+    """Give the message another body: octets with CRLF line ends."""
+
+    body: bytes
+
+    def __post_init__(self) -> None:
+        if self.body.count(b"\r\n") != self.body.count(b"\n") or self.body.count(b"\r\n") != self.body.count(
+            b"\r"
+        ):
+            raise ValueError("a body has CRLF line ends and no bare CR or LF")
+
+
+@dataclass(frozen=True, slots=True)
+class SetSender:
+    """Change the envelope sender."""
+
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class AddRecipient:
+    """Add an envelope recipient."""
+
+    recipient: Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class DropRecipient:
+    """Remove an envelope recipient."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceRecipient:
+    """Send to `new` instead of `old`; its DSN options stay."""
+
+    old: Address
+    new: Address
+
+
+HeaderEdit: TypeAlias = AddHeader | DropHeader | ReplaceHeader
+EnvelopeEdit: TypeAlias = SetSender | AddRecipient | DropRecipient | ReplaceRecipient
+Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
+
+
+def apply_to_message(message: Message, edits: Iterable[Edit]) -> Message:
+    """Return the message with its edits applied in order; without any, the same object."""
+    head: bytes = message.head
+    body = message.body
+    dotless = message.dotless
+    changed = False
+    for edit in edits:
+        match edit:
+            case AddHeader(name, value, False):
+                head = header_line(name, value) + head
+            case AddHeader() | DropHeader() | ReplaceHeader():
+                head = _edit_fields(Message(head), edit)
+            case ReplaceBody(new):
+                body, dotless = new, False
+                if not head.endswith(b"\r\n\r\n") and head != b"\r\n":
+                    head = (head if head.endswith(b"\r\n") or not head else head + b"\r\n") + b"\r\n"
+            case _:
+                continue
+        changed = True
+    return Message(head, body, dotless=dotless) if changed else message
+
+
+def _edit_fields(message: Message, edit: HeaderEdit) -> bytes:
+    raws = [field.raw for field in message.fields]
+    block_length = sum(map(len, raws))
+    tail = message.head[block_length:]
+    wanted = edit.name.lower()
+    places = [n for n, field in enumerate(message.fields) if field.name.lower() == wanted]
+    match edit:
+        case DropHeader(_, None):
+            raws = [raw for n, raw in enumerate(raws) if n not in set(places)]
+        case DropHeader(_, index):
+            if index is not None and index < len(places):
+                del raws[places[index]]
+        case ReplaceHeader(name, value, index) if index < len(places):
+            raws[places[index]] = header_line(name, value)
+        case ReplaceHeader(name, value) | AddHeader(name, value):
+            if raws and not raws[-1].endswith(b"\r\n"):
+                raws[-1] += b"\r\n"
+            raws.append(header_line(name, value))
+    return b"".join(raws) + tail
+
+
+def apply_to_envelope(envelope: Envelope, edits: Iterable[Edit]) -> Envelope:
+    """Return the envelope with its edits applied in order; without any, the same object."""
+    for edit in edits:
+        match edit:
+            case SetSender(sender):
+                envelope = replace(envelope, sender=sender)
+            case AddRecipient(recipient):
+                envelope = replace(envelope, recipients=(*envelope.recipients, recipient))
+            case DropRecipient(address):
+                kept = tuple(r for r in envelope.recipients if r.address.key != address.key)
+                envelope = replace(envelope, recipients=kept)
+            case ReplaceRecipient(old, new):
+                swapped = tuple(
+                    replace(r, address=new) if r.address.key == old.key else r for r in envelope.recipients
+                )
+                envelope = replace(envelope, recipients=swapped)
+            case _:
+                pass
+    return envelope

@@ -1,0 +1,34 @@
+"""The envelope: who sent it, who shall get it, and the options that travel with both (RFC 5321, 3461, 6531)."""
+
+from dataclasses import dataclass, field
+
+from relayproxy.model.address import NULL_SENDER, Address
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT: `notify` is the upper-cased NOTIFY list (RFC 3461 section 4.1) or empty, `orcpt` as written."""
+
+    address: Address
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """MAIL and its RCPTs.
+
+    `body` is "", "7BIT" or "8BITMIME"; `ret` "", "FULL" or "HDRS"; `envid` as written (xtext); `size` the
+    declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5.
+    """
+
+    sender: Address = NULL_SENDER
+    recipients: tuple[Recipient, ...] = ()
+    body: str = ""
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    requiretls: bool = False
+    size: int = 0
+    auth: str = ""
+    extra: tuple[str, ...] = field(default=())

@@ -1,0 +1,31 @@
+"""What became of one recipient: done, pending (somebody will try again) or failed, with the next hop's reply."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from relayproxy.model.envelope import Recipient
+from relayproxy.model.reply import Reply
+
+
+class State(Enum):
+    """A recipient is pending once, then done or failed for good."""
+
+    DONE = "done"
+    PENDING = "pending"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The fate of `recipient` over `route` (its upstream's name)."""
+
+    recipient: Recipient
+    state: State
+    reply: Reply
+    route: str
+
+
+def outcome_of(recipient: Recipient, reply: Reply, route: str) -> Outcome:
+    """Return the outcome that a next hop's final `reply` means for `recipient`."""
+    state = State.DONE if reply.ok else State.FAILED if reply.permanent else State.PENDING
+    return Outcome(recipient, state, reply, route)
