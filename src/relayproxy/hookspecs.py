@@ -36,7 +36,7 @@ class Hooks:
     """All hooks. The docstring of each is its page in the documentation."""
 
     @hookspec
-    def connect(self, client: Client, note: Callable[..., Any]) -> Opinion:  # type: ignore[empty-body]
+    def connect(self, client: Client, note: Callable[..., Any]) -> Opinion:
         """A client has connected and waits for the banner. Kind: decide.
 
         A reject or defer is sent in place of the banner and the connection closed. `note(method, result, ...)`
@@ -44,7 +44,7 @@ class Hooks:
         """
 
     @hookspec
-    def helo(self, client: Client, name: str, note: Callable[..., Any]) -> Opinion:  # type: ignore[empty-body]
+    def helo(self, client: Client, name: str, note: Callable[..., Any]) -> Opinion:
         """The client said EHLO, HELO or LHLO with `name`. Kind: decide."""
 
     @hookspec
@@ -56,11 +56,11 @@ class Hooks:
         """
 
     @hookspec
-    def mail(self, mail: Mail) -> Opinion:  # type: ignore[empty-body]
+    def mail(self, mail: Mail) -> Opinion:
         """MAIL was given; `mail.envelope.sender` is known. Kind: decide."""
 
     @hookspec
-    def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:  # type: ignore[empty-body]
+    def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
         """RCPT was given and the client may relay to it. Kind: decide; the answer is for this recipient."""
 
     @hookspec
@@ -72,7 +72,7 @@ class Hooks:
         """
 
     @hookspec
-    def message(self, mail: Mail) -> Opinion:  # type: ignore[empty-body]
+    def message(self, mail: Mail) -> Opinion:
         """The last byte has arrived; nothing has gone to the next hop. Kind: decide."""
 
     @hookspec
