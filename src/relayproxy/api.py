@@ -122,15 +122,16 @@ S = TypeVar("S", bound=Settings)
 class Plugin(Generic[S]):
     """The base of a plugin with settings.
 
-    `name` is how the YAML calls it, `settings` the class of its settings, `after` the names of plugins whose
-    findings it reads. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
+    `name` is how the YAML calls it, `settings` the class of its settings. `after` names the plugins whose findings
+    it reads: with it, the hook runs at once beside those it does not name; without it (None), it waits for all
+    that stand before it in the YAML and sees what they found. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
     `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
     before_forward after all others.
     """
 
     name: ClassVar[str] = ""
     settings: ClassVar[type[Settings]] = Settings
-    after: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...] | None] = None
     api: ClassVar[str] = API_VERSION
     directions: ClassVar[frozenset[Direction]] = frozenset(Direction)
     signer: ClassVar[bool] = False

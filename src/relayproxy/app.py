@@ -1,0 +1,379 @@
+"""One worker: a Runtime built from a configuration, its listeners, its end.
+
+A runtime is complete and never patched; a reload builds another in new workers while this one finishes what it has.
+Must not know the command line, nor how workers are started.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relayproxy import __version__
+from relayproxy.api import Answer, Clock, Resolver
+from relayproxy.build import (
+    Choice,
+    app_for,
+    entries_of,
+    listener_services,
+    relay_of,
+    routes_of,
+    upstream_settings,
+)
+from relayproxy.config.models import Config
+from relayproxy.core.ids import Ids
+from relayproxy.core.ledger import SharedLedger
+from relayproxy.core.log import Bridge, Log
+from relayproxy.core.metrics import Metrics
+from relayproxy.core.pipeline import Pipeline
+from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.delivery.upstream import Upstream
+from relayproxy.server.connection import Shared
+from relayproxy.server.listener import Listener
+from relayproxy.server.quota import Quota
+from relayproxy.shared import GenerationMemory, LedgerMemory
+
+_BEAT = 1.0
+_PROBE_PATIENCE = 2.0
+_PROBE_EVERY = 60.0
+_RECHECK = 0.2
+
+
+class SystemClock:
+    """The real time."""
+
+    def __init__(self) -> None:
+        self.time = time.time
+        self.monotonic = time.monotonic
+
+
+class Lines:
+    """Writes log lines to standard error, all of one turn of the loop at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        """Take a line."""
+        if not self._lines:
+            self._loop.call_soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write what has been taken; a reader that has gone away must not stop the mail."""
+        data = "".join(self._lines).encode("utf-8", "backslashreplace")
+        self._lines.clear()
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(2, data) :]
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a worker stands: its slot and generation, what it shares, and its listening sockets."""
+
+    slot: int
+    generation: int
+    memory: GenerationMemory
+    ledger: LedgerMemory
+    sockets: Sequence[socket.socket]
+    contexts: Sequence[ssl.SSLContext | None]
+    monitor: socket.socket | None = None
+
+
+class DeferredResolver:
+    """Makes the real resolver when the first question is asked: many set-ups never ask one."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._real: Resolver | None = None
+
+    async def query(self, name: str, rdtype: str) -> Answer:
+        """See api.Resolver."""
+        if self._real is None:
+            self._real = make_resolver(self._config)
+        return await self._real.query(name, rdtype)
+
+
+def log_style(config: Config) -> str:
+    """Human on a terminal, JSON otherwise, unless the configuration says which."""
+    if config.log.format != "auto":
+        return config.log.format
+    return "human" if sys.stderr.isatty() else "json"
+
+
+class Worker:
+    """Serves one generation of the configuration in one process."""
+
+    def __init__(self, config: Config, choices: Sequence[Choice], folder: Path, place: Place) -> None:
+        self._config = config
+        self._choices = choices
+        self._folder = folder
+        self._place = place
+        self._loop = asyncio.get_running_loop()
+        self._clock: Clock = SystemClock()
+        self._lines = Lines(self._loop)
+        self.log = Log(
+            self._lines,
+            time.time,
+            style=log_style(config),
+            privacy=config.log.privacy,
+            level=config.log.level,
+            journal="JOURNAL_STREAM" in os.environ and not sys.stderr.isatty(),
+        )
+        self._listeners: list[Listener] = []
+        self._upstreams: dict[str, Upstream] = {}
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ready = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._services: Services | None = None
+        self._at: list[ListenerServices] = []
+
+    # -- starting -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Build everything and begin to accept; raises whatever keeps it from doing so."""
+        config, place = self._config, self._place
+        _bridge_logging(self.log)
+        metrics = Metrics(place.memory.arrays, place.slot)
+        settings = {name: upstream_settings(config, name, place.memory.workers) for name in config.upstreams}
+        self._upstreams = {
+            name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic)
+            for name, one in settings.items()
+        }
+        self._services = services = Services(
+            hostname=config.hostname,
+            relay=relay_of(config),
+            routes=routes_of(config),
+            hops=self._upstreams,
+            pipeline=Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics),
+            ledger=SharedLedger(
+                place.ledger.regions, place.ledger.slot(place.slot, place.generation), time.time
+            ),
+            log=self.log,
+            metrics=metrics,
+            clock=self._clock,
+            budget=Budget(config.limits.bytes_in_flight, metrics.cell("bytes_in_flight")),
+        )
+        self._at = listener_services(config, services, settings)
+        self._measure(metrics)
+        app = app_for(config, DeferredResolver(config), self._clock, self._folder)
+        for call in services.pipeline.calls("startup"):
+            answer = call.function(*[{"app": app}[name] for name in call.names])
+            if asyncio.iscoroutine(answer):
+                await answer
+        await self._probe()
+        await self._listen(services)
+        await self._monitor(metrics)
+        self._ready = True
+        self._keep(self._beat())
+        self._keep(self._reprobe())
+
+    def _measure(self, metrics: Metrics) -> None:
+        """Set the gauges that tell of the configuration, and forget those of a predecessor."""
+        cells = {
+            name: metrics.cell(name)
+            for name in (
+                "event_loop_lag_seconds",
+                "config_last_reload_successful",
+                "config_last_reload_success_timestamp_seconds",
+            )
+        }
+        version = metrics.cell("build_info", __version__)
+        expiries = [
+            (metrics.cell("tls_certificate_expiry_timestamp_seconds", listener.name), listener.tls.cert)
+            for listener in self._config.listeners
+            if listener.tls.cert is not None and listener.tls.mode != "off"
+        ]
+        metrics.reset_gauges()
+        version.set(1)
+        cells["config_last_reload_successful"].set(1)
+        cells["config_last_reload_success_timestamp_seconds"].set(time.time())
+        for cell, path in expiries:
+            cell.set(certificate_end(Path(path)))
+        self._lag = cells["event_loop_lag_seconds"]
+
+    async def _probe(self) -> None:
+        """Ask every upstream what it can take, so that the first EHLO is honest; a dead one is no obstacle."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PROBE_PATIENCE):
+                await asyncio.gather(*(upstream.probe() for upstream in self._upstreams.values()))
+
+    async def _listen(self, services: Services) -> None:
+        ids = Ids(self._place.slot)
+        quota = Quota(self._place.memory.counts, self._place.slot)
+        for listener, at, sock, tls in zip(
+            self._config.listeners, self._at, self._place.sockets, self._place.contexts, strict=True
+        ):
+            shared = Shared(at, self._loop, quota, ids.next, tls)
+            served = Listener(shared, sock, implicit_tls=listener.tls.mode == "implicit" and tls is not None)
+            await served.start()
+            self._listeners.append(served)
+        assert services is self._services
+
+    async def _monitor(self, metrics: Metrics) -> None:
+        """Serve the monitoring port, if there is one; its library is loaded only then."""
+        if self._place.monitor is None:
+            return
+        from relayproxy.server.http import Monitor
+
+        probes = {"livez": self._livez, "readyz": self._readyz}
+        await self._loop.create_server(lambda: Monitor(metrics, probes), sock=self._place.monitor)
+
+    # -- health ---------------------------------------------------------------------------------------------
+
+    async def _livez(self) -> tuple[bool, str]:
+        """A real EHLO, MAIL, RCPT through our own listener, as a client would."""
+        from relayproxy.server.selftest import converse
+
+        first = self._config.listeners[0]
+        return await converse(
+            self._place.sockets[0],
+            lmtp=first.protocol == "lmtp",
+            implicit_tls=first.tls.mode == "implicit",
+            proxied=bool(first.proxy_protocol.networks),
+        )
+
+    async def _readyz(self) -> tuple[bool, str]:
+        """Whether mail is welcome; an upstream that is down never makes a proxy unready."""
+        services = self._services
+        if services is None or not self._ready:
+            return False, "starting"
+        if services.draining or services.retiring:
+            return False, "draining"
+        if services.budget.used > services.budget.limit * 9 // 10:
+            return False, "little room left for messages"
+        return True, "ready"
+
+    async def _beat(self) -> None:
+        """Tell the supervisor that the loop turns, and how late it was."""
+        due = self._loop.time()
+        while True:
+            self._place.memory.beats[self._place.slot] = time.monotonic()
+            due += _BEAT
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            late = self._loop.time() - due
+            self._lag.set(max(0.0, late))
+            due = max(due, self._loop.time() - _BEAT)
+
+    async def _reprobe(self) -> None:
+        """Ask upstreams again that nobody has heard of yet, until they answer."""
+        while any(upstream.capabilities is None for upstream in self._upstreams.values()):
+            await asyncio.sleep(_PROBE_EVERY)
+            for upstream in self._upstreams.values():
+                if upstream.capabilities is None:
+                    await upstream.probe()
+
+    def _keep(self, coroutine: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- ending ---------------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Newer workers have taken over: accept no more, let connections go on for a while."""
+        if self._services is None or self._services.retiring or self._stopping.is_set():
+            return
+        self._services.retiring = True
+        self._stop_accepting()
+        for listener in self._listeners:
+            for connection in listener.connections():
+                connection.retire()
+        self._keep(self._after_grace())
+
+    async def _after_grace(self) -> None:
+        end = self._loop.time() + self._config.reload_grace
+        while self._open() and self._loop.time() < end:
+            await asyncio.sleep(_RECHECK)
+        self.stop()
+
+    def stop(self) -> None:
+        """Drain: accept no more, finish transactions, then say 421 and end. Twice: end at once."""
+        if self._stopping.is_set():
+            self._ended.set()
+            return
+        self._stopping.set()
+        if self._services is not None:
+            self._services.draining = True
+        self._stop_accepting()
+        for listener in self._listeners:
+            for connection in listener.connections():
+                connection.drain()
+        self._keep(self._after_drain())
+
+    def _stop_accepting(self) -> None:
+        for listener in self._listeners:
+            listener.stop()
+
+    def _open(self) -> int:
+        return sum(1 for listener in self._listeners for _ in listener.connections())
+
+    async def _after_drain(self) -> None:
+        tasks = [
+            connection.task
+            for listener in self._listeners
+            for connection in listener.connections()
+            if connection.task is not None
+        ]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._config.shutdown_timeout)
+            if late:
+                self.log.warning(
+                    "drain_timeout", connections=len(late), seconds=self._config.shutdown_timeout
+                )
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Wait for the end, then put things away."""
+        await self._ended.wait()
+        assert self._services is not None
+        for call in self._services.pipeline.calls("shutdown"):
+            try:
+                answer = call.function()
+                if asyncio.iscoroutine(answer):
+                    await answer
+            except Exception as error:  # noqa: BLE001  (the fence round foreign code)
+                self.log.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
+        for upstream in self._upstreams.values():
+            upstream.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.sleep(0)
+        self._lines.flush()
+
+
+def make_resolver(config: Config) -> Resolver:
+    """Return the resolver that the configuration describes; dnspython is loaded only now."""
+    from relayproxy.resolver import CachingResolver
+
+    dns = config.dns
+    return CachingResolver(
+        servers=tuple((server.host, server.port) for server in dns.servers),
+        timeout=dns.timeout,
+        cache_size=dns.cache_size,
+    )
+
+
+def certificate_end(path: Path) -> float:
+    """Return when the first certificate of a PEM file ends, in seconds since the epoch."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc.timestamp()
+
+
+def _bridge_logging(log: Log) -> None:
+    """Let plugins and libraries write to our log through the standard logging module."""
+    root = logging.getLogger()
+    root.handlers[:] = [Bridge(log)]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("relayproxy").setLevel(logging.INFO)

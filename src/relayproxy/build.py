@@ -1,0 +1,206 @@
+"""The composition root: maps a configuration onto the values and objects that the lower floors work with.
+
+The only place that knows both sides. Builds complete, new objects and changes none: a reload calls it again.
+"""
+
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relayproxy.api import App, Clock, Direction, Plugin, Resolver
+from relayproxy.catalogue import PluginError, hooks_of
+from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
+from relayproxy.core.log import Log
+from relayproxy.core.pipeline import Entry
+from relayproxy.core.pipeline import When as Condition
+from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
+from relayproxy.core.ports import Authenticator
+from relayproxy.core.services import ListenerServices, Services
+from relayproxy.delivery.login import UpstreamLogin
+from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
+from relayproxy.server.passwords import PasswordFile
+from relayproxy.server.sockets import Where
+
+Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
+"""A line of the pipeline: as configured, the plugin's class, and its validated options."""
+
+
+def limits_of(config: Config, listener: Listener) -> Limits:
+    """Return a listener's limits."""
+    given = config.limits_of(listener)
+    return Limits(**{name: getattr(given, name) for name in Limits.__dataclass_fields__})
+
+
+def policy_of(config: Config, listener: Listener) -> ListenerPolicy:
+    """Return how a listener behaves."""
+    auth = listener.auth
+    return ListenerPolicy(
+        name=listener.name,
+        protocol=listener.protocol,
+        limits=limits_of(config, listener),
+        starttls=listener.tls.mode == "starttls" and listener.tls.cert is not None,
+        tls_required=listener.tls.required,
+        auth_mechanisms=tuple(auth.mechanisms) if auth else (),
+        auth_require_tls=auth.require_tls if auth else True,
+        auth_required=auth.required if auth else False,
+        senders=dict(auth.senders) if auth else {},
+        normalise=listener.bare_newlines == "normalise",
+        xclient=listener.xclient.networks,
+        xforward=listener.xforward.networks,
+        proxy=listener.proxy_protocol.networks,
+    )
+
+
+def where_of(listener: Listener) -> Where:
+    """Return where a listener listens."""
+    place = listener.listen
+    return Where(place.host, place.port, str(place.path) if place.path else "", listener.mode)
+
+
+def listener_tls(listener: Listener) -> ssl.SSLContext | None:
+    """Return the TLS context of a listener; raises OSError or ssl.SSLError for files that can't be used.
+
+    Made before the workers are forked, so that all of them can resume a session by its ticket.
+    """
+    tls = listener.tls
+    if tls.mode == "off" or tls.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
+    context.load_cert_chain(tls.cert, tls.key)
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def upstream_tls(upstream: Upstream) -> ssl.SSLContext | None:
+    """Return the TLS context towards an upstream; raises OSError or ssl.SSLError."""
+    if upstream.tls == "off":
+        return None
+    context = ssl.create_default_context(cafile=str(upstream.ca) if upstream.ca else None)
+    if upstream.tls in ("opportunistic", "required"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if upstream.client_cert is not None:
+        context.load_cert_chain(upstream.client_cert, upstream.client_key)
+    return context
+
+
+def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettings:
+    """Return how an upstream is reached; the pool's places are shared out among the workers."""
+    upstream = config.upstreams[name]
+    times = upstream.timeouts
+    return UpstreamSettings(
+        name=name,
+        addresses=tuple(
+            Address(t.address.host, t.address.port, str(t.address.path) if t.address.path else "", t.weight)
+            for t in upstream.targets
+        ),
+        hostname=config.hostname,
+        protocol=upstream.protocol,
+        tls=upstream.tls,
+        tls_context=upstream_tls(upstream),
+        login=upstream.login or "",
+        password=upstream.password.reveal() if upstream.password else "",
+        send_client=upstream.send_client,
+        source_address=str(upstream.source_address or ""),
+        timeouts=Timeouts(times.connect, times.command, times.data, times.final),
+        pool_size=max(1, -(-upstream.pool.size // workers)),
+        pool_idle=upstream.pool.idle,
+        reuse=upstream.pool.reuse,
+        breaker_failures=upstream.breaker.failures,
+        breaker_retry=upstream.breaker.retry,
+    )
+
+
+def routes_of(config: Config) -> tuple[Route, ...]:
+    """Return the routing table."""
+    return tuple(
+        Route(
+            name=route.label,
+            upstream=route.upstream,
+            recipient_domains=frozenset(route.recipient_domains),
+            senders=frozenset(route.senders),
+            logins=frozenset(route.logins),
+            listeners=frozenset(route.listeners),
+            networks=route.networks,
+        )
+        for route in config.table
+    )
+
+
+def relay_of(config: Config) -> Relay:
+    """Return who may send where."""
+    return Relay(frozenset(config.relay.domains), config.relay.networks)
+
+
+def entries_of(choices: Sequence[Choice]) -> list[Entry]:
+    """Make the plugins and arrange them as pipeline entries. Raises PluginError."""
+    entries = []
+    for entry, cls, options in choices:
+        try:
+            plugin = cls(options)
+        except Exception as error:  # the fence round foreign code
+            raise PluginError(f"{entry.name}: {type(error).__name__}: {error}") from error
+        entries.append(
+            Entry(
+                name=entry.name,
+                plugin=plugin,
+                hooks=hooks_of(entry.name, plugin),
+                after=cls.after,
+                when=_condition(entry.when, cls),
+                observe=entry.mode == "observe",
+                on_error=entry.on_error,
+                timeout=entry.timeout or cls.default_timeout,
+                signer=cls.signer,
+            )
+        )
+    return entries
+
+
+def _condition(when: When | None, cls: type[Plugin[Any]]) -> Condition:
+    """What the YAML says, else the directions that the plugin is meant for."""
+    usual = cls.directions if cls.directions != frozenset(Direction) else None
+    if when is None:
+        return Condition(directions=usual)
+    return Condition(
+        listeners=frozenset(when.listener) or None,
+        directions=frozenset(Direction(word) for word in when.direction) or usual,
+        authenticated=when.authenticated[0] if len(set(when.authenticated)) == 1 else None,
+        tls=when.tls[0] if len(set(when.tls)) == 1 else None,
+    )
+
+
+def authenticator_of(
+    listener: Listener, upstreams: Mapping[str, UpstreamSettings], log: Log
+) -> Authenticator | None:
+    """Return what checks the passwords of a listener. Raises OSError and ValueError for a bad password file."""
+    backend = listener.auth.backend if listener.auth else None
+    if backend is None:
+        return None
+    if backend.file is not None:
+        passwords = PasswordFile(Path(backend.file), log)
+        passwords.load()
+        return passwords
+    assert backend.upstream is not None
+    return UpstreamLogin(upstreams[backend.upstream], log)
+
+
+def listener_services(
+    config: Config, services: Services, upstreams: Mapping[str, UpstreamSettings]
+) -> list[ListenerServices]:
+    """Return policy and counters of every listener, in their order."""
+    return [
+        ListenerServices(
+            services, policy_of(config, listener), authenticator_of(listener, upstreams, services.log)
+        )
+        for listener in config.listeners
+    ]
+
+
+def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> App:
+    """Return what plugins get at startup."""
+    return App(config.hostname, resolver, clock, folder, frozenset(config.relay.domains))

@@ -1,0 +1,86 @@
+"""What the core needs from the floors above it, as protocols: the next hop, the password check, the ledger.
+
+The core calls these and never asks what is behind them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from relayproxy.model.client import Client, Credentials
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.message import Message
+from relayproxy.model.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a next hop can take: its EHLO keywords in upper case, and its SIZE limit (0: none stated)."""
+
+    extensions: frozenset[str] = frozenset()
+    size: int = 0
+
+    def __contains__(self, extension: str) -> bool:
+        return extension in self.extensions
+
+
+class Transaction(Protocol):
+    """One mail transaction with a next hop. No method raises for what the next hop does: it is in the reply.
+
+    `asked` says which envelope the next hop has heard of so far.
+    """
+
+    per_recipient: bool
+    """Whether `send` returns a reply for each recipient (LMTP) rather than one for all."""
+
+    async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
+        """Offer recipients (MAIL goes first, with the first of them); return the next hop's reply to each."""
+        ...
+
+    async def send(self, lead: bytes, message: Message) -> list[Reply]:
+        """Send `lead` and the message; return the final reply, or one for each accepted recipient."""
+        ...
+
+    def abort(self) -> None:
+        """End the transaction without a message. Safe to call at any time, also twice."""
+        ...
+
+
+class NextHop(Protocol):
+    """An upstream as the core sees it."""
+
+    name: str
+    per_recipient: bool
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What it said it can take when last asked; None as long as nobody knows."""
+        ...
+
+    def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
+        """Start a transaction (no I/O yet); `size` is the expected size in octets or 0."""
+        ...
+
+
+class Authenticator(Protocol):
+    """Checks credentials that no plugin vouched for."""
+
+    async def check(self, client: Client, credentials: Credentials) -> bool | None:
+        """True: right. False: wrong. None: can't be told now (the client hears 454)."""
+        ...
+
+
+class Ledger(Protocol):
+    """Remembers hand-overs whose answer may not have reached the client."""
+
+    def find(self, envelope: Envelope, message: Message) -> str | None:
+        """Return the text of the answer that an identical message got and perhaps never saw, or None."""
+        ...
+
+    def enter(self, envelope: Envelope, message: Message, answer: str) -> int:
+        """Note that the next hop has taken this message; return a token."""
+        ...
+
+    def settle(self, token: int) -> None:
+        """The client has shown that it knows: forget the entry."""
+        ...

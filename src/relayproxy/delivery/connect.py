@@ -1,0 +1,200 @@
+"""Opening a connection to a next hop.
+
+aiosmtplib connects, reads the greeting, starts TLS and logs in; then the transport is ours, and we say EHLO (or
+LHLO) and, if wanted, who the client is. This and login.py are the only ones that import it.
+"""
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import aiosmtplib
+
+from relayproxy.core.ports import Capabilities
+from relayproxy.delivery.settings import Address, UpstreamSettings
+from relayproxy.delivery.wire import Wire, WireError
+from relayproxy.model.client import Client
+from relayproxy.model.reply import Reply, printable
+from relayproxy.smtp.xclient import format_attributes, write_address
+
+
+class ConnectError(Exception):
+    """No usable connection came about; the text says why."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """A greeted connection with what is known of it. `fresh` until the first transaction is over."""
+
+    wire: Wire
+    address: Address
+    capabilities: Capabilities
+    key: tuple[object, ...]
+    tls: str = ""
+    used: int = 0
+    idle_since: float = 0.0
+    fresh: bool = True
+
+
+async def connect(
+    settings: UpstreamSettings, address: Address, client: Client | None, key: tuple[object, ...]
+) -> Connection:
+    """Open one connection within `timeouts.connect`. Raises ConnectError.
+
+    Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back.
+    """
+    try:
+        async with asyncio.timeout(settings.timeouts.connect):
+            try:
+                return await _connect(settings, address, client, key, settings.tls)
+            except ConnectError as error:
+                if settings.tls != "opportunistic" or not isinstance(
+                    error.__cause__, (ssl.SSLError, aiosmtplib.SMTPException)
+                ):
+                    raise
+                return await _connect(settings, address, client, key, "off")
+    except TimeoutError:
+        raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
+
+
+async def _connect(
+    settings: UpstreamSettings, address: Address, client: Client | None, key: tuple[object, ...], tls: str
+) -> Connection:
+    loop = asyncio.get_running_loop()
+    sock: socket.socket | None = None
+    library: aiosmtplib.SMTP | None = None
+    wire = Wire(loop)
+    try:
+        if settings.send_client == "proxy" and client is not None:
+            sock = await _proxied_socket(loop, settings, address, client)
+        library = aiosmtplib.SMTP(
+            hostname=address.host or "localhost",
+            port=address.port if not address.path and sock is None else None,
+            sock=sock,
+            socket_path=address.path or None if sock is None else None,
+            source_address=(settings.source_address, 0) if settings.source_address and sock is None else None,
+            local_hostname=settings.hostname,
+            use_tls=tls == "implicit",
+            start_tls={"off": False, "implicit": False, "opportunistic": None}.get(tls, True),
+            tls_context=settings.tls_context,
+            username=settings.login or None,
+            password=settings.password or None,
+            timeout=settings.timeouts.connect,
+        )
+        await library.connect()
+        transport = library.transport
+        assert transport is not None
+        transport.set_protocol(wire)
+        wire.connection_made(transport)
+        cipher = transport.get_extra_info("cipher")
+        connection = Connection(
+            wire, address, await _hello(wire, settings), key, tls=cipher[1] if cipher else ""
+        )
+        if settings.send_client == "xclient" and client is not None:
+            await _xclient(connection, settings, client)
+    except (aiosmtplib.SMTPException, OSError, ssl.SSLError, WireError, ValueError) as error:
+        wire.close()
+        if library is not None:
+            library.close()
+        elif sock is not None:
+            sock.close()
+        raise ConnectError(f"{address}: {_reason(error)}") from error
+    except BaseException:
+        wire.close()
+        if library is not None:
+            library.close()
+        raise
+    return connection
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return printable(f"{error.code} {error.message}".replace("\n", " "), 200)
+    return printable(str(error).replace("\n", " ") or type(error).__name__, 200)
+
+
+async def _hello(wire: Wire, settings: UpstreamSettings) -> Capabilities:
+    """Say EHLO (or LHLO, or HELO to who knows no better) and read what the other end can take."""
+    verb = "LHLO" if settings.protocol == "lmtp" else "EHLO"
+    reply = await _ask(wire, f"{verb} {settings.hostname}", settings)
+    if reply.permanent and verb == "EHLO":
+        reply = await _ask(wire, f"HELO {settings.hostname}", settings)
+        if reply.ok:
+            return Capabilities()
+    if not reply.ok:
+        raise WireError(f"{verb} was answered {reply}")
+    extensions: set[str] = set()
+    size = 0
+    for line in reply.text.split("\n")[1:]:
+        words = line.upper().split()
+        if not words:
+            continue
+        extensions.add(words[0])
+        if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
+            size = int(words[1])
+        elif words[0] in ("XCLIENT", "XFORWARD"):
+            extensions.update(f"{words[0]} {name}" for name in words[1:])
+    return Capabilities(frozenset(extensions), size)
+
+
+async def _ask(wire: Wire, command: str, settings: UpstreamSettings) -> Reply:
+    wire.expect(1)
+    wire.write(f"{command}\r\n".encode())
+    return (await wire.replies(1, settings.timeouts.command))[0]
+
+
+async def _xclient(connection: Connection, settings: UpstreamSettings, client: Client) -> None:
+    """Tell the upstream who the client is; it then starts over as if that client had connected."""
+    if "XCLIENT" not in connection.capabilities:
+        raise WireError("the upstream offers no XCLIENT to us")
+    known = {
+        "NAME": client.ptr,
+        "ADDR": write_address(client.ip),
+        "PORT": str(client.port or ""),
+        "PROTO": "SMTP" if client.proto == "SMTP" else "ESMTP",
+        "HELO": client.helo,
+        "LOGIN": client.identity,
+    }
+    offered = {name: value for name, value in known.items() if f"XCLIENT {name}" in connection.capabilities}
+    reply = await _ask(connection.wire, f"XCLIENT {format_attributes(offered)}", settings)
+    if reply.code != 220:
+        raise WireError(f"XCLIENT was answered {reply}")
+    connection.capabilities = await _hello(connection.wire, settings)
+
+
+async def _proxied_socket(
+    loop: asyncio.AbstractEventLoop, settings: UpstreamSettings, address: Address, client: Client
+) -> socket.socket:
+    """Connect, and send a PROXY protocol v1 header in front of everything (HAProxy's proxy-protocol.txt)."""
+    if address.path:
+        sock = socket.socket(socket.AF_UNIX)
+        target: tuple[str, int] | str = address.path
+    else:
+        family, _, _, _, resolved = (
+            await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        )[0]
+        sock = socket.socket(family)
+        target = resolved  # type: ignore[assignment]
+    sock.setblocking(False)
+    try:
+        if settings.source_address and not address.path:
+            sock.bind((settings.source_address, 0))
+        await loop.sock_connect(sock, target)
+        await loop.sock_sendall(sock, proxy_header(client))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def proxy_header(client: Client) -> bytes:
+    """Return the PROXY v1 line for a client; UNKNOWN where its address isn't known."""
+    try:
+        source, target = ip_address(client.ip), ip_address(client.local_ip)
+    except ValueError:
+        return b"PROXY UNKNOWN\r\n"
+    if source.version != target.version:
+        return b"PROXY UNKNOWN\r\n"
+    return f"PROXY TCP{source.version} {source} {target} {client.port} {client.local_port}\r\n".encode()

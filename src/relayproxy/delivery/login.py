@@ -1,0 +1,52 @@
+"""An upstream as AUTH back end: the client's credentials are tried there, on a connection of their own."""
+
+import asyncio
+import ssl
+from dataclasses import replace
+
+import aiosmtplib
+
+from relayproxy.core.log import Log
+from relayproxy.delivery.settings import UpstreamSettings
+from relayproxy.model.client import Client, Credentials
+
+
+class UpstreamLogin:
+    """Implements ports.Authenticator."""
+
+    def __init__(self, settings: UpstreamSettings, log: Log) -> None:
+        self._settings = replace(settings, login="", password="")
+        self._log = log
+
+    async def check(self, client: Client, credentials: Credentials) -> bool | None:
+        """Log in; None when the upstream can't be asked, or offers no AUTH on this connection."""
+        settings = self._settings
+        problem = "no address"
+        for address in settings.addresses:
+            library = aiosmtplib.SMTP(
+                hostname=address.host or "localhost",
+                port=None if address.path else address.port,
+                socket_path=address.path or None,
+                local_hostname=settings.hostname,
+                use_tls=settings.tls == "implicit",
+                start_tls={"off": False, "implicit": False, "opportunistic": None}.get(settings.tls, True),
+                tls_context=settings.tls_context,
+                timeout=settings.timeouts.connect,
+            )
+            try:
+                async with asyncio.timeout(settings.timeouts.connect + settings.timeouts.command):
+                    await library.connect()
+                    await library.login(credentials.login, credentials.password)
+            except aiosmtplib.SMTPAuthenticationError as error:
+                if error.code >= 500:
+                    return False
+                problem = f"{address}: {error.code}"
+            except (aiosmtplib.SMTPException, OSError, ssl.SSLError, TimeoutError, ValueError) as error:
+                # The text of a library error could quote what was sent; its kind says enough.
+                problem = f"{address}: {type(error).__name__}"
+            else:
+                return True
+            finally:
+                library.close()
+        self._log.error("auth_upstream", upstream=settings.name, id=client.id, problem=problem)
+        return None

@@ -1,0 +1,56 @@
+"""How an upstream is reached, as plain values; the configuration is mapped onto them in one place (app)."""
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Literal
+
+TlsPolicy = str
+"""off, opportunistic, required, verify or implicit."""
+SendClient = Literal["off", "xclient", "xforward", "proxy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place where an upstream listens: host and port, or the path of a Unix socket. `weight` is a share."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    weight: int = 1
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds to wait: for the connection (greeting, TLS and login included), a reply, the answer to the dot."""
+
+    connect: float = 5.0
+    command: float = 30.0
+    data: float = 120.0
+    final: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """One upstream. `login` and `password` are empty without AUTH; the TLS context fits `tls`."""
+
+    name: str
+    addresses: tuple[Address, ...]
+    hostname: str
+    protocol: Literal["smtp", "lmtp"] = "smtp"
+    tls: TlsPolicy = "off"
+    tls_context: ssl.SSLContext | None = field(default=None, repr=False)
+    login: str = ""
+    password: str = field(default="", repr=False)
+    send_client: SendClient = "off"
+    source_address: str = ""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    pool_size: int = 1000
+    pool_idle: float = 60.0
+    reuse: int = 1000
+    breaker_failures: int = 5
+    breaker_retry: float = 10.0

@@ -1,0 +1,707 @@
+"""One client connection: octets in, lines and content to the session, replies out.
+
+aiosmtpd's SMTP class carries the SASL conversations and is the protocol; the command loop, the data reader and the
+TLS upgrade are overridden, because the stock ones cost nine times the CPU, keep whole messages line by line, and
+build on private parts of asyncio. Grammar is in smtp/, meaning in core/session.py; here are only the wire's rules:
+who may speak when, how long a line is, when time is up.
+"""
+
+import asyncio
+import ssl
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import Session as SaslSession
+
+from relayproxy.core.services import ListenerServices
+from relayproxy.core.session import Session
+from relayproxy.model.client import Client, Credentials, TlsInfo
+from relayproxy.model.reply import Reply
+from relayproxy.server.quota import Quota
+from relayproxy.server.store import ContentStore
+from relayproxy.smtp.datastream import ChunkReader, ContentCheck, DataReader
+
+_FLOOD = 262_144  # octets of commands that may wait; more, and reading pauses
+_SIZE_DIGITS = 20
+
+_LINE_TOO_LONG = Reply(500, "5.5.2", "Command line is too long")
+_BAD_SYNTAX = Reply(500, "5.5.2", "Bad syntax: lines end in CRLF")
+_UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
+_PIPELINED = Reply(554, "5.5.0", "You spoke out of turn")
+_FAULT = "Internal trouble, try again later"
+_GO = bytes(Reply(354, "", "End data with <CRLF>.<CRLF>"))
+_RETIRING_PATIENCE = 5.0
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the connections of one listener share."""
+
+    at: ListenerServices
+    loop: asyncio.AbstractEventLoop
+    quota: Quota
+    next_id: Any
+    tls: ssl.SSLContext | None = None
+    folder: str | None = None
+
+
+class Connection(SMTP):
+    """The protocol of one connection. Made by the listener's server for each client that connects."""
+
+    # The base constructor is not called: it inspects the handler for each connection (0.3 ms) and makes a stream
+    # reader that is not used here. What the inherited SASL methods need is set below and nothing else of it is.
+    def __init__(self, shared: Shared, proxied: tuple[str, int, str, int] | None = None) -> None:
+        self._shared = shared
+        self._at = shared.at
+        self._services = shared.at.services
+        self._limits = shared.at.policy.limits
+        self._proxied = proxied
+        self.loop = shared.loop
+        self.transport: Any = None
+        self.session = None
+        self.envelope = None
+        self._talk: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._buffer = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self._content: DataReader | ChunkReader | None = None
+        self._eof = False
+        self.lost = False
+        self._starting_tls = False
+        self._out: list[bytes] = []
+        self._drained: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._quota_ip: str | None = None
+        self._bogus = 0
+        self._heard = False
+        self._paused_reading = False
+
+    def __del__(self) -> None:
+        """The base class looks here at parts that this one doesn't have."""
+
+    # -- the protocol's side --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected (for implicit TLS: has finished its handshake)."""
+        self.transport = transport
+        client = self._who(transport)
+        refused = self._shared.quota.enter(
+            client.ip, self._limits.connections_per_client, self._limits.connections
+        )
+        if refused or self._services.draining:
+            self._at.results["limited" if refused else "refused"].inc()
+            text = "Too many connections, try again later" if refused else "Shutting down, try again soon"
+            self.transport.write(bytes(Reply(421, "4.7.0" if refused else "4.3.2", text)))
+            if refused:
+                self._services.log.warning("connection_limit", ip=client.ip, limit=refused)
+            self.transport.close()
+            return
+        self._quota_ip = client.ip
+        self._at.results["accepted"].inc()
+        self._at.connections.inc()
+        self._talk = Session(self._at, client)
+        self._task = self.loop.create_task(self._converse())
+
+    def _who(self, transport: asyncio.BaseTransport) -> Client:
+        peer = transport.get_extra_info("peername")
+        local = transport.get_extra_info("sockname")
+        ip, port = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
+        local_ip, local_port = (local[0], local[1]) if isinstance(local, tuple) else ("", 0)
+        socket_ip = ip
+        if self._proxied is not None:
+            ip, port, local_ip, local_port = self._proxied
+        services = self._services
+        return Client(
+            id=self._shared.next_id(services.clock.time()),
+            listener=self._at.policy.name,
+            ip=_plain_ip(ip),
+            port=port,
+            peer=_plain_ip(socket_ip),
+            local_ip=_plain_ip(local_ip),
+            local_port=local_port,
+            tls=_tls_info(transport),
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Content goes to its reader at once, commands wait for the loop."""
+        self._heard = True
+        if self._content is not None:
+            self._deadline = self.loop.time() + self._limits.data_timeout
+            rest = self._content.feed(data)
+            if rest is None:
+                return
+            self._content = None
+            data = rest
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._waiter is not None:
+            self._wake()
+        elif len(self._buffer) > _FLOOD and not self._paused_reading:
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; what it has sent is still answered (TLS allows no half-open connection)."""
+        self._eof = True
+        self._wake()
+        return self._talk is not None and self._talk.client.tls is None
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  (the name of the base class)
+        """The connection is gone. A commit in progress goes on; everything else ends by itself."""
+        self.lost = self._eof = True
+        self._wake()
+        self.resume_writing()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._quota_ip is not None:
+            self._shared.quota.leave(self._quota_ip)
+            self._quota_ip = None
+            self._at.connections.dec()
+
+    def pause_writing(self) -> None:
+        """The client doesn't read: stop answering."""
+        if self._drained is None:
+            self._drained = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def _arm(self, seconds: float) -> None:
+        """Set the deadline; a running timer is left alone and looks again when it fires."""
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(self._deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._deadline or self.lost:
+            return
+        if self.loop.time() < self._deadline - 0.001:
+            self._timer = self.loop.call_at(self._deadline, self._tick)
+            return
+        self._at.results["timeout"].inc()
+        retiring = self._services.retiring or self._services.draining
+        reply = (
+            Reply(421, "4.3.2", "Shutting down, try again soon")
+            if retiring
+            else Reply(421, "4.4.2", "Timeout")
+        )
+        self._content = None
+        self._end(reply)
+
+    def _end(self, reply: Reply) -> None:
+        """Say a last word and close, from outside the command loop."""
+        if not self.lost:
+            self.transport.write(b"".join((*self._out, bytes(reply))))
+            self._out.clear()
+            self.transport.close()
+        self._eof = True
+        self._wake()
+
+    def drain(self) -> None:
+        """The worker shuts down: an idle connection ends now, a transaction first finishes."""
+        if (
+            self._waiter is not None
+            and self._talk is not None
+            and not self._talk.in_transaction
+            and not self._content
+        ):
+            self._end(Reply(421, "4.3.2", "Shutting down, try again soon"))
+
+    def retire(self) -> None:
+        """Another generation of workers has taken over: leave when the client is idle for a moment."""
+        if self._waiter is not None and self._talk is not None and not self._talk.in_transaction:
+            self._arm(_RETIRING_PATIENCE)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing of this connection runs any more."""
+        return self._task is None or self._task.done()
+
+    @property
+    def task(self) -> "asyncio.Task[None] | None":
+        """The command loop."""
+        return self._task
+
+    # -- the conversation -----------------------------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        """Serve one client from banner to goodbye."""
+        talk = self._talk
+        assert talk is not None
+        try:
+            await self._greet(talk)
+            while not talk.closing and not self.lost:
+                line = await self._line(talk)
+                if line is None:
+                    break
+                if talk.unconfirmed is not None and self._heard:
+                    talk.confirm()
+                await self._obey(talk, line)
+        except Exception as error:  # noqa: BLE001  (the last fence: a defect of ours ends one connection, not all)
+            self._defect(talk, error)
+        finally:
+            if not self.lost:
+                self._flush()
+                self.transport.close()
+            await talk.close()
+
+    async def _greet(self, talk: Session) -> None:
+        self._arm(self._limits.command_timeout)
+        self._say(await talk.greet())
+        if self._buffer:
+            self._out.clear()
+            self._say(_PIPELINED)
+            talk.closing = True
+            self._services.log.info("early_talker", id=talk.client.id, ip=talk.client.ip)
+
+    def _say(self, *replies: Reply) -> None:
+        self._out.extend(bytes(reply) for reply in replies)
+
+    def _flush(self) -> None:
+        if self._out and not self.lost:
+            out = self._out
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+
+    async def _wait(self, seconds: float) -> bool:
+        """Send what is to be said and wait for octets; False when there will be none."""
+        self._flush()
+        if self._drained is not None:
+            self._arm(seconds)
+            await self._drained
+        if self._eof:
+            return False
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        self._waiter = self.loop.create_future()
+        self._arm(seconds)
+        await self._waiter
+        self._deadline = 0.0
+        return not self.lost
+
+    async def _line(self, talk: Session) -> bytes | None:
+        """Return the next command line without its end, or None at the end of the connection."""
+        limit = self._limits.command_line
+        while True:
+            cut = self._buffer.find(b"\n")
+            if cut >= 0:
+                line, self._buffer = self._buffer[: cut + 1], self._buffer[cut + 1 :]
+                if len(line) > limit:
+                    self._bogus_reply(talk, _LINE_TOO_LONG)
+                elif line.endswith(b"\r\n") and b"\r" not in line[:-2] and b"\0" not in line:
+                    return line[:-2]
+                elif self._at.policy.normalise and b"\0" not in line:
+                    return line.rstrip(b"\r\n")
+                else:
+                    self._bogus_reply(talk, _BAD_SYNTAX)
+                if talk.closing:
+                    return None
+                continue
+            if len(self._buffer) > limit:
+                if not await self._skip_line(limit):
+                    return None
+                self._bogus_reply(talk, _LINE_TOO_LONG)
+                if talk.closing:
+                    return None
+                continue
+            if self._services.draining and not talk.in_transaction:
+                self._say(Reply(421, "4.3.2", "Shutting down, try again soon"))
+                return None
+            patience = self._limits.command_timeout
+            if self._services.retiring and not talk.in_transaction:
+                patience = _RETIRING_PATIENCE
+            if not await self._wait(patience) and b"\n" not in self._buffer:
+                return None
+
+    async def _skip_line(self, limit: int) -> bool:
+        """Drop an over-long line up to its end, at most 64 times the limit."""
+        dropped = 0
+        while b"\n" not in self._buffer:
+            dropped += len(self._buffer)
+            self._buffer = b""
+            if dropped > 64 * limit or not await self._wait(self._limits.command_timeout):
+                return False
+        self._buffer = self._buffer[self._buffer.find(b"\n") + 1 :]
+        return True
+
+    def _bogus_reply(self, talk: Session, reply: Reply) -> None:
+        """Answer a command that makes no sense; too many end the session."""
+        self._bogus += 1
+        if self._bogus >= self._limits.bogus_commands:
+            reply = Reply(421, "4.7.0", "Too many bad commands")
+            talk.closing = True
+        self._say(reply)
+        self._count("other", reply.code)
+
+    def _count(self, verb: str, code: int) -> None:
+        cells = self._at.commands.get(verb)
+        if cells is not None:
+            cells[max(0, code // 100 - 2)].inc()
+
+    async def _obey(self, talk: Session, line: bytes) -> None:
+        """Carry out one command (a run of pipelined RCPTs counts as one)."""
+        head, _, tail = line.partition(b" ")
+        verb = head.upper().decode("ascii", "replace")
+        method = _METHODS.get(verb)
+        try:
+            arg = tail.decode("utf-8").strip(" \t")
+            if method is None or not arg.isprintable():
+                raise UnicodeError  # noqa: TRY301  (one answer for all that can't be read)
+        except UnicodeError:
+            self._bogus_reply(talk, _UNKNOWN if method is None else _BAD_SYNTAX)
+            return
+        if self._buffer and (
+            verb in _ALONE or (talk.client.proto == "SMTP" and talk.client.helo and verb != "QUIT")
+        ):
+            # RFC 2920 section 3.1: whoever sends on after these has not waited for the answer.
+            self._services.log.info(
+                "unauthorised_pipelining", id=talk.client.id, ip=talk.client.ip, after=verb
+            )
+            if verb != "STARTTLS":
+                self._say(_PIPELINED)
+            talk.closing = True
+            return
+        try:
+            await method(self, talk, arg, verb)
+        except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
+            self._defect(talk, error)
+            talk.reset()
+            self._say(Reply(451, "4.3.0", f"{_FAULT} id={talk.client.id}"))
+
+    def _defect(self, talk: Session, error: Exception) -> None:
+        self._services.log.error(
+            "defect",
+            id=talk.client.id,
+            error=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+    # -- commands -------------------------------------------------------------------------------------------
+
+    async def _hello(self, talk: Session, arg: str, verb: str) -> None:
+        self._answer(verb, await talk.hello(verb, arg))
+
+    def _answer(self, verb: str, reply: Reply) -> None:
+        self._say(reply)
+        self._count(verb, reply.code)
+
+    async def _mail(self, talk: Session, arg: str, verb: str) -> None:
+        if self._chunks is not None:
+            self._answer(verb, Reply(503, "5.5.1", "Not between chunks"))
+            return
+        self._answer(verb, await talk.mail(arg))
+
+    async def _rcpt(self, talk: Session, arg: str, verb: str) -> None:
+        if self._chunks is not None:
+            self._answer(verb, Reply(503, "5.5.1", "Not between chunks"))
+            return
+        args = [arg]
+        if self._buffer:
+            args.extend(self._more_recipients())
+        for reply in await talk.rcpt(args):
+            self._answer(verb, reply)
+
+    def _more_recipients(self) -> Iterable[str]:
+        """Take further RCPT lines that have already arrived, as long as they are well-formed."""
+        while self._buffer[:5].upper() == b"RCPT ":
+            cut = self._buffer.find(b"\r\n")
+            line = self._buffer[5:cut]
+            if (
+                cut < 0
+                or cut > self._limits.command_line
+                or b"\n" in line
+                or b"\r" in line
+                or not line.isascii()
+            ):
+                return
+            arg = line.decode("ascii").strip(" \t")
+            if not arg.isprintable():
+                return
+            self._buffer = self._buffer[cut + 2 :]
+            yield arg
+
+    async def _data(self, talk: Session, arg: str, verb: str) -> None:
+        if arg or self._chunks is not None:
+            self._answer(
+                verb,
+                Reply(
+                    *((501, "5.5.4", "DATA takes no argument") if arg else (503, "5.5.1", "Go on with BDAT"))
+                ),
+            )
+            return
+        refusal = talk.may_send_data()
+        if refusal is not None:
+            self._answer(verb, refusal)
+            return
+        reader = DataReader(self._new_store(), ContentCheck(normalise=self._at.policy.normalise))
+        self._out.append(_GO)
+        self._content = reader
+        if await self._receive():
+            await self._deliver(talk, reader, verb)
+        else:
+            self._release(reader)
+
+    def _new_store(self) -> ContentStore:
+        limits = self._limits
+        return ContentStore(
+            limits.message_size, self._services.budget, self._shared.folder, limits.header_bytes
+        )
+
+    async def _receive(self) -> bool:
+        """Wait until the reader has seen the end of the content; False if the client went before."""
+        content = self._content
+        if self._buffer and content is not None:
+            data, self._buffer = self._buffer, b""
+            self._content = None
+            rest = content.feed(data)
+            if rest is not None:
+                self._buffer = rest
+                return True
+            self._content = content
+        while self._content is not None:
+            if not await self._wait(self._limits.data_timeout) and self._content is not None:
+                self._content = None
+                return False
+        return True
+
+    async def _deliver(self, talk: Session, reader: DataReader | ChunkReader, verb: str) -> None:
+        store = reader.store
+        assert isinstance(store, ContentStore)
+        try:
+            check = reader.check
+            refusal = store.refusal
+            if refusal is not None:
+                self._services.log.warning(
+                    "content_refused", id=talk.client.id, problem=store.problem, size=store.size
+                )
+            elif check.bare or check.nul:
+                what = "NUL octets" if check.nul else "bare CR or LF: lines end in CRLF"
+                refusal = Reply(550, "5.5.2", f"Message has {what}")
+            if refusal is not None:
+                replies = talk.refuse_content(refusal, store.size)
+            else:
+                message = store.message(dotless=not check.dots)
+                self._heard = False
+                replies = await talk.deliver(message, gone=self._gone)
+        finally:
+            store.release()
+        self._heard = False
+        for reply in replies:
+            self._answer(verb, reply)
+
+    def _gone(self) -> bool:
+        return self.lost
+
+    @staticmethod
+    def _release(reader: DataReader | ChunkReader) -> None:
+        store = reader.store
+        assert isinstance(store, ContentStore)
+        store.release()
+
+    _chunks: ChunkReader | None = None
+
+    async def _bdat(self, talk: Session, arg: str, verb: str) -> None:
+        words = arg.upper().split()
+        good = bool(words) and words[0].isascii() and words[0].isdigit() and len(words[0]) <= _SIZE_DIGITS
+        if not good or words[1:] not in ([], ["LAST"]):
+            # How much to skip isn't known, so what follows can't be told from commands.
+            self._answer(verb, Reply(501, "5.5.4", "Syntax: BDAT size [LAST]"))
+            talk.closing = True
+            return
+        refusal = talk.may_send_data()
+        chunks = self._chunks or ChunkReader(
+            self._new_store(), ContentCheck(normalise=self._at.policy.normalise)
+        )
+        self._chunks = chunks
+        size = int(words[0])
+        if size:
+            chunks.begin(size)
+            self._content = chunks
+            if not await self._receive():
+                self._drop_chunks()
+                return
+        if refusal is not None:
+            self._drop_chunks()
+            self._answer(verb, refusal)
+            return
+        if words[1:]:
+            chunks.finish()
+            self._chunks = None
+            await self._deliver(talk, chunks, verb)
+        else:
+            self._answer(verb, Reply(250, "2.0.0", f"{size} octets received"))
+
+    def _drop_chunks(self) -> None:
+        chunks, self._chunks = self._chunks, None
+        if chunks is not None:
+            self._release(chunks)
+
+    async def _rset(self, talk: Session, arg: str, verb: str) -> None:
+        if arg:
+            self._answer(verb, Reply(501, "5.5.4", "RSET takes no argument"))
+            return
+        self._drop_chunks()
+        talk.reset()
+        self._answer(verb, Reply(250, "2.0.0", "Ok"))
+
+    async def _noop(self, _talk: Session, _arg: str, verb: str) -> None:
+        self._answer(verb, Reply(250, "2.0.0", "Ok"))
+
+    async def _help(self, _talk: Session, _arg: str, verb: str) -> None:
+        self._answer(verb, Reply(214, "2.0.0", "See RFC 5321"))
+
+    async def _vrfy(self, _talk: Session, _arg: str, verb: str) -> None:
+        self._answer(verb, Reply(252, "2.5.2", "Send some mail, I'll try my best"))
+
+    async def _quit(self, talk: Session, _arg: str, verb: str) -> None:
+        self._answer(verb, Reply(221, "2.0.0", "Bye"))
+        talk.closing = True
+
+    async def _xclient(self, talk: Session, arg: str, verb: str) -> None:
+        self._answer(verb, await talk.xclient(arg))
+
+    async def _xforward(self, talk: Session, arg: str, verb: str) -> None:
+        self._answer(verb, talk.xforward(arg))
+
+    async def _starttls(self, talk: Session, arg: str, verb: str) -> None:
+        refusal = talk.ready_for_tls(arg)
+        if refusal is not None or self._shared.tls is None:
+            self._answer(verb, refusal or Reply(454, "4.7.0", "TLS is not available now"))
+            return
+        self._answer(verb, Reply(220, "2.0.0", "Ready to start TLS"))
+        self._flush()
+        self._drop_chunks()
+        self._deadline = 0.0
+        try:
+            transport = await self.loop.start_tls(
+                self.transport,
+                self,
+                self._shared.tls,
+                server_side=True,
+                ssl_handshake_timeout=self._limits.handshake_timeout,
+            )
+        except (OSError, ssl.SSLError, asyncio.IncompleteReadError) as error:
+            self._at.results["tls_failed"].inc()
+            self._services.log.info("tls_failed", id=talk.client.id, ip=talk.client.ip, problem=str(error))
+            talk.closing = True
+            return
+        if transport is None or self.lost:
+            talk.closing = True
+            return
+        self.transport = transport
+        info = _tls_info(transport)
+        assert info is not None
+        talk.secured(info)
+
+    # -- AUTH: aiosmtpd leads the SASL conversation, the session judges what it brought ------------------------
+
+    async def _auth(self, talk: Session, arg: str, verb: str) -> None:
+        refusal = talk.may_auth()
+        words = arg.split()
+        if refusal is None and not 1 <= len(words) <= 2:
+            refusal = Reply(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
+        if refusal is None and words[0].upper() not in self._at.policy.auth_mechanisms:
+            refusal = Reply(504, "5.5.4", "Unrecognized authentication type")
+        if refusal is not None:
+            self._answer(verb, refusal)
+            return
+        self.session = SaslSession(self.loop)
+        self._reader = self  # type: ignore[assignment]
+        self._authenticator = lambda _server, _session, _envelope, _mechanism, data: AuthResult(
+            success=True, auth_data=data
+        )
+        mechanism = words[0].upper()
+        if words[1:] == ["="]:
+            words[1] = ""
+        if mechanism == "PLAIN":
+            result = await self.auth_PLAIN(self, words)
+        else:
+            result = await self.auth_LOGIN(self, words)
+        data = result.auth_data
+        if not result.success or not isinstance(data, LoginPassword):
+            self._count(verb, 501)
+            return
+        try:
+            credentials = Credentials(mechanism, data.login.decode("utf-8"), data.password.decode("utf-8"))
+        except UnicodeDecodeError:
+            self._answer(verb, Reply(501, "5.5.2", "Credentials are UTF-8"))
+            return
+        self._answer(verb, await talk.authenticate(credentials))
+
+    async def push(self, status: Any) -> None:
+        """Send a line on behalf of an inherited SASL method."""
+        text = status if isinstance(status, bytes) else str(status).encode("ascii", "replace")
+        self._out.append(text + b"\r\n")
+
+    async def readline(self) -> bytes:
+        """Return the client's answer to a SASL challenge; "*" (an abort) when there is none to come."""
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > 12_288 or not await self._wait(self._limits.command_timeout):
+                return b"*\r\n"
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+
+_METHODS: dict[str, Any] = {
+    "EHLO": Connection._hello,  # noqa: SLF001  (the table of this module's own methods)
+    "HELO": Connection._hello,  # noqa: SLF001
+    "LHLO": Connection._hello,  # noqa: SLF001
+    "MAIL": Connection._mail,  # noqa: SLF001
+    "RCPT": Connection._rcpt,  # noqa: SLF001
+    "DATA": Connection._data,  # noqa: SLF001
+    "BDAT": Connection._bdat,  # noqa: SLF001
+    "RSET": Connection._rset,  # noqa: SLF001
+    "NOOP": Connection._noop,  # noqa: SLF001
+    "HELP": Connection._help,  # noqa: SLF001
+    "VRFY": Connection._vrfy,  # noqa: SLF001
+    "EXPN": Connection._vrfy,  # noqa: SLF001
+    "QUIT": Connection._quit,  # noqa: SLF001
+    "STARTTLS": Connection._starttls,  # noqa: SLF001
+    "AUTH": Connection._auth,  # noqa: SLF001
+    "XCLIENT": Connection._xclient,  # noqa: SLF001
+    "XFORWARD": Connection._xforward,  # noqa: SLF001
+}
+_ALONE = frozenset({"EHLO", "HELO", "LHLO", "DATA", "STARTTLS", "AUTH", "XCLIENT"})
+
+
+def _plain_ip(ip: str) -> str:
+    """An address as checks see it: IPv4-mapped IPv6 as IPv4, no zone."""
+    return ip.removeprefix("::ffff:").partition("%")[0] if "." in ip else ip.partition("%")[0]
+
+
+def _tls_info(transport: asyncio.BaseTransport) -> TlsInfo | None:
+    """Describe the TLS session of a transport; None without one."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    cipher = tls.cipher() or ("unknown", "", 0)
+    subject = fingerprint = ""
+    certificate = tls.getpeercert(binary_form=True)
+    if certificate:
+        fingerprint = sha256(certificate).hexdigest()
+        facts = tls.getpeercert() or {}
+        names = [value for part in facts.get("subject", ()) for key, value in part if key == "commonName"]
+        subject = names[0] if names else ""
+    # OpenSSL ends the handshake for a client certificate that no CA of ours vouches for.
+    return TlsInfo(
+        tls.version() or "", cipher[0], cipher[2] or 0, subject, fingerprint, verified=bool(certificate)
+    )

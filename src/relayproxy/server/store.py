@@ -1,0 +1,103 @@
+"""Where content is kept while it arrives: in memory, and above a threshold in an unlinked mapped file.
+
+Takes its octets from the worker's budget and gives them back when the message is done with.
+"""
+
+import mmap
+import os
+import tempfile
+
+from relayproxy.core.services import Budget
+from relayproxy.model.message import Message
+from relayproxy.model.reply import Reply
+
+SPILL = 1_048_576
+"""Octets of a message that stay in memory; larger ones go to a file."""
+
+TOO_BIG = Reply(552, "5.3.4", "Message is too big")
+NO_ROOM = Reply(452, "4.3.1", "Not enough room now, try again later")
+
+
+class ContentStore:
+    """Implements datastream.Store. `refusal` is set once the content can't be taken; the rest is then dropped."""
+
+    def __init__(self, limit: int, budget: Budget, folder: str | None, header_bytes: int) -> None:
+        self._limit = limit
+        self._budget = budget
+        self._folder = folder
+        self._header_bytes = header_bytes
+        self._pieces: list[bytes] = []
+        self._file: int | None = None
+        self._taken = 0
+        self.size = 0
+        self.refusal: Reply | None = None
+        self.problem = ""
+
+    def write(self, data: bytes) -> None:
+        """Append `data`, or drop it once the content is refused."""
+        self.size += len(data)
+        if self.refusal is not None:
+            return
+        if self.size > self._limit:
+            self._refuse(TOO_BIG, "over the size limit")
+        elif not self._budget.take(len(data)):
+            self._refuse(NO_ROOM, "over the limit of octets in flight")
+        else:
+            self._taken += len(data)
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._file is None and self.size <= SPILL:
+            self._pieces.append(data)
+            return
+        try:
+            if self._file is None:
+                self._file = _unlinked(self._folder)
+                for piece in self._pieces:
+                    _write_all(self._file, piece)
+                self._pieces.clear()
+            _write_all(self._file, data)
+        except OSError as error:
+            self._refuse(NO_ROOM, f"temporary file: {error.strerror}")
+
+    def _refuse(self, reply: Reply, problem: str) -> None:
+        self.refusal, self.problem = reply, problem
+        self.release()
+
+    def message(self, *, dotless: bool) -> Message:
+        """Return what was kept; a body in a file is a view of it, valid until `release`."""
+        if self._file is None:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            return Message.from_bytes(data, dotless=dotless)
+        mapped = mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ)
+        os.close(self._file)
+        self._file = None
+        if mapped[:2] == b"\r\n":
+            cut = 2
+        else:
+            found = mapped.find(b"\r\n\r\n", 0, self._header_bytes + 4)
+            # Without a blank line in reach it all counts as header, of which the session takes only so much.
+            cut = found + 4 if found >= 0 else min(self.size, self._header_bytes + 1)
+        return Message(mapped[:cut], memoryview(mapped)[cut:], dotless=dotless)
+
+    def release(self) -> None:
+        """Give back the octets and the file; may be called twice."""
+        self._budget.give(self._taken)
+        self._taken = 0
+        self._pieces.clear()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _unlinked(folder: str | None) -> int:
+    """Open a file that has no name and is gone when closed."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        return os.dup(file.fileno())
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
