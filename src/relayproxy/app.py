@@ -32,6 +32,7 @@ from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import SharedLedger
 from relayproxy.core.log import Bridge, Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.upstream import Upstream
@@ -121,6 +122,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._clock: Clock = SystemClock()
         self._lines = Lines(self._loop)
+        self._outbox = Outbox(self._loop.call_soon)
         self.log = Log(
             self._lines,
             time.time,
@@ -147,7 +149,7 @@ class Worker:
         metrics = Metrics(place.memory.arrays, place.slot)
         settings = {name: upstream_settings(config, name, place.memory.workers) for name in config.upstreams}
         self._upstreams = {
-            name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic)
+            name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
             for name, one in settings.items()
         }
         self._services = services = Services(
@@ -214,7 +216,7 @@ class Worker:
         for listener, at, sock, tls in zip(
             self._config.listeners, self._at, self._place.sockets, self._place.contexts, strict=True
         ):
-            shared = Shared(at, self._loop, quota, ids.next, tls)
+            shared = Shared(at, self._loop, quota, ids.next, self._outbox, tls)
             served = Listener(shared, sock, implicit_tls=listener.tls.mode == "implicit" and tls is not None)
             await served.start()
             self._listeners.append(served)

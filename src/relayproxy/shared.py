@@ -5,8 +5,6 @@ written is still there for the others.
 """
 
 import mmap
-import os
-from pathlib import Path
 from typing import TypeAlias
 
 from relayproxy.core.ledger import REGION
@@ -18,21 +16,11 @@ _GENERATIONS = 2  # a new generation starts while the old one still finishes
 
 
 class LedgerMemory:
-    """The ledger's regions: in a file that outlives the process, or in memory that outlives a worker."""
+    """The ledger's regions, in memory that outlives a worker."""
 
-    def __init__(self, workers: int, path: Path | None) -> None:
+    def __init__(self, workers: int) -> None:
         self.workers = workers
-        size = REGION * workers * _GENERATIONS
-        if path is None:
-            self._map = mmap.mmap(-1, size)
-        else:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.ftruncate(file, max(size, os.fstat(file).st_size))
-                self._map = mmap.mmap(file, size)
-            finally:
-                os.close(file)
-        whole = memoryview(self._map)
+        whole = memoryview(mmap.mmap(-1, REGION * workers * _GENERATIONS))
         self.regions = [whole[n * REGION : (n + 1) * REGION] for n in range(workers * _GENERATIONS)]
 
     def slot(self, worker: int, generation: int) -> int:

@@ -161,8 +161,7 @@ class Supervisor:
             sockets = [self._sockets_for(where_of(listener), count) for listener in config.listeners]
             monitor = self._monitor_for(config)
             if self._ledger is None or self._ledger.workers < count:
-                state = config.state.path.with_suffix(".ledger") if config.state else None
-                self._ledger = LedgerMemory(count, state)
+                self._ledger = LedgerMemory(count)
         except (OSError, ssl.SSLError, SocketError) as error:
             raise StartError(str(error)) from error
         generation = Generation(number, plan, GenerationMemory(count), sockets, contexts, monitor)

@@ -4,8 +4,9 @@ The commit is never cancelled by the client's disconnect: once the content may h
 waited for and remembered. Must not know how the next hop is reached.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TypeAlias
 
 from relayproxy.core.pipeline import Scope
@@ -17,19 +18,23 @@ from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.envelope import Recipient
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
-from relayproxy.model.outcome import Outcome, State, outcome_of
+from relayproxy.model.outcome import Outcome, State, outcome_of, state_of
 from relayproxy.model.reply import Reply
 from relayproxy.model.verdict import Action, Verdict, strongest
 from relayproxy.smtp.received import count_hops, received_field
 
 Gone: TypeAlias = Callable[[], bool]
 
+_ORDER = (State.DONE, State.FAILED, State.PENDING)
 _OUTCOME = {State.DONE: "relayed", State.PENDING: "deferred", State.FAILED: "rejected"}
 
 
 @dataclass(slots=True)
 class Draft:
-    """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side."""
+    """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
+
+    `places` says, for each recipient as given, which of `targets` it became.
+    """
 
     mail: Mail
     scope: Scope
@@ -38,6 +43,7 @@ class Draft:
     transaction: Transaction | None = None
     given: list[Recipient] = field(default_factory=list)
     targets: list[Recipient] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     refused_temporarily: bool = False
 
     def drop(self) -> None:
@@ -49,24 +55,30 @@ class Draft:
 
 @dataclass(slots=True)
 class Settled:
-    """The replies for the client, and the ledger's token if the message was handed over."""
+    """The replies for the client, the ledger's token if the message was handed over, and the report that is due."""
 
     replies: list[Reply]
     token: int | None = None
+    report: Coroutine[object, object, None] | None = None
 
 
 async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Gone) -> Settled:
     """Take one message through its last stages and return what the client is to hear."""
     job = _Job(at, draft, message)
     try:
-        return await job.run(gone)
+        settled = await job.run(gone)
     finally:
         # Whatever happened, the next hop's connection is left usable or closed, and nothing runs on behind.
         draft.drop()
+    if at.services.pipeline.reports and job.report:
+        settled.report = at.services.pipeline.after_forward(draft.mail, job.report)
+    return settled
 
 
 class _Job:
     """One message on its last stages; the steps share what would otherwise be passed through all of them."""
+
+    __slots__ = ("_at", "_draft", "_mail", "_received", "_route", "_services", "_start", "report")
 
     def __init__(self, at: ListenerServices, draft: Draft, message: Message) -> None:
         self._at = at
@@ -77,80 +89,109 @@ class _Job:
         self._start = at.services.clock.monotonic()
         assert draft.route is not None
         self._route = draft.route.upstream
+        self.report: tuple[Outcome, ...] = ()
 
     async def run(self, gone: Gone) -> Settled:
-        mail, services = self._mail, self._services
-        mail.message = self._received
-        if mail.envelope.recipients != tuple(self._draft.targets):
-            mail.envelope = replace(mail.envelope, recipients=tuple(self._draft.targets))
+        mail, services, received = self._mail, self._services, self._received
+        pipeline = services.pipeline
+        mail.message = received
+        mail.envelope = mail.envelope.to(tuple(self._draft.targets))
         limits = self._at.policy.limits
-        refusal = self._structure(limits.header_bytes, limits.headers, limits.received_hops)
+        head = received.head.lower()
+        refusal = self._structure(head, limits.header_bytes, limits.headers, limits.received_hops)
         if refusal is not None:
             return self._end("rejected", refusal)
-        known = services.ledger.find(mail.envelope, self._received)
+        known = services.ledger.find(mail.envelope, received)
         if known is not None:
             self._at.ledger_hits.inc()
-            return self._end("resent", Reply(250, "2.0.0", known))
+            settled = self._end("resent", Reply(250, "2.0.0", known[0]))
+            settled.token = known[1]
+            return settled
         verdict: Verdict | None = None
-        if services.pipeline.decides_message:
-            verdict = await services.pipeline.decide("message", mail, self._draft.scope)
-            verdict = strongest((verdict, await services.pipeline.join(mail, self._draft.scope)))
+        if pipeline.decides_message:
+            verdict = await pipeline.decide("message", mail, self._draft.scope)
+            verdict = strongest((verdict, await pipeline.join(mail, self._draft.scope)))
         if verdict is None or verdict.action is Action.ACCEPT:
-            verdict, sent = await self._edit_and_send(gone)
-            if sent is not None:
-                return sent
-        assert verdict is not None
-        match verdict.action:
-            case Action.DISCARD:
-                return self._end("discarded", Reply(250, "2.0.0", f"Ok id={mail.id}"), verdict)
-            case Action.HOLD:
-                reply = Reply(451, "4.3.5", f"Can't hold messages here, try again later id={mail.id}")
-                services.log.error("hold_without_store", id=mail.id, reason=verdict.reason)
-                return self._end("deferred", reply, verdict)
-            case _:
-                assert verdict.reply is not None
-                outcome = "rejected" if verdict.action is Action.REJECT else "deferred"
-                reply = verdict.reply
-                return self._end(
-                    outcome, Reply(reply.code, reply.status, f"{reply.text} id={mail.id}"), verdict
-                )
+            envelope = mail.envelope
+            if b"authentication-results" in head:
+                # Those that claim to be ours go (RFC 8601 section 5), whatever plugins there are.
+                mail.message = apply_to_message(received, forged(received, services.hostname))
+            if pipeline.rewrites:
+                _, verdict = await pipeline.before_forward(mail, self._route, self._draft.scope)
+            if verdict is None or verdict.action is Action.ACCEPT:
+                return await self._commit(gone, asked_again=mail.envelope is not envelope)
+        return self._obey(verdict)
 
-    def _structure(self, header_bytes: int, headers: int, hops: int) -> Reply | None:
-        head = self._received.head
+    def _structure(self, head: bytes, header_bytes: int, headers: int, hops: int) -> Reply | None:
+        lines = head.count(b"\r\n")
         if (
             len(head) > header_bytes
-            or head.count(b"\r\n") > headers * 20
-            or (head.count(b"\r\n") > headers and len(self._received.fields) > headers)
+            or lines > headers * 20
+            or (lines > headers and len(self._received.fields) > headers)
         ):
             return Reply(552, "5.3.4", "The header is too big")
         if count_hops(head) > hops:
             return Reply(554, "5.4.6", "Too many hops: this message is in a loop")
         return None
 
-    async def _edit_and_send(self, gone: Gone) -> tuple[Verdict | None, Settled | None]:
+    def _obey(self, verdict: Verdict) -> Settled:
+        """Nothing goes upstream: say what the verdict says."""
+        match verdict.action:
+            case Action.DISCARD:
+                return self._end("discarded", Reply(250, "2.0.0", f"Ok id={self._mail.id}"), verdict)
+            case Action.HOLD:
+                reply = Reply(451, "4.3.5", f"Can't hold messages here, try again later id={self._mail.id}")
+                self._services.log.error("hold_without_store", id=self._mail.id, reason=verdict.reason)
+                return self._end("deferred", reply, verdict)
+            case _:
+                given = verdict.reply
+                assert given is not None
+                outcome = "rejected" if verdict.action is Action.REJECT else "deferred"
+                return self._end(
+                    outcome, Reply(given.code, given.status, f"{given.text} id={self._mail.id}"), verdict
+                )
+
+    async def _commit(self, gone: Gone, *, asked_again: bool) -> Settled:
+        """Send it on, wait for the answer, remember it."""
         mail, services = self._mail, self._services
-        before = mail.envelope
-        mail.message = self._without_forgeries()
-        if services.pipeline.calls("before_forward"):
-            _, verdict = await services.pipeline.before_forward(mail, self._route, self._draft.scope)
-            if verdict is not None and verdict.action is not Action.ACCEPT:
-                return verdict, None
         if gone():
             # Nothing has gone upstream, and the client will send it again: that it hung up ends it.
-            reply = Reply(451, "4.4.2", "The client hung up")
-            return None, self._end("deferred", reply)
-        if mail.envelope is not before:
+            return self._end("deferred", Reply(451, "4.4.2", "The client hung up"))
+        if asked_again:
             refusal = await self._ask_again()
             if refusal is not None:
-                return None, self._end("rejected" if refusal.permanent else "deferred", refusal)
-        return None, await self._commit()
-
-    def _without_forgeries(self) -> Message:
-        """Remove Authentication-Results that claim to be ours (RFC 8601 section 5), whatever plugins there are."""
-        head = self._received.head
-        if b"uthentication-" in head or b"UTHENTICATION-" in head:
-            return apply_to_message(self._received, forged(self._received, self._services.hostname))
-        return self._received
+                return self._end("rejected" if refusal.permanent else "deferred", refusal)
+        transaction = self._draft.transaction
+        assert transaction is not None
+        sent = services.clock.monotonic()
+        replies = await transaction.send(self._lead(), mail.message)
+        spent = services.clock.monotonic() - sent
+        recipients = mail.envelope.recipients
+        told = replies
+        if transaction.per_recipient:
+            each = replies
+            if asked_again:
+                # Who became whom is no longer known: the worst answer is everybody's.
+                told = [max(replies, key=lambda reply: (reply.temporary, reply.code))]
+            else:
+                told = [replies[place] for place in self._draft.places]
+        else:
+            each = replies * len(recipients)
+        self.report = tuple(map(outcome_of, recipients, each, repeat(self._route)))
+        first = state = self.report[0].state
+        mixed = False
+        if len(told) > 1 or told is not replies:
+            state = max((state_of(reply) for reply in told), key=_ORDER.index)
+            mixed = any(outcome.state is not first for outcome in self.report)
+        reply = told[0]
+        cells, timer = self._at.deliveries[self._route]
+        cells["mixed" if mixed else state.value].inc()
+        timer.observe(spent)
+        settled = self._settle(_OUTCOME[state], [self._worded(reply) for reply in told], str(reply))
+        if state is State.DONE:
+            # Only "all done" can be an answer to an identical resend; a mixed LMTP result is each one's own.
+            settled.token = services.ledger.enter(mail.envelope, self._received, f"{reply.text} id={mail.id}")
+        return settled
 
     def _lead(self) -> bytes:
         """The trace fields on top: our results above our Received (RFC 8601 section 4.1)."""
@@ -178,71 +219,47 @@ class _Job:
         refused = [reply for reply in replies if not reply.ok]
         return max(refused, key=lambda reply: reply.temporary) if refused else None
 
-    async def _commit(self) -> Settled:
-        mail, services = self._mail, self._services
-        transaction = self._draft.transaction
-        assert transaction is not None
-        sent = services.clock.monotonic()
-        replies = await transaction.send(self._lead(), mail.message)
-        spent = services.clock.monotonic() - sent
-        token: int | None = None
-        if all(reply.ok for reply in replies):
-            # Only "all done" can be an answer to an identical resend; a mixed LMTP result is each one's own.
-            token = services.ledger.enter(mail.envelope, self._received, f"{replies[0].text} id={mail.id}")
-        recipients = mail.envelope.recipients
-        per_recipient = replies if transaction.per_recipient else replies * len(recipients)
-        outcomes = tuple(
-            outcome_of(recipient, reply, self._route)
-            for recipient, reply in zip(recipients, per_recipient, strict=True)
-        )
-        cells, timer = self._at.deliveries[self._route]
-        states = {outcome.state for outcome in outcomes}
-        cells["mixed" if len(states) > 1 else next(iter(states)).value].inc()
-        timer.observe(spent)
-        answers = [self._worded(reply) for reply in replies]
-        settled = self._settle(_OUTCOME[max(states, key=_rank)], answers, outcomes, upstream=str(replies[0]))
-        settled.token = token
-        if services.pipeline.calls("after_forward"):
-            await services.pipeline.after_forward(mail, outcomes)
-        return settled
-
     def _worded(self, reply: Reply) -> Reply:
         """The next hop's reply as the client hears it: its code and words, with our id behind a 250."""
-        status = reply.status or f"{reply.code // 100}.0.0"
         if not reply.ok:
-            return reply if reply.status else Reply(reply.code, status, reply.text)
+            return reply if reply.status else Reply(reply.code, f"{reply.code // 100}.0.0", reply.text)
         first = reply.text.replace("\n", " ")
-        return Reply(250, status, f"{first or 'Ok'} id={self._mail.id}")
+        return Reply(250, reply.status or "2.0.0", f"{first or 'Ok'} id={self._mail.id}")
 
     def _end(self, outcome: str, reply: Reply, verdict: Verdict | None = None) -> Settled:
         """Nothing was sent on this time: one reply for everybody."""
-        return self._settle(outcome, [reply], (), verdict=verdict)
+        return self._settle(outcome, [reply], verdict=verdict)
 
     def _settle(
-        self,
-        outcome: str,
-        replies: list[Reply],
-        outcomes: Sequence[Outcome],
-        *,
-        upstream: str = "",
-        verdict: Verdict | None = None,
+        self, outcome: str, replies: list[Reply], upstream: str = "", verdict: Verdict | None = None
     ) -> Settled:
         at, given = self._at, self._draft.given
         at.messages[outcome].inc()
-        for one in outcomes:
+        for one in self.report:
             at.recipients[one.state.value].inc()
         if outcome == "relayed":
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
         if at.policy.protocol == "lmtp":
             # One reply for each recipient as given (RFC 2033 section 4.2), whoever answered.
-            spread = replies if len(replies) == len(given) else [replies[0]] * len(given)
-            return Settled(spread)
+            return Settled(replies if len(replies) == len(given) else [replies[0]] * len(given))
         return Settled(replies[:1])
 
     def _log(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         mail, client = self._mail, self._mail.client
-        fields: dict[str, object] = {}
+        fields: dict[str, object] = {
+            "id": mail.id,
+            "listener": client.listener,
+            "ip": client.ip,
+            "helo": client.helo,
+            "direction": mail.direction.value,
+            "from": str(mail.envelope.sender),
+            "to": [str(recipient.address) for recipient in self._draft.given],
+            "size": self._received.size,
+            "outcome": outcome,
+            "reply": str(replies[0]),
+            "seconds": round(self._services.clock.monotonic() - self._start, 6),
+        }
         if client.tls is not None:
             fields["tls"] = client.tls.version
         if client.identity:
@@ -257,21 +274,4 @@ class _Job:
             fields["score"] = round(mail.score, 3)
         if mail.trace:
             fields["hooks"] = {f"{step.plugin}.{step.hook}": round(step.seconds, 6) for step in mail.trace}
-        self._services.log.info(
-            "message",
-            id=mail.id,
-            listener=client.listener,
-            ip=client.ip,
-            helo=client.helo,
-            direction=mail.direction.value,
-            **{"from": str(mail.envelope.sender), "to": [str(r.address) for r in self._draft.given]},
-            size=self._received.size,
-            outcome=outcome,
-            reply=str(replies[0]),
-            seconds=round(self._services.clock.monotonic() - self._start, 6),
-            **fields,
-        )
-
-
-def _rank(state: State) -> int:
-    return (State.DONE, State.FAILED, State.PENDING).index(state)
+        self._services.log.info("message", **fields)

@@ -11,12 +11,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import orjson
+
 Privacy = Literal["full", "mask", "hash"]
 
-_ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _ADDRESSES = frozenset({"from", "to", "login"})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _JOURNAL = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
+
+
+def _encoded(fields: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(fields, default=str).decode()
+    except TypeError:
+        # A lone surrogate, or a number that JSON of 64 bits can't hold: the standard library writes those.
+        return json.dumps(fields, default=str)
 
 
 class Log:
@@ -73,7 +82,7 @@ class Log:
                 f"  {key}={_plain(value)}" for key, value in fields.items() if value not in ("", None, [], {})
             )
         else:
-            line = _ENCODE({"time": stamp, "level": level, "event": event, **fields})
+            line = _encoded({"time": stamp, "level": level, "event": event, **fields})
         self._write(f"{_JOURNAL[level]}{line}\n" if self._journal else f"{line}\n")
 
     def _hide(self, value: Any) -> Any:

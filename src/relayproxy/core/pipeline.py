@@ -148,6 +148,12 @@ class Pipeline:
                 self._prepare(entry, hook, [other.name for other in entries[: entries.index(entry)]], metrics)
                 for entry in users
             )
+        # What is asked for every message is looked up once.
+        self.asks_mail = bool(self._calls["mail"])
+        self.asks_rcpt = bool(self._calls["rcpt"])
+        self.rewrites_envelope = bool(self._calls["rewrite_envelope"])
+        self.rewrites = bool(self._calls["before_forward"])
+        self.reports = bool(self._calls["after_forward"])
         self.decides_message = bool(self._calls["message"]) or any(
             call.background for hook in DECIDE for call in self._calls[hook]
         )
@@ -408,7 +414,7 @@ class Pipeline:
                 return value, False
         return None, failed
 
-    async def rewrite_envelope(
+    async def rewritten(
         self, mail: Mail, rcpt: Recipient | None, scope: Scope
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
         """Ask for edits of the sender (`rcpt` None) or of one recipient; all apply to that one address."""

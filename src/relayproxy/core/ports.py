@@ -73,12 +73,12 @@ class Authenticator(Protocol):
 class Ledger(Protocol):
     """Remembers hand-overs whose answer may not have reached the client."""
 
-    def find(self, envelope: Envelope, message: Message) -> str | None:
-        """Return the text of the answer that an identical message got and perhaps never saw, or None."""
+    def find(self, envelope: Envelope, message: Message) -> tuple[str, int] | None:
+        """Return the answer that an identical message got and perhaps never saw, and its token; or None."""
         ...
 
-    def enter(self, envelope: Envelope, message: Message, answer: str) -> int:
-        """Note that the next hop has taken this message; return a token."""
+    def enter(self, envelope: Envelope, message: Message, answer: str) -> int | None:
+        """Note that the next hop has taken this message; return a token, or None if it can't be told again."""
         ...
 
     def settle(self, token: int) -> None:

@@ -10,13 +10,16 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.core.pipeline import Pipeline
-from relayproxy.core.policy import ListenerPolicy, Relay, Route
+from relayproxy.core.policy import ListenerPolicy, Relay, Route, ip_in
 from relayproxy.core.ports import Authenticator, Capabilities, Ledger, NextHop
+from relayproxy.model.reply import Reply
+from relayproxy.smtp.commands import Offered
 
 VERBS = (
     "HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY",
     "HELP", "EXPN", "XCLIENT", "XFORWARD", "other",
 )  # fmt: skip
+_REMEMBERED = 4096
 OUTCOMES = ("relayed", "rejected", "deferred", "discarded", "held", "resent")
 CONNECTION_RESULTS = ("accepted", "refused", "limited", "bad_proxy", "tls_failed", "timeout")
 
@@ -99,8 +102,19 @@ class ListenerServices:
             )
             for hop in services.hops
         }
+        self._trusted: dict[str, bool] = {}
+        self.greetings: dict[tuple[object, ...], tuple[Offered, Reply]] = {}
         reachable = [route for route in services.routes if not route.listeners or name in route.listeners]
         self.hops = tuple({route.upstream: services.hops[route.upstream] for route in reachable}.values())
+
+    def trusts(self, ip: str) -> bool:
+        """Whether a client of this address may relay anywhere; remembered, as most clients come again."""
+        known = self._trusted.get(ip)
+        if known is None:
+            if len(self._trusted) >= _REMEMBERED:
+                self._trusted.clear()
+            known = self._trusted[ip] = ip_in(ip, self.services.relay.networks)
+        return known
 
     def capabilities(self) -> tuple[frozenset[str] | None, int]:
         """What all reachable next hops can take together: (extensions or None if unknown, SIZE or 0)."""

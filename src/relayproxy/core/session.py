@@ -5,13 +5,14 @@ one client (RFC 5321 section 4.1.4), asks the hooks, and asks the next hop about
 content is in core/forward.py. Must not know how octets arrive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
 from relayproxy.core.forward import Draft, Gone, forward
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import address_in, choose_route, ip_in
+from relayproxy.core.ports import Transaction
 from relayproxy.core.services import ListenerServices, Totals
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import apply_to_envelope
@@ -48,6 +49,7 @@ class Session:
         self.client = client
         self.closing = False
         self.unconfirmed: int | None = None
+        self._report: Coroutine[object, object, None] | None = None
         self._said_hello = False
         self._offered = Offered()
         self._findings: tuple[Finding, ...] = ()
@@ -74,7 +76,7 @@ class Session:
 
     def _judge_trust(self) -> None:
         """Relay authorisation is decided here and nowhere else: by network, or by login."""
-        trusted = bool(self.client.identity) or ip_in(self.client.ip, self._services.relay.networks)
+        trusted = bool(self.client.identity) or self._at.trusts(self.client.ip)
         if trusted != self.client.trusted:
             self.client = replace(self.client, trusted=trusted)
 
@@ -87,9 +89,7 @@ class Session:
             return Reply(501, "5.5.4", f"Syntax: {verb} hostname")
         self.reset()
         proto = "LMTP" if lmtp else "ESMTP" if verb == "EHLO" else "SMTP"
-        self.client = replace(
-            self.client, helo=name if not self.client.forwarded else self.client.helo, proto=proto
-        )
+        self.client = self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
         if self._services.pipeline.calls("helo"):
             verdict, notes = await self._services.pipeline.decide_client(
                 "helo", self.client, self._scope, name=name
@@ -101,19 +101,22 @@ class Session:
         if verb == "HELO":
             self._offered = Offered(0, eightbit=False, smtputf8=False, dsn=False, auth=False)
             return Reply(250, "", self._services.hostname)
-        return Reply(250, "", "\n".join((self._services.hostname, *self._extensions())))
+        known, size = self._at.capabilities()
+        tls = self.client.tls is not None
+        key = (known, size, tls, self.allows_xclient, self.allows_xforward)
+        if key not in self._at.greetings:
+            self._at.greetings[key] = self._greeting(known, size, tls=tls)
+        self._offered, reply = self._at.greetings[key]
+        return reply
 
-    def _extensions(self) -> list[str]:
+    def _greeting(self, known: frozenset[str] | None, size: int, *, tls: bool) -> tuple[Offered, Reply]:
         """What is offered now: ours, less what the next hops can't take (docs/specifications has the rules)."""
         policy, limits = self._policy, self._policy.limits
-        known, size = self._at.capabilities()
         theirs = _ALL_EXTENSIONS if known is None else known
         size = min(size, limits.message_size) if size else limits.message_size
-        may_auth = bool(policy.auth_mechanisms) and (
-            self.client.tls is not None or not policy.auth_require_tls
-        )
-        requiretls = known is not None and "REQUIRETLS" in known and self.client.tls is not None
-        self._offered = Offered(
+        may_auth = bool(policy.auth_mechanisms) and (tls or not policy.auth_require_tls)
+        requiretls = known is not None and "REQUIRETLS" in known and tls
+        offered = Offered(
             size,
             eightbit="8BITMIME" in theirs,
             smtputf8="SMTPUTF8" in theirs,
@@ -124,7 +127,7 @@ class Session:
         lines = ["PIPELINING", f"SIZE {size}", "ENHANCEDSTATUSCODES", "CHUNKING"]
         lines += [name for name in ("8BITMIME", "SMTPUTF8", "DSN") if name in theirs]
         lines.append(f"LIMITS RCPTMAX={limits.recipients} MAILMAX={limits.messages_per_connection}")
-        if policy.starttls and self.client.tls is None:
+        if policy.starttls and not tls:
             lines.append("STARTTLS")
         if may_auth:
             lines.append("AUTH " + " ".join(policy.auth_mechanisms))
@@ -134,7 +137,7 @@ class Session:
             lines.append("XCLIENT " + " ".join(XCLIENT_NAMES))
         if self.allows_xforward:
             lines.append("XFORWARD " + " ".join(XFORWARD_NAMES))
-        return lines
+        return offered, Reply(250, "", "\n".join((self._services.hostname, *lines)))
 
     def secured(self, tls: TlsInfo) -> None:
         """TLS has begun: everything said before it is forgotten (RFC 3207 section 4.2)."""
@@ -261,11 +264,10 @@ class Session:
             return _TLS_FIRST
         if policy.auth_required and not self.client.identity:
             return Reply(530, "5.7.0", "Authentication required")
-        if self._services.draining:
+        if self._services.draining or self._count >= policy.limits.messages_per_connection:
             self.closing = True
-            return Reply(421, "4.3.2", "Shutting down, try again soon")
-        if self._count >= policy.limits.messages_per_connection:
-            self.closing = True
+            if self._services.draining:
+                return Reply(421, "4.3.2", "Shutting down, try again soon")
             return Reply(421, "4.7.0", "Too many messages on this connection")
         return None
 
@@ -297,10 +299,10 @@ class Session:
         )
         scope = Scope(limits.message_budget, self._scope)
         pipeline = self._services.pipeline
-        if pipeline.calls("mail"):
+        if pipeline.asks_mail:
             refusal = self._refused(await pipeline.decide("mail", mail, scope))
-        if refusal is None and pipeline.calls("rewrite_envelope"):
-            edits, verdict = await pipeline.rewrite_envelope(mail, None, scope)
+        if refusal is None and pipeline.rewrites_envelope:
+            edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
             mail.envelope = apply_to_envelope(mail.envelope, edits)
         if refusal is not None:
@@ -337,23 +339,33 @@ class Session:
         draft = self._draft
         if draft is None:
             return [Reply(503, "5.5.1", "Need MAIL first")] * len(args)
+        if len(args) == 1:
+            # The usual case, without the bookkeeping of a batch.
+            answer = await self._consider(draft, args[0], 0)
+            if not isinstance(answer, Reply):
+                answer = (await self._ask(draft, [answer]))[0]
+            if not answer.ok:
+                self._refusing(draft, answer)
+            return [answer]
         replies: list[Reply | None] = []
-        asked: list[tuple[int, Recipient, list[Recipient]]] = []
+        asked: list[tuple[Recipient, list[Recipient]]] = []
         for arg in args:
-            answer = await self._consider(draft, arg, len(asked))
-            if isinstance(answer, Reply):
-                replies.append(answer)
+            opinion = await self._consider(draft, arg, len(asked))
+            if isinstance(opinion, Reply):
+                replies.append(opinion)
             else:
-                asked.append((len(replies), *answer))
+                asked.append(opinion)
                 replies.append(None)
-        if asked:
-            await self._ask(draft, asked, replies)
-        final = [reply for reply in replies if reply is not None]
+        answers = iter(await self._ask(draft, asked) if asked else ())
+        final = [reply or next(answers) for reply in replies]
         for reply in final:
             if not reply.ok:
-                draft.refused_temporarily = draft.refused_temporarily or reply.temporary
-                self._at.recipients["refused"].inc()
+                self._refusing(draft, reply)
         return final
+
+    def _refusing(self, draft: Draft, reply: Reply) -> None:
+        draft.refused_temporarily = draft.refused_temporarily or reply.temporary
+        self._at.recipients["refused"].inc()
 
     async def _consider(
         self, draft: Draft, arg: str, waiting: int
@@ -376,13 +388,13 @@ class Session:
             return reply
         targets = [recipient]
         pipeline = services.pipeline
-        if pipeline.calls("rcpt"):
+        if pipeline.asks_rcpt:
             refusal = self._refused(await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient))
             if refusal is not None:
                 self._log_refusal(draft.mail, recipient, refusal)
                 return refusal
-        if pipeline.calls("rewrite_envelope"):
-            edits, verdict = await pipeline.rewrite_envelope(draft.mail, recipient, draft.scope)
+        if pipeline.rewrites_envelope:
+            edits, verdict = await pipeline.rewritten(draft.mail, recipient, draft.scope)
             refusal = self._refused(verdict)
             if refusal is not None:
                 return refusal
@@ -404,33 +416,44 @@ class Session:
             return Reply(452, "4.5.3", "One recipient at a time here: send it in another transaction")
         return recipient, targets
 
-    async def _ask(
-        self, draft: Draft, asked: list[tuple[int, Recipient, list[Recipient]]], replies: list[Reply | None]
-    ) -> None:
-        """Let the next hop speak for itself about each recipient."""
-        assert draft.route is not None
-        if draft.transaction is None:
+    async def _ask(self, draft: Draft, asked: list[tuple[Recipient, list[Recipient]]]) -> list[Reply]:
+        """Let the next hop speak for itself about each recipient; a reply for each that was given."""
+        transaction = draft.transaction
+        if transaction is None:
+            assert draft.route is not None
             hop = self._services.hops[draft.route.upstream]
-            mail = draft.mail
-            draft.transaction = hop.begin(self.client, mail.envelope, draft.declared)
-        flat = [target for _, _, targets in asked for target in targets]
-        answers = iter(await draft.transaction.recipients(flat))
-        for place, recipient, targets in asked:
-            heard = [next(answers) for _ in targets]
-            accepted = [target for target, reply in zip(targets, heard, strict=True) if reply.ok]
-            # A rewritten recipient that became several is accepted when its first target is.
-            reply = heard[0]
+            transaction = draft.transaction = hop.begin(self.client, draft.mail.envelope, draft.declared)
+        heard = await transaction.recipients([targets[0] for _, targets in asked])
+        replies: list[Reply] = []
+        copies: list[Recipient] = []
+        for (recipient, targets), answer in zip(asked, heard, strict=True):
+            reply = answer
+            if not reply.status:
+                reply = Reply(reply.code, _OK_RCPT if reply.ok else f"{reply.code // 100}.0.0", reply.text)
             if reply.ok:
+                draft.places.append(len(draft.targets))
                 draft.given.append(recipient)
-                draft.targets.extend(accepted)
-                replies[place] = reply if reply.status else Reply(reply.code, _OK_RCPT, reply.text)
+                draft.targets.append(targets[0])
+                copies += targets[1:]
             else:
-                replies[place] = (
-                    reply if reply.status else Reply(reply.code, f"{reply.code // 100}.0.0", reply.text)
-                )
                 self._log_refusal(draft.mail, recipient, reply)
-                if reply.code == 421:
-                    self.closing = True
+                self.closing = self.closing or reply.code == 421
+            replies.append(reply)
+        if copies:
+            await self._copy(draft, transaction, copies)
+        return replies
+
+    async def _copy(self, draft: Draft, transaction: Transaction, copies: list[Recipient]) -> None:
+        """Offer the further recipients that a plugin added; one that is refused is logged, the mail goes on."""
+        known = {target.address.key for target in draft.targets}
+        fresh = list({copy.address.key: copy for copy in copies if copy.address.key not in known}.values())
+        for copy, reply in zip(fresh, await transaction.recipients(fresh) if fresh else (), strict=True):
+            if reply.ok:
+                draft.targets.append(copy)
+            else:
+                self._services.log.warning(
+                    "copy_refused", id=draft.mail.id, to=str(copy.address), reply=str(reply)
+                )
 
     def may_send_data(self) -> Reply | None:
         """Whether the content may come now (None), or the refusal of DATA."""
@@ -462,10 +485,22 @@ class Session:
         self.totals.recipients += len(draft.given)
         self.totals.octets += message.size
         settled = await forward(self._at, draft, message, gone)
+        self._report = settled.report
         self.unconfirmed = settled.token
         if any(reply.code == 421 for reply in settled.replies):
             self.closing = True
         return settled.replies
+
+    @property
+    def has_report(self) -> bool:
+        """Whether `reported` is due."""
+        return self._report is not None
+
+    async def reported(self) -> None:
+        """Tell the report hooks of the last message; call it when the client has its answer."""
+        report, self._report = self._report, None
+        if report is not None:
+            await report
 
     def refuse_content(self, reply: Reply, octets: int) -> list[Reply]:
         """The content can't be taken (too big, bare newlines, no room): end the transaction, nothing was sent."""

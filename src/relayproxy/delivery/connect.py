@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 import aiosmtplib
 
+from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.wire import Wire, WireError
@@ -39,7 +40,11 @@ class Connection:
 
 
 async def connect(
-    settings: UpstreamSettings, address: Address, client: Client | None, key: tuple[object, ...]
+    settings: UpstreamSettings,
+    address: Address,
+    client: Client | None,
+    key: tuple[object, ...],
+    outbox: Outbox | None = None,
 ) -> Connection:
     """Open one connection within `timeouts.connect`. Raises ConnectError.
 
@@ -48,24 +53,29 @@ async def connect(
     try:
         async with asyncio.timeout(settings.timeouts.connect):
             try:
-                return await _connect(settings, address, client, key, settings.tls)
+                return await _connect(settings, address, client, key, settings.tls, outbox)
             except ConnectError as error:
                 if settings.tls != "opportunistic" or not isinstance(
                     error.__cause__, (ssl.SSLError, aiosmtplib.SMTPException)
                 ):
                     raise
-                return await _connect(settings, address, client, key, "off")
+                return await _connect(settings, address, client, key, "off", outbox)
     except TimeoutError:
         raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
 
 
 async def _connect(
-    settings: UpstreamSettings, address: Address, client: Client | None, key: tuple[object, ...], tls: str
+    settings: UpstreamSettings,
+    address: Address,
+    client: Client | None,
+    key: tuple[object, ...],
+    tls: str,
+    outbox: Outbox | None,
 ) -> Connection:
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     library: aiosmtplib.SMTP | None = None
-    wire = Wire(loop)
+    wire = Wire(loop, outbox)
     try:
         if settings.send_client == "proxy" and client is not None:
             sock = await _proxied_socket(loop, settings, address, client)
@@ -140,9 +150,7 @@ async def _hello(wire: Wire, settings: UpstreamSettings) -> Capabilities:
 
 
 async def _ask(wire: Wire, command: str, settings: UpstreamSettings) -> Reply:
-    wire.expect(1)
-    wire.write(f"{command}\r\n".encode())
-    return (await wire.replies(1, settings.timeouts.command))[0]
+    return (await wire.ask(f"{command}\r\n".encode(), 1, settings.timeouts.command))[0]
 
 
 async def _xclient(connection: Connection, settings: UpstreamSettings, client: Client) -> None:

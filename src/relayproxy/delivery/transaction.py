@@ -40,39 +40,46 @@ class SmtpTransaction:
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
         """Offer recipients; MAIL goes first with the first of them."""
-        if self._dead is None and self._connection is None:
+        if self._dead is not None:
+            return [self._dead] * len(recipients)
+        if self._connection is None:
             answer = await self._begin(recipients)
-        elif self._dead is None:
-            answer = await self._more(recipients)
         else:
-            answer = [self._dead] * len(recipients)
-        self._accepted += sum(reply.ok for reply in answer)
+            answer = await self._more(recipients)
+        for reply in answer:
+            if reply.ok:
+                self._accepted += 1
         return answer
 
     async def _begin(self, recipients: Sequence[Recipient]) -> list[Reply]:
+        """Find a connection and open the transaction on it; a stale kept one is replaced once."""
         upstream = self._upstream
-        for again in (False, True):
-            try:
-                connection = await upstream.acquire(self._client, new=again)
-            except ConnectError as error:
-                return self._die(
-                    f"Upstream {upstream.name} can't be reached now", str(error), len(recipients)
-                )
+        connection = upstream.kept(self._client)
+        while True:
+            fresh = connection is None
+            if connection is None:
+                try:
+                    connection = await upstream.connect(self._client)
+                except ConnectError as error:
+                    return self._die(
+                        f"Upstream {upstream.name} can't be reached now", str(error), len(recipients)
+                    )
             self._connection = connection
-            missing = self._missing(connection)
-            if missing is not None:
-                self._give_back()
-                self._dead = missing
-                return [missing] * len(recipients)
-            stale = not connection.fresh
+            envelope = self._envelope
+            if envelope.smtputf8 or envelope.requiretls:
+                missing = self._missing(connection)
+                if missing is not None:
+                    self._give_back()
+                    self._dead = missing
+                    return [missing] * len(recipients)
             try:
                 return await self._open(connection, recipients)
             except WireError as error:
                 self._lose()
                 told = any(reply.code != 421 for reply in error.replies)
-                if again or not stale or told:
+                if fresh or told:
                     return self._die(f"Lost upstream {upstream.name}", str(error), len(recipients))
-        raise AssertionError("unreachable")
+                connection = None
 
     def _missing(self, connection: Connection) -> Reply | None:
         """What the message needs and this next hop can't take; the client will see it at its next EHLO."""
@@ -86,46 +93,60 @@ class SmtpTransaction:
     async def _open(self, connection: Connection, recipients: Sequence[Recipient]) -> list[Reply]:
         """Send RSET (on a used connection), XFORWARD (where wanted), MAIL and RCPTs; raises WireError."""
         extensions = connection.capabilities.extensions
-        setup = [] if connection.fresh else ["RSET"]
+        commands = [] if connection.fresh else ["RSET"]
         if self._upstream.settings.send_client == "xforward" and "XFORWARD" in extensions:
-            setup.append(self._xforward(extensions))
-        setup.append(mail_command(self._envelope, self._size, extensions))
-        offers = [rcpt_command(recipient, extensions) for recipient in recipients]
-        replies = await self._run(connection, [*setup, *offers], stop_at=len(setup))
-        mail = replies[len(setup) - 1]
-        before = [reply for reply in replies[: len(setup) - 1] if not reply.ok]
-        if before:
-            raise WireError(f"a command before MAIL was answered {before[0]}")
+            commands.append(self._xforward(extensions))
+        commands.append(mail_command(self._envelope, self._size, extensions))
+        setup = len(commands)
+        for recipient in recipients:
+            commands.append(rcpt_command(recipient, extensions))
+        if "PIPELINING" in extensions:
+            commands.append("")
+            replies = await connection.wire.ask(
+                "\r\n".join(commands).encode(), len(commands) - 1, self._upstream.settings.timeouts.command
+            )
+        else:
+            replies = await self._one_by_one(connection, commands, stop_at=setup)
+        mail = replies[setup - 1]
+        if setup > 1:
+            for reply in replies[: setup - 1]:
+                if not reply.ok:
+                    raise WireError(f"a command before MAIL was answered {reply}")
         if not mail.ok:
             if mail.code < 400:
                 raise WireError(f"MAIL was answered {mail}")
             self._dead = mail
             self._give_back()
             return [mail] * len(recipients)
-        return [self._checked(reply) for reply in replies[len(setup) :]]
+        return [self._checked(reply) for reply in replies[setup:]]
 
     async def _more(self, recipients: Sequence[Recipient]) -> list[Reply]:
         connection = self._connection
         assert connection is not None
-        offers = [rcpt_command(recipient, connection.capabilities.extensions) for recipient in recipients]
+        extensions = connection.capabilities.extensions
+        offers = [rcpt_command(recipient, extensions) for recipient in recipients]
         try:
-            return [self._checked(reply) for reply in await self._run(connection, offers)]
+            if "PIPELINING" in extensions:
+                data = "\r\n".join((*offers, "")).encode()
+                replies = await connection.wire.ask(
+                    data, len(offers), self._upstream.settings.timeouts.command
+                )
+            else:
+                replies = await self._one_by_one(connection, offers)
+            return [self._checked(reply) for reply in replies]
         except WireError as error:
             self._lose()
             return self._die(f"Lost upstream {self._upstream.name}", str(error), len(recipients))
 
-    async def _run(self, connection: Connection, commands: list[str], *, stop_at: int = 0) -> list[Reply]:
-        """Send commands, at once where the next hop pipelines; without, stop after a refusal before `stop_at`."""
-        wire, seconds = connection.wire, self._upstream.settings.timeouts.command
-        if "PIPELINING" in connection.capabilities:
-            wire.expect(len(commands))
-            wire.write("\r\n".join((*commands, "")).encode())
-            return await wire.replies(len(commands), seconds)
+    async def _one_by_one(
+        self, connection: Connection, commands: list[str], *, stop_at: int = 0
+    ) -> list[Reply]:
+        """Send commands to a next hop that doesn't pipeline; stop after a refusal before `stop_at`."""
         replies: list[Reply] = []
         for number, command in enumerate(commands, 1):
-            wire.expect(1)
-            wire.write(f"{command}\r\n".encode())
-            replies += await wire.replies(1, seconds)
+            replies += await connection.wire.ask(
+                f"{command}\r\n".encode(), 1, self._upstream.settings.timeouts.command
+            )
             if number <= stop_at and not replies[-1].ok:
                 return replies + [replies[-1]] * (stop_at - number)
         return replies
@@ -159,26 +180,41 @@ class SmtpTransaction:
         if connection is None:
             dead = self._dead or Reply(451, "4.3.0", "The transaction has ended, try again later")
             return [dead] * self._final_count
+        wire, times = connection.wire, self._upstream.settings.timeouts
         sent_all = False
         try:
             if "CHUNKING" in connection.capabilities:
-                await self._chunk(connection, lead, message)
-                sent_all = True
+                head = f"BDAT {len(lead) + message.size} LAST\r\n".encode() + lead
+                pieces, end = message.chunks(), b""
             else:
-                refusal = await self._data(connection)
-                if refusal is not None:
+                reply = (await wire.ask(b"DATA\r\n", 1, times.data))[0]
+                if reply.code != 354:
+                    if reply.code < 400:
+                        raise WireError(f"DATA was answered {reply}")
                     self._give_back()
-                    return [refusal] * self._final_count
-                sent_all = await self._content(connection, lead, message)
-            replies = await connection.wire.replies(self._final_count, self._upstream.settings.timeouts.final)
+                    return [reply] * self._final_count
+                head, pieces, end = lead, wire_chunks(message), b".\r\n"
+            if message.size <= _SMALL:
+                sent_all = True
+                replies = await wire.ask(b"".join((head, *pieces, end)), self._final_count, times.final)
+            else:
+                wire.expect(self._final_count)
+                wire.write(head)
+                for piece in pieces:
+                    wire.write(piece)
+                    await wire.drain(times.data)
+                wire.write(end)
+                sent_all = True
+                replies = await wire.replies(times.final)
         except WireError as error:
             self._lose()
             return self._after_loss(error, sent_all=sent_all)
-        if any(reply.code // 100 == 3 for reply in replies):
-            self._lose()
-            return self._after_loss(WireError(f"the message was answered {replies[0]}"), sent_all=True)
+        for reply in replies:
+            if reply.code < 400 and not reply.ok:
+                self._lose()
+                return self._after_loss(WireError(f"the message was answered {reply}"), sent_all=True)
         self._connection = None
-        if any(reply.code == 421 for reply in replies):
+        if replies[0].code == 421:
             self._upstream.discard(connection)
         else:
             self._upstream.release(connection)
@@ -187,45 +223,6 @@ class SmtpTransaction:
     @property
     def _final_count(self) -> int:
         return self._accepted if self.per_recipient else 1
-
-    async def _data(self, connection: Connection) -> Reply | None:
-        """Say DATA; None when the next hop wants the content, else its refusal."""
-        wire = connection.wire
-        wire.expect(1)
-        wire.write(b"DATA\r\n")
-        reply = (await wire.replies(1, self._upstream.settings.timeouts.data))[0]
-        if reply.code == 354:
-            return None
-        if reply.code < 400:
-            raise WireError(f"DATA was answered {reply}")
-        return reply
-
-    async def _content(self, connection: Connection, lead: bytes, message: Message) -> bool:
-        """Write the message and the final dot. Returns True: everything was handed to the socket."""
-        wire = connection.wire
-        wire.expect(self._final_count)
-        if message.size <= _SMALL:
-            wire.write(b"".join((lead, *wire_chunks(message), b".\r\n")))
-            return True
-        wire.write(lead)
-        for chunk in wire_chunks(message):
-            wire.write(chunk)
-            await wire.drain(self._upstream.settings.timeouts.data)
-        wire.write(b".\r\n")
-        return True
-
-    async def _chunk(self, connection: Connection, lead: bytes, message: Message) -> None:
-        """Send everything as one last chunk: no dots, no ambiguity, one round trip less."""
-        wire = connection.wire
-        wire.expect(self._final_count)
-        head = f"BDAT {len(lead) + message.size} LAST\r\n".encode() + lead
-        if message.size <= _SMALL:
-            wire.write(b"".join((head, *message.chunks())))
-            return
-        wire.write(head)
-        for chunk in message.chunks():
-            wire.write(chunk)
-            await wire.drain(self._upstream.settings.timeouts.data)
 
     def _after_loss(self, error: WireError, *, sent_all: bool) -> list[Reply]:
         """The connection went while the content was on its way: tell what is known, never a made-up 5yz."""

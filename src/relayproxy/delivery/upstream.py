@@ -8,11 +8,12 @@ transaction begins, never later.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
 from relayproxy.delivery.connect import ConnectError, Connection, connect
 from relayproxy.delivery.settings import Address, UpstreamSettings
@@ -40,11 +41,14 @@ class Upstream:
         metrics: Metrics,
         monotonic: Callable[[], float],
         choose: Callable[[], float] = random.random,
+        outbox: Outbox | None = None,
     ) -> None:
         self.settings = settings
         self.name = settings.name
         self.per_recipient = settings.protocol == "lmtp"
+        self._personal = settings.send_client in ("xclient", "proxy")
         self._log = log
+        self._outbox = outbox
         self._now = monotonic
         self._choose = choose
         self._health = {address: Health() for address in settings.addresses}
@@ -70,7 +74,7 @@ class Upstream:
     async def probe(self) -> bool:
         """Connect once to learn what it can take; False if it can't be reached."""
         try:
-            connection = await self.acquire(None)
+            connection = await self.connect(None)
         except ConnectError:
             return False
         self.release(connection)
@@ -83,14 +87,16 @@ class Upstream:
     # -- connections ----------------------------------------------------------------------------------------
 
     def _key(self, address: Address, client: Client | None) -> tuple[object, ...]:
-        if self.settings.send_client in ("xclient", "proxy"):
+        if self._personal:
             if client is None:
                 return (address, None)
             return (address, client.ip, client.port, client.helo, client.identity, client.ptr, client.id)
         return (address,)
 
-    def _order(self) -> list[Address]:
+    def _order(self) -> Sequence[Address]:
         """The addresses in the order to try: healthy ones drawn by weight, then the others."""
+        if len(self.settings.addresses) == 1:
+            return self.settings.addresses
         now = self._now()
         well = [a for a in self.settings.addresses if self._health[a].retry_at <= now]
         ill = sorted(
@@ -102,23 +108,35 @@ class Upstream:
             well.sort(key=lambda a: self._choose() ** (1.0 / a.weight) if a.weight else -1.0, reverse=True)
         return well + ill
 
-    async def acquire(self, client: Client | None, *, new: bool = False) -> Connection:
-        """Return a connection that is ready for a transaction. Raises ConnectError.
+    def kept(self, client: Client | None) -> Connection | None:
+        """Return a kept connection that is ready for a transaction, or None."""
+        if not self._idle:
+            return None
+        for address in self._order():
+            key = (address,) if not self._personal else self._key(address, client)
+            kept = self._idle.get(key)
+            while kept:
+                connection = kept.pop()
+                self._cells["idle"].dec()
+                if (
+                    not connection.wire.broken
+                    and self._now() - connection.idle_since < self.settings.pool_idle
+                ):
+                    self._cells["busy"].inc()
+                    return connection
+                self._drop(connection)
+        return None
 
-        `new` leaves kept connections aside: the one retry after a stale one.
-        """
-        order = self._order()
-        if not new:
-            for address in order:
-                kept = self._take_kept(self._key(address, client))
-                if kept is not None:
-                    return kept
+    async def connect(self, client: Client | None) -> Connection:
+        """Open a connection, to the next address where one can't be reached. Raises ConnectError."""
         await self._room()
         problems: list[str] = []
         try:
-            for address in order:
+            for address in self._order():
                 try:
-                    connection = await connect(self.settings, address, client, self._key(address, client))
+                    connection = await connect(
+                        self.settings, address, client, self._key(address, client), self._outbox
+                    )
                 except ConnectError as error:
                     problems.append(str(error))
                     self._failed(address, str(error))
@@ -130,17 +148,6 @@ class Upstream:
             raise
         self._leave()
         raise ConnectError("; ".join(problems))
-
-    def _take_kept(self, key: tuple[object, ...]) -> Connection | None:
-        kept = self._idle.get(key)
-        while kept:
-            connection = kept.pop()
-            self._cells["idle"].dec()
-            if not connection.wire.broken and self._now() - connection.idle_since < self.settings.pool_idle:
-                self._cells["busy"].inc()
-                return connection
-            self._drop(connection)
-        return None
 
     async def _room(self) -> None:
         """Wait for a free place; the oldest kept connection makes room if there is one."""
@@ -206,11 +213,10 @@ class Upstream:
         """A transaction is over: keep the connection for the next, or close it."""
         connection.used += 1
         connection.fresh = False
-        personal = self.settings.send_client in ("xclient", "proxy")
         if (
             connection.wire.broken
             or connection.used >= self.settings.reuse
-            or (personal and connection.key[1:] == (None,))
+            or (self._personal and connection.key[1:] == (None,))
         ):
             self.discard(connection)
             return

@@ -7,8 +7,11 @@ was left without an answer is closed, never used again.
 import asyncio
 from typing import cast
 
+from relayproxy.core.outbox import Outbox
 from relayproxy.model.reply import Reply
 from relayproxy.smtp.replies import NonsenseError, ReplyReader
+
+_LOOK = 5.0  # seconds between two looks at the clock while a reply is awaited
 
 
 class WireError(Exception):
@@ -22,13 +25,14 @@ class WireError(Exception):
 class Wire(asyncio.Protocol):
     """Octets out, replies in, with a deadline that costs no timer per command."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox | None = None) -> None:
         self._loop = loop
+        self._outbox = outbox or Outbox(loop.call_soon)
         self._transport: asyncio.Transport | None = None
         self._reader = ReplyReader()
         self._replies: list[Reply] = []
         self._wanted = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[list[Reply]] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
         self._deadline = 0.0
@@ -44,24 +48,21 @@ class Wire(asyncio.Protocol):
         if self.broken:
             return
         try:
-            self._replies += self._reader.feed(data)
+            heard = self._reader.feed(data)
         except NonsenseError as error:
             self.fail(str(error))
             return
-        if len(self._replies) > self._wanted:
-            extra = self._replies[self._wanted]
-            del self._replies[self._wanted :]
+        replies = self._replies = self._replies + heard if self._replies else heard
+        missing = self._wanted - len(replies)
+        if missing < 0:
+            extra = replies[self._wanted]
+            del replies[self._wanted :]
             self.fail(f"a reply that nothing asked for: {extra}")
-        elif len(self._replies) == self._wanted and self._waiter is not None:
-            self._wake(None)
-
-    def _wake(self, error: Exception | None) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            if error is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
+        elif missing == 0 and self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            self._replies, self._wanted, self._deadline = [], 0, 0.0
+            if not waiter.done():
+                waiter.set_result(replies)
 
     def eof_received(self) -> bool:
         """The next hop has hung up; what it said before that counts."""
@@ -90,15 +91,47 @@ class Wire(asyncio.Protocol):
         if self.broken:
             return
         self.broken = why
-        self._wake(WireError(why, tuple(self._replies)))
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(WireError(why, tuple(self._replies)))
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self._transport is not None:
             self._transport.abort()
 
+    def ask(self, data: bytes, count: int, seconds: float) -> "asyncio.Future[list[Reply]]":
+        """Write commands and return a future of their `count` replies; its error is a WireError."""
+        self._wanted = count
+        waiter: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self.broken or self._transport is None:
+            waiter.set_exception(WireError(self.broken))
+            return waiter
+        self._waiter = waiter
+        self._arm(seconds)
+        self._outbox.send(self._transport, data)
+        return waiter
+
+    def replies(self, seconds: float) -> "asyncio.Future[list[Reply]]":
+        """Return a future of the replies that `expect` announced; its error is a WireError."""
+        waiter: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if len(self._replies) == self._wanted:
+            waiter.set_result(self._replies)
+            self._replies, self._wanted = [], 0
+        elif self.broken:
+            waiter.set_exception(WireError(self.broken, tuple(self._replies)))
+        else:
+            self._waiter = waiter
+            self._arm(seconds)
+        return waiter
+
+    def expect(self, count: int) -> None:
+        """Say how many replies are to come, before writing piece by piece what asks for them."""
+        self._wanted = count
+
     def write(self, data: bytes | memoryview) -> None:
-        """Send octets."""
+        """Send octets at once."""
         if self._transport is not None and not self.broken:
+            self._outbox.flush()
             self._transport.write(data)
 
     async def drain(self, seconds: float) -> None:
@@ -112,47 +145,28 @@ class Wire(asyncio.Protocol):
         if self.broken:
             raise WireError(self.broken, tuple(self._replies))
 
-    async def replies(self, count: int, seconds: float) -> list[Reply]:
-        """Wait for `count` replies. Raises WireError, with those that had come."""
-        self._wanted = count
-        if self.broken:
-            raise WireError(self.broken, tuple(self._replies))
-        if len(self._replies) < count:
-            self._waiter = self._loop.create_future()
-            self._arm(seconds)
-            await self._waiter
-            self._deadline = 0.0
-        answer = self._replies[:count]
-        extra = self._replies[count:]
-        self._replies = []
-        self._wanted = 0
-        if extra:
-            self.fail(f"a reply that nothing asked for: {extra[0]}")
-        return answer
-
     @property
     def busy(self) -> bool:
         """Whether a command is still without its reply."""
         return self._wanted > 0
 
-    def expect(self, count: int) -> None:
-        """Say how many replies are to come, before writing what asks for them."""
-        self._wanted = count
-
     def _arm(self, seconds: float) -> None:
-        """Set the deadline; a running timer is left alone and looks again when it fires."""
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._tick)
+        """Set the deadline; a timer that runs already looks at it when it fires, and again."""
+        now = self._loop.time()
+        self._deadline = deadline = now + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(min(deadline, now + _LOOK), self._tick)
+        elif seconds < _LOOK and self._timer.when() > deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         if not self._deadline:
             return
-        if self._loop.time() < self._deadline - 0.001:
-            self._timer = self._loop.call_at(self._deadline, self._tick)
+        now = self._loop.time()
+        if now < self._deadline - 0.001:
+            self._timer = self._loop.call_at(min(self._deadline, now + _LOOK), self._tick)
         else:
             self.fail("no answer in time")
 
@@ -163,10 +177,10 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self._transport is not None:
-            self._transport.close()
+            self._outbox.close(self._transport)
 
     def quit(self) -> None:
         """Say QUIT and close; nothing is waited for."""
-        if not self.broken and self._reader.idle:
-            self.write(b"QUIT\r\n")
+        if not self.broken and self._reader.idle and self._transport is not None:
+            self._outbox.send(self._transport, b"QUIT\r\n")
         self.close()

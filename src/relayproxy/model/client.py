@@ -44,6 +44,25 @@ class Client:
     local_port: int = 0
     forwarded: bool = False
 
+    def greeted(self, helo: str, proto: str) -> "Client":
+        """Return the client after its EHLO, HELO or LHLO; what dataclasses.replace does, at a third of its cost."""
+        return Client(
+            self.id,
+            self.listener,
+            self.ip,
+            self.port,
+            self.peer,
+            helo,
+            proto,
+            self.ptr,
+            self.tls,
+            self.identity,
+            self.trusted,
+            self.local_ip,
+            self.local_port,
+            self.forwarded,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:

@@ -1,6 +1,6 @@
 """The envelope: who sent it, who shall get it, and the options that travel with both (RFC 5321, 3461, 6531)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relayproxy.model.address import NULL_SENDER, Address
 
@@ -31,4 +31,17 @@ class Envelope:
     requiretls: bool = False
     size: int = 0
     auth: str = ""
-    extra: tuple[str, ...] = field(default=())
+
+    def to(self, recipients: tuple[Recipient, ...]) -> "Envelope":
+        """Return the envelope with these recipients in place of its own."""
+        return Envelope(
+            self.sender,
+            recipients,
+            self.body,
+            self.smtputf8,
+            self.ret,
+            self.envid,
+            self.requiretls,
+            self.size,
+            self.auth,
+        )

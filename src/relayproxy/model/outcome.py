@@ -25,7 +25,11 @@ class Outcome:
     route: str
 
 
+def state_of(reply: Reply) -> State:
+    """Return what a final reply means."""
+    return State.DONE if reply.ok else State.FAILED if reply.permanent else State.PENDING
+
+
 def outcome_of(recipient: Recipient, reply: Reply, route: str) -> Outcome:
     """Return the outcome that a next hop's final `reply` means for `recipient`."""
-    state = State.DONE if reply.ok else State.FAILED if reply.permanent else State.PENDING
-    return Outcome(recipient, state, reply, route)
+    return Outcome(recipient, state_of(reply), reply, route)

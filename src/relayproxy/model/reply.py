@@ -3,7 +3,7 @@
 A reply refuses control characters when it is made, so no text, whoever wrote it, can become a second reply.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _LINE_ROOM = 500  # RFC 5321 section 4.5.3.1.5: 512 octets with code, status and CRLF
 
@@ -18,18 +18,25 @@ class Reply:
     code: int
     status: str
     text: str
+    _wire: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
             raise ValueError(f"{self.code} is not an SMTP reply code")
-        text = self.text.replace("\n", " ") if "\n" in self.text else self.text
-        if not (text.isascii() and text.isprintable()):
+        text = self.text
+        if not (text.isascii() and (text.isprintable() or text.replace("\n", " ").isprintable())):
             raise ValueError("a reply text is printable US-ASCII")
         if self.status and self.status[0] != str(self.code)[0] and self.code // 100 != 3:
             raise ValueError(f"status {self.status} does not belong to code {self.code}")
 
     def __bytes__(self) -> bytes:
         """Return the reply as it goes over the wire, every line within 512 octets."""
+        if not self._wire:
+            # Most replies are said again and again: what they look like is remembered.
+            object.__setattr__(self, "_wire", self._written())
+        return self._wire
+
+    def _written(self) -> bytes:
         lead = f"{self.status} " if self.status else ""
         if "\n" not in self.text:
             return f"{self.code} {lead}{self.text[:_LINE_ROOM]}\r\n".encode("ascii")

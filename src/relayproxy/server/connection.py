@@ -17,6 +17,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from aiosmtpd.smtp import Session as SaslSession
 
+from relayproxy.core.outbox import Outbox
 from relayproxy.core.services import ListenerServices
 from relayproxy.core.session import Session
 from relayproxy.model.client import Client, Credentials, TlsInfo
@@ -45,6 +46,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     quota: Quota
     next_id: Any
+    outbox: Outbox
     tls: ssl.SSLContext | None = None
     folder: str | None = None
 
@@ -209,9 +211,9 @@ class Connection(SMTP):
     def _end(self, reply: Reply) -> None:
         """Say a last word and close, from outside the command loop."""
         if not self.lost:
-            self.transport.write(b"".join((*self._out, bytes(reply))))
-            self._out.clear()
-            self.transport.close()
+            self._out.append(bytes(reply))
+            self._flush()
+            self._shared.outbox.close(self.transport)
         self._eof = True
         self._wake()
 
@@ -260,7 +262,7 @@ class Connection(SMTP):
         finally:
             if not self.lost:
                 self._flush()
-                self.transport.close()
+                self._shared.outbox.close(self.transport)
             await talk.close()
 
     async def _greet(self, talk: Session) -> None:
@@ -272,13 +274,13 @@ class Connection(SMTP):
             talk.closing = True
             self._services.log.info("early_talker", id=talk.client.id, ip=talk.client.ip)
 
-    def _say(self, *replies: Reply) -> None:
-        self._out.extend(bytes(reply) for reply in replies)
+    def _say(self, reply: Reply) -> None:
+        self._out.append(bytes(reply))
 
     def _flush(self) -> None:
         if self._out and not self.lost:
             out = self._out
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._shared.outbox.send(self.transport, out[0] if len(out) == 1 else b"".join(out))
             out.clear()
 
     async def _wait(self, seconds: float) -> bool:
@@ -301,6 +303,15 @@ class Connection(SMTP):
     async def _line(self, talk: Session) -> bytes | None:
         """Return the next command line without its end, or None at the end of the connection."""
         limit = self._limits.command_line
+        buffer = self._buffer
+        if not buffer and not self._services.draining and not self._services.retiring:
+            await self._wait(self._limits.command_timeout)
+            buffer = self._buffer
+        if len(buffer) <= limit and buffer.endswith(b"\r\n") and buffer.find(b"\n") == len(buffer) - 1:
+            # One line and no more, as from any client that waits for its answers. Control characters within it
+            # are refused with all others when the argument is looked at.
+            self._buffer = b""
+            return buffer[:-2]
         while True:
             cut = self._buffer.find(b"\n")
             if cut >= 0:
@@ -349,24 +360,17 @@ class Connection(SMTP):
         if self._bogus >= self._limits.bogus_commands:
             reply = Reply(421, "4.7.0", "Too many bad commands")
             talk.closing = True
-        self._say(reply)
-        self._count("other", reply.code)
-
-    def _count(self, verb: str, code: int) -> None:
-        cells = self._at.commands.get(verb)
-        if cells is not None:
-            cells[max(0, code // 100 - 2)].inc()
+        self._answer("other", reply)
 
     async def _obey(self, talk: Session, line: bytes) -> None:
         """Carry out one command (a run of pipelined RCPTs counts as one)."""
         head, _, tail = line.partition(b" ")
-        verb = head.upper().decode("ascii", "replace")
-        method = _METHODS.get(verb)
+        verb, method = _METHODS.get(head.upper(), _NO_METHOD)
         try:
             arg = tail.decode("utf-8").strip(" \t")
-            if method is None or not arg.isprintable():
-                raise UnicodeError  # noqa: TRY301  (one answer for all that can't be read)
-        except UnicodeError:
+        except UnicodeDecodeError:
+            arg = "\n"
+        if method is None or not arg.isprintable():
             self._bogus_reply(talk, _UNKNOWN if method is None else _BAD_SYNTAX)
             return
         if self._buffer and (
@@ -401,8 +405,8 @@ class Connection(SMTP):
         self._answer(verb, await talk.hello(verb, arg))
 
     def _answer(self, verb: str, reply: Reply) -> None:
-        self._say(reply)
-        self._count(verb, reply.code)
+        self._out.append(bytes(reply))
+        self._at.commands[verb][reply.code // 100 - 2].inc()
 
     async def _mail(self, talk: Session, arg: str, verb: str) -> None:
         if self._chunks is not None:
@@ -507,6 +511,9 @@ class Connection(SMTP):
         self._heard = False
         for reply in replies:
             self._answer(verb, reply)
+        if talk.has_report:
+            self._flush()
+            await talk.reported()
 
     def _gone(self) -> bool:
         return self.lost
@@ -589,6 +596,7 @@ class Connection(SMTP):
             return
         self._answer(verb, Reply(220, "2.0.0", "Ready to start TLS"))
         self._flush()
+        self._shared.outbox.flush()
         self._drop_chunks()
         self._deadline = 0.0
         try:
@@ -638,7 +646,7 @@ class Connection(SMTP):
             result = await self.auth_LOGIN(self, words)
         data = result.auth_data
         if not result.success or not isinstance(data, LoginPassword):
-            self._count(verb, 501)
+            self._at.commands[verb][3].inc()
             return
         try:
             credentials = Credentials(mechanism, data.login.decode("utf-8"), data.password.decode("utf-8"))
@@ -661,24 +669,28 @@ class Connection(SMTP):
         return line + b"\n"
 
 
-_METHODS: dict[str, Any] = {
-    "EHLO": Connection._hello,  # noqa: SLF001  (the table of this module's own methods)
-    "HELO": Connection._hello,  # noqa: SLF001
-    "LHLO": Connection._hello,  # noqa: SLF001
-    "MAIL": Connection._mail,  # noqa: SLF001
-    "RCPT": Connection._rcpt,  # noqa: SLF001
-    "DATA": Connection._data,  # noqa: SLF001
-    "BDAT": Connection._bdat,  # noqa: SLF001
-    "RSET": Connection._rset,  # noqa: SLF001
-    "NOOP": Connection._noop,  # noqa: SLF001
-    "HELP": Connection._help,  # noqa: SLF001
-    "VRFY": Connection._vrfy,  # noqa: SLF001
-    "EXPN": Connection._vrfy,  # noqa: SLF001
-    "QUIT": Connection._quit,  # noqa: SLF001
-    "STARTTLS": Connection._starttls,  # noqa: SLF001
-    "AUTH": Connection._auth,  # noqa: SLF001
-    "XCLIENT": Connection._xclient,  # noqa: SLF001
-    "XFORWARD": Connection._xforward,  # noqa: SLF001
+_NO_METHOD: tuple[str, Any] = ("other", None)
+_METHODS: dict[bytes, tuple[str, Any]] = {
+    name.encode(): (name, method)
+    for name, method in (
+        ("EHLO", Connection._hello),  # noqa: SLF001  (the table of this module's own methods)
+        ("HELO", Connection._hello),  # noqa: SLF001  (the table of this module's own methods)
+        ("LHLO", Connection._hello),  # noqa: SLF001  (the table of this module's own methods)
+        ("MAIL", Connection._mail),  # noqa: SLF001  (the table of this module's own methods)
+        ("RCPT", Connection._rcpt),  # noqa: SLF001  (the table of this module's own methods)
+        ("DATA", Connection._data),  # noqa: SLF001  (the table of this module's own methods)
+        ("BDAT", Connection._bdat),  # noqa: SLF001  (the table of this module's own methods)
+        ("RSET", Connection._rset),  # noqa: SLF001  (the table of this module's own methods)
+        ("NOOP", Connection._noop),  # noqa: SLF001  (the table of this module's own methods)
+        ("HELP", Connection._help),  # noqa: SLF001  (the table of this module's own methods)
+        ("VRFY", Connection._vrfy),  # noqa: SLF001  (the table of this module's own methods)
+        ("EXPN", Connection._vrfy),  # noqa: SLF001  (the table of this module's own methods)
+        ("QUIT", Connection._quit),  # noqa: SLF001  (the table of this module's own methods)
+        ("STARTTLS", Connection._starttls),  # noqa: SLF001  (the table of this module's own methods)
+        ("AUTH", Connection._auth),  # noqa: SLF001  (the table of this module's own methods)
+        ("XCLIENT", Connection._xclient),  # noqa: SLF001  (the table of this module's own methods)
+        ("XFORWARD", Connection._xforward),  # noqa: SLF001  (the table of this module's own methods)
+    )
 }
 _ALONE = frozenset({"EHLO", "HELO", "LHLO", "DATA", "STARTTLS", "AUTH", "XCLIENT"})
 

@@ -7,11 +7,15 @@ content is kept: it goes to a `Store`.
 
 import re
 from collections.abc import Iterator
+from io import IncrementalNewlineDecoder
 from typing import Protocol
 
 from relayproxy.model.message import Buffer, Message
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_END = b"\r\n.\r\n"
+_UNDECIDED = (b"", b"\r")
+_CRLF_ONLY = (None, "\r\n")
 
 
 class Store(Protocol):
@@ -23,36 +27,47 @@ class Store(Protocol):
 
 
 class ContentCheck:
-    """What the content turned out to hold, gathered while it passes."""
+    """What the content turned out to hold, gathered while it passes.
 
-    __slots__ = ("bare", "dots", "normalise", "nul", "octets")
+    The search for bare CR and LF is the standard library's newline decoder: it names the kinds of line ends that
+    it has seen, in one pass at C speed (0.4 ms for a megabyte, where counting takes 1.9), and remembers a CR at
+    the end of a piece.
+    """
+
+    __slots__ = ("_ends", "dots", "normalise", "nul", "octets")
 
     def __init__(self, *, normalise: bool = False) -> None:
         self.normalise = normalise
-        self.bare = False
+        self._ends = IncrementalNewlineDecoder(None, translate=False)
         self.nul = False
         self.dots = False
         self.octets = 0
 
     def passing(self, data: bytes) -> bytes:
-        """Look at `data`, which holds whole CRLF pairs only, and return what is to be kept of it."""
+        """Look at `data`, which cuts no CRLF in two, and return what is to be kept of it."""
         self.octets += len(data)
-        lines = data.count(b"\r\n")
-        if lines != data.count(b"\n") or lines != data.count(b"\r"):
-            if self.normalise:
-                data = _BARE.sub(b"\r\n", data)
-                self.dots = True
-            else:
-                self.bare = True
+        self._ends.decode(str(data, "latin-1"))
         if b"\0" in data:
             self.nul = True
+        if self.normalise and self.bare:
+            data = _BARE.sub(b"\r\n", data)
+            self.dots = True
         return data
+
+    def ended(self) -> None:
+        """No more is to come: a CR at the very end was a bare one."""
+        self._ends.decode("", final=True)
+
+    @property
+    def bare(self) -> bool:
+        """Whether a CR or LF stood alone."""
+        return self._ends.newlines not in _CRLF_ONLY
 
 
 class DataReader:
     """The octets after 354. `feed` returns None until the final dot, then what follows it."""
 
-    __slots__ = ("_carry", "_skip", "_untouched", "check", "store")
+    __slots__ = ("_carry", "_skip", "check", "store")
 
     def __init__(self, store: Store, check: ContentCheck) -> None:
         self.store = store
@@ -60,51 +75,53 @@ class DataReader:
         # The content is read as if a CRLF stood before it, so that a dot in front of all is seen like any other.
         self._carry = b"\r\n"
         self._skip = 2
-        self._untouched = True
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the next octets. Returns what came after the end of the data, or None if that is not reached."""
-        if (
-            self._untouched
-            and data.endswith(b"\r\n.\r\n")
-            and data[0] != 0x2E
-            and data.find(b"\r\n.") == len(data) - 5
-        ):
-            # The whole of a small message in one piece, no dots in it: the usual case.
-            self.store.write(self.check.passing(data[:-3]))
-            return b""
-        self._untouched = False
-        buffer = self._carry + data
+        buffer = self._carry + data if self._carry else data
+        # Searching backwards is twice as fast, and mostly there is no dot to be found but the last.
+        if buffer.endswith(_END):
+            if buffer.rfind(b"\r\n.", 0, -3) < 0:
+                self._emit(buffer[self._skip : -3])
+                return b""
+        elif buffer.rfind(b"\r\n.") < 0:
+            self._keep(buffer, self._skip, len(buffer) - _open_end(buffer))
+            return None
+        return self._with_dots(buffer)
+
+    def _with_dots(self, buffer: bytes) -> bytes | None:
+        """Take dots off the lines that begin with one, up to the end of the data or what there is."""
         start = self._skip
-        position = 0
         pieces: list[bytes] = []
+        position = 0
         while True:
             position = buffer.find(b"\r\n.", position)
-            if position < 0 or len(buffer) - position < 5:
-                # "\r\n." and one more octet can't tell; two more can, and so can one that is no CR.
-                if position < 0 or len(buffer) - position < 4 or buffer[position + 3] == 0x0D:
-                    break
-            elif buffer[position + 3 : position + 5] == b"\r\n":
-                pieces.append(buffer[start : position + 2])
-                self._emit(pieces)
+            if position < 0:
+                break
+            following = buffer[position + 3 : position + 5]
+            if following == b"\r\n":
+                self._emit(b"".join((*pieces, buffer[start : position + 2])))
                 return buffer[position + 5 :]
+            if following in _UNDECIDED:
+                break
             pieces.append(buffer[start : position + 2])
-            start = position + 3
+            position = start = position + 3
             self.check.dots = True
-            position = start
         end = position if position >= 0 else len(buffer) - _open_end(buffer)
-        if end > start:
-            pieces.append(buffer[start:end])
-            self._carry = buffer[end:]
-            self._skip = 0
-        else:
-            self._carry = buffer[min(start, end) :]
-            self._skip = start - min(start, end)
-        self._emit(pieces)
+        if pieces:
+            self._emit(b"".join(pieces))
+        self._keep(buffer, start, end)
         return None
 
-    def _emit(self, pieces: list[bytes]) -> None:
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _keep(self, buffer: bytes, start: int, end: int) -> None:
+        """Pass on `buffer` from `start` to `end`, and keep the rest until more of it is known."""
+        if end > start:
+            self._emit(buffer[start:end])
+            self._carry, self._skip = buffer[end:], 0
+        else:
+            self._carry, self._skip = buffer[end:], start - end
+
+    def _emit(self, data: bytes) -> None:
         if data:
             self.store.write(self.check.passing(data))
 
@@ -151,6 +168,7 @@ class ChunkReader:
         if self._carry:
             self.store.write(self.check.passing(self._carry))
             self._carry = b""
+        self.check.ended()
 
 
 def wire_chunks(message: Message) -> Iterator[Buffer]:

@@ -61,6 +61,5 @@ def _atom(helo: str) -> str:
 
 
 def count_hops(head: bytes) -> int:
-    """How many Received fields a header block holds (RFC 5321 section 6.3)."""
-    folded = head.lower()
-    return folded.count(b"\r\nreceived:") + folded.startswith(b"received:")
+    """How many Received fields a header block, given in lower case, holds (RFC 5321 section 6.3)."""
+    return head.count(b"\r\nreceived:") + head.startswith(b"received:")

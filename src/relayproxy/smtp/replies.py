@@ -18,6 +18,10 @@ class NonsenseError(Exception):
     """The next hop sent something that is no SMTP reply; the connection can't be used any more."""
 
 
+_KNOWN: dict[bytes, Reply] = {}
+_KNOWN_ROOM = 1024
+
+
 class ReplyReader:
     """Feed it octets; complete replies come out in order."""
 
@@ -33,6 +37,10 @@ class ReplyReader:
         replies: list[Reply] = []
         *lines, self._buffer = buffer.split(b"\n")
         for line in lines:
+            known = _KNOWN.get(line)
+            if known is not None and not self._lines:
+                replies.append(known)
+                continue
             match = _LINE.match(line.removesuffix(b"\r"))
             if not match:
                 raise NonsenseError(f"not an SMTP reply: {printable(line.decode('latin-1'), 80)}")
@@ -46,7 +54,13 @@ class ReplyReader:
                 if len(self._lines) >= MAX_LINES:
                     raise NonsenseError(f"a reply of more than {MAX_LINES} lines")
                 continue
-            replies.append(make_reply(int(code), [text for _, text in self._lines]))
+            reply = make_reply(int(code), [text for _, text in self._lines])
+            if len(self._lines) == 1:
+                # A next hop says the same few lines all day; values can be shared.
+                if len(_KNOWN) >= _KNOWN_ROOM:
+                    _KNOWN.clear()
+                _KNOWN[line] = reply
+            replies.append(reply)
             self._lines.clear()
         if len(self._buffer) > MAX_OCTETS:
             raise NonsenseError(f"a reply line of more than {MAX_OCTETS} octets")
