@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TypeAlias
 
+from relayproxy.core.ledger import quick_key
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Transaction
@@ -78,7 +79,7 @@ async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Go
 class _Job:
     """One message on its last stages; the steps share what would otherwise be passed through all of them."""
 
-    __slots__ = ("_at", "_draft", "_mail", "_received", "_route", "_services", "_start", "report")
+    __slots__ = ("_at", "_draft", "_key", "_mail", "_received", "_route", "_services", "_start", "report")
 
     def __init__(self, at: ListenerServices, draft: Draft, message: Message) -> None:
         self._at = at
@@ -101,7 +102,8 @@ class _Job:
         refusal = self._structure(head, limits.header_bytes, limits.headers, limits.received_hops)
         if refusal is not None:
             return self._end("rejected", refusal)
-        known = services.ledger.find(mail.envelope, received)
+        self._key = quick_key(mail.envelope, received.size)
+        known = services.ledger.find(self._key, received)
         if known is not None:
             self._at.ledger_hits.inc()
             settled = self._end("resent", Reply(250, "2.0.0", known[0]))
@@ -166,31 +168,36 @@ class _Job:
         sent = services.clock.monotonic()
         replies = await transaction.send(self._lead(), mail.message)
         spent = services.clock.monotonic() - sent
-        recipients = mail.envelope.recipients
         told = replies
         if transaction.per_recipient:
-            each = replies
             if asked_again:
                 # Who became whom is no longer known: the worst answer is everybody's.
                 told = [max(replies, key=lambda reply: (reply.temporary, reply.code))]
             else:
                 told = [replies[place] for place in self._draft.places]
-        else:
-            each = replies * len(recipients)
-        self.report = tuple(map(outcome_of, recipients, each, repeat(self._route)))
-        first = state = self.report[0].state
-        mixed = False
-        if len(told) > 1 or told is not replies:
-            state = max((state_of(reply) for reply in told), key=_ORDER.index)
-            mixed = any(outcome.state is not first for outcome in self.report)
         reply = told[0]
+        state = state_of(reply)
+        mixed = False
+        if len(told) > 1:
+            states = {state_of(reply) for reply in told}
+            mixed = len(states) > 1
+            state = max(states, key=_ORDER.index)
+        count = len(mail.envelope.recipients)
+        if transaction.per_recipient:
+            for one in replies:
+                self._at.recipients[state_of(one).value].inc()
+        else:
+            self._at.recipients[state.value].inc(count)
+        if services.pipeline.reports:
+            each = replies if transaction.per_recipient else replies * count
+            self.report = tuple(map(outcome_of, mail.envelope.recipients, each, repeat(self._route)))
         cells, timer = self._at.deliveries[self._route]
         cells["mixed" if mixed else state.value].inc()
         timer.observe(spent)
         settled = self._settle(_OUTCOME[state], [self._worded(reply) for reply in told], str(reply))
         if state is State.DONE:
             # Only "all done" can be an answer to an identical resend; a mixed LMTP result is each one's own.
-            settled.token = services.ledger.enter(mail.envelope, self._received, f"{reply.text} id={mail.id}")
+            settled.token = services.ledger.enter(self._key, self._received, f"{reply.text} id={mail.id}")
         return settled
 
     def _lead(self) -> bytes:
@@ -235,8 +242,6 @@ class _Job:
     ) -> Settled:
         at, given = self._at, self._draft.given
         at.messages[outcome].inc()
-        for one in self.report:
-            at.recipients[one.state.value].inc()
         if outcome == "relayed":
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
@@ -248,11 +253,14 @@ class _Job:
     def _log(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         mail, client = self._mail, self._mail.client
         fields: dict[str, object] = {
+            "time": "",
+            "level": "info",
+            "event": "message",
             "id": mail.id,
             "listener": client.listener,
             "ip": client.ip,
             "helo": client.helo,
-            "direction": mail.direction.value,
+            "direction": mail.direction,
             "from": str(mail.envelope.sender),
             "to": [str(recipient.address) for recipient in self._draft.given],
             "size": self._received.size,
@@ -274,4 +282,4 @@ class _Job:
             fields["score"] = round(mail.score, 3)
         if mail.trace:
             fields["hooks"] = {f"{step.plugin}.{step.hook}": round(step.seconds, 6) for step in mail.trace}
-        self._services.log.info("message", **fields)
+        self._services.log.event(fields)

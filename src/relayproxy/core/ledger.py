@@ -12,65 +12,85 @@ from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
 
 ENTRIES = 512
-_KEY = struct.Struct("<q")
-_RECORD = struct.Struct("<qqdH198s")
-_TEXT = 198
-REGION = ENTRIES * (_KEY.size + _RECORD.size)
-"""Octets of one worker's region: a column of keys, which is searched, and a column of records."""
-
-_FREE = bytes(_KEY.size)
-_RECORDS = ENTRIES * _KEY.size
 KEEP_SECONDS = 72 * 3600.0
 
+_WHOLE = 262_144
+_BLOCKS = 64
+_BLOCK = 1024
+_LIVE = struct.Struct("<q")
+_RECORD = struct.Struct(
+    "<qqqdH190s"
+)  # key, hash of the head, hash of the body, when, length of the text, text
+_TEXT = 190
+REGION = _LIVE.size + ENTRIES * _RECORD.size
+"""Octets of one worker's region: how many entries live in it, and the entries. A key of 0 is a free place."""
 
-def quick_key(envelope: Envelope, size: int) -> bytes:
-    """A cheap key of eight octets, never all zero: sender, recipients and size."""
-    names = [str(recipient.address) for recipient in envelope.recipients]
-    if len(names) > 1:
-        names.sort()
-    return _KEY.pack(hash((size, str(envelope.sender), *names)) | 1)
+
+def _place(entry: int) -> int:
+    return _LIVE.size + entry * _RECORD.size
+
+
+def quick_key(envelope: Envelope, size: int) -> int:
+    """A cheap number, never 0: sender, recipients and size."""
+    sender, recipients = envelope.sender, envelope.recipients
+    if len(recipients) == 1:
+        address = recipients[0].address
+        return hash((size, sender.local, sender.domain, address.local, address.domain)) | 1
+    names = sorted(str(recipient.address) for recipient in recipients)
+    return hash((size, sender.local, sender.domain, *names)) | 1
 
 
 def fingerprint(message: Message) -> tuple[int, int]:
-    """Two numbers over every octet received, by the interpreter's keyed hash (SipHash).
+    """Two numbers over what was received, by the interpreter's keyed hash (SipHash).
 
     Its key is secret and shared by all workers of a supervisor, so nobody can make two messages alike, and it costs
-    less than half of SHA-256.
+    less than half of SHA-256. Of a large body 64 blocks of a KiB are looked at, spread over all of it: with the
+    same header, Message-ID and size, another message would have to differ only between them.
     """
-    return hash(message.head), hash(message.body)
+    body = message.body
+    if len(body) <= _WHOLE:
+        return hash(message.head), hash(body)
+    step = (len(body) - _BLOCK) // (_BLOCKS - 1)
+    return hash(message.head), hash(b"".join([body[n * step : n * step + _BLOCK] for n in range(_BLOCKS)]))
 
 
 class SharedLedger:
-    """One region per worker; a worker writes only its own and reads all."""
+    """One region per worker; a worker enters in its own only, and reads all."""
 
     def __init__(self, regions: Sequence[memoryview], slot: int, now: Callable[[], float]) -> None:
         self._regions = regions
         self._slot = slot
         self._mine = regions[slot]
+        self._others = [number for number in range(len(regions)) if number != slot]
         self._now = now
-        keys = bytes(self._mine[:_RECORDS])
-        self._next = next(
-            (n for n in range(ENTRIES) if keys[n * _KEY.size : (n + 1) * _KEY.size] == _FREE), 0
-        )
+        self._next = 0
+        # What a predecessor in this slot left is still open.
+        self._entries = {
+            key: entry for entry in range(ENTRIES) if (key := _LIVE.unpack_from(self._mine, _place(entry))[0])
+        }
 
-    def find(self, envelope: Envelope, message: Message) -> tuple[str, int] | None:
+    def find(self, key: int, message: Message) -> tuple[str, int] | None:
         """Return the answer to an identical message that may not have been heard, and its token; or None."""
-        key = quick_key(envelope, message.size)
-        for number, region in enumerate(self._regions):
-            keys = bytes(region[:_RECORDS])
-            place = keys.find(key)
-            while place >= 0:
-                if place % _KEY.size == 0:
-                    entry = place // _KEY.size
-                    head, body, when, length, text = _RECORD.unpack_from(
-                        region, _RECORDS + entry * _RECORD.size
-                    )
-                    if self._now() - when < KEEP_SECONDS and (head, body) == fingerprint(message):
-                        return str(text[:length], "ascii", "replace"), number * ENTRIES + entry
-                place = keys.find(key, place + 1)
+        entry = self._entries.get(key)
+        if entry is not None and (found := self._match(self._slot, entry, key, message)):
+            return found
+        for number in self._others:
+            region = self._regions[number]
+            if _LIVE.unpack_from(region)[0]:
+                for entry in range(ENTRIES):
+                    if _LIVE.unpack_from(region, _place(entry))[0] == key and (
+                        found := self._match(number, entry, key, message)
+                    ):
+                        return found
         return None
 
-    def enter(self, envelope: Envelope, message: Message, answer: str) -> int | None:
+    def _match(self, number: int, entry: int, key: int, message: Message) -> tuple[str, int] | None:
+        known, head, body, when, length, text = _RECORD.unpack_from(self._regions[number], _place(entry))
+        if known != key or self._now() - when > KEEP_SECONDS or (head, body) != fingerprint(message):
+            return None
+        return str(text[:length], "ascii", "replace"), number * ENTRIES + entry
+
+    def enter(self, key: int, message: Message, answer: str) -> int | None:
         """Note a hand-over; the oldest entry makes room. Returns the token for `settle`.
 
         A message without Message-ID is not entered: that two such are alike says nothing.
@@ -79,22 +99,27 @@ class SharedLedger:
             return None
         entry = self._next
         self._next = (entry + 1) % ENTRIES
+        self._strike(entry)
         text = answer.encode("ascii", "replace")[:_TEXT]
-        place = entry * _KEY.size
-        # The key is written last: a reader never finds a half-written record.
-        self._mine[place : place + _KEY.size] = _FREE
-        _RECORD.pack_into(
-            self._mine,
-            _RECORDS + entry * _RECORD.size,
-            *fingerprint(message),
-            self._now(),
-            len(text),
-            text,
-        )
-        self._mine[place : place + _KEY.size] = quick_key(envelope, message.size)
+        head, body = fingerprint(message)
+        _RECORD.pack_into(self._mine, _place(entry), key, head, body, self._now(), len(text), text)
+        self._entries[key] = entry
+        _LIVE.pack_into(self._mine, 0, len(self._entries))
         return self._slot * ENTRIES + entry
+
+    def _strike(self, entry: int) -> None:
+        place = _place(entry)
+        key = _LIVE.unpack_from(self._mine, place)[0]
+        if key:
+            _LIVE.pack_into(self._mine, place, 0)
+            if self._entries.get(key) == entry:
+                del self._entries[key]
 
     def settle(self, token: int) -> None:
         """The client knows: strike the entry out."""
         number, entry = divmod(token, ENTRIES)
-        self._regions[number][entry * _KEY.size : (entry + 1) * _KEY.size] = _FREE
+        if number == self._slot:
+            self._strike(entry)
+            _LIVE.pack_into(self._mine, 0, len(self._entries))
+        else:
+            _LIVE.pack_into(self._regions[number], _place(entry), 0)

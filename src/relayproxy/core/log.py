@@ -52,12 +52,12 @@ class Log:
 
     def debug(self, event: str, **fields: Any) -> None:
         """Write a line for whoever looks closely."""
-        if self._level <= 10:
+        if self._level <= _LEVELS["debug"]:
             self._emit("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Write a line about the ordinary course of things."""
-        if self._level <= 20:
+        if self._level <= _LEVELS["info"]:
             self._emit("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
@@ -69,6 +69,13 @@ class Log:
         self._emit("error", event, fields)
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self.event({"time": "", "level": level, "event": event, **fields})
+
+    def event(self, fields: dict[str, Any]) -> None:
+        """Write an event that is made already: `time` (filled in here), `level` and `event` come first in it."""
+        level = fields["level"]
+        if _LEVELS[level] < self._level:
+            return
         if self._privacy != "full":
             fields = {key: self._hide(value) if key in _ADDRESSES else value for key, value in fields.items()}
         now = self._now()
@@ -76,13 +83,8 @@ class Log:
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        stamp = f"{self._stamp}.{int((now - second) * 1000):03}Z"
-        if self._human:
-            line = f"{stamp} {level:<7} {event}" + "".join(
-                f"  {key}={_plain(value)}" for key, value in fields.items() if value not in ("", None, [], {})
-            )
-        else:
-            line = _encoded({"time": stamp, "level": level, "event": event, **fields})
+        fields["time"] = f"{self._stamp}.{int((now - second) * 1000):03}Z"
+        line = _worded(fields) if self._human else _encoded(fields)
         self._write(f"{_JOURNAL[level]}{line}\n" if self._journal else f"{line}\n")
 
     def _hide(self, value: Any) -> Any:
@@ -98,6 +100,15 @@ class Log:
         else:
             local = local[:1] + "***"
         return local + at + domain
+
+
+def _worded(fields: dict[str, Any]) -> str:
+    lead = f"{fields['time']} {fields['level']:<7} {fields['event']}"
+    return lead + "".join(
+        f"  {key}={_plain(value)}"
+        for key, value in fields.items()
+        if key not in ("time", "level", "event") and value not in ("", None, [], {})
+    )
 
 
 def _plain(value: Any) -> str:

@@ -71,13 +71,13 @@ class Authenticator(Protocol):
 
 
 class Ledger(Protocol):
-    """Remembers hand-overs whose answer may not have reached the client."""
+    """Remembers hand-overs whose answer may not have reached the client; `key` is `ledger.quick_key`."""
 
-    def find(self, envelope: Envelope, message: Message) -> tuple[str, int] | None:
+    def find(self, key: int, message: Message) -> tuple[str, int] | None:
         """Return the answer that an identical message got and perhaps never saw, and its token; or None."""
         ...
 
-    def enter(self, envelope: Envelope, message: Message, answer: str) -> int | None:
+    def enter(self, key: int, message: Message, answer: str) -> int | None:
         """Note that the next hop has taken this message; return a token, or None if it can't be told again."""
         ...
 

@@ -321,7 +321,9 @@ class Session:
 
     def _direction(self, recipients: Sequence[Recipient]) -> Direction:
         """Derive the direction from who sends and to whom; before RCPT a trusted client counts as outbound."""
-        relay = self._services.relay
+        relay, client = self._services.relay, self.client
+        if client.trusted and not client.forwarded and not (relay.domains and recipients):
+            return Direction.OUTBOUND
         ours = bool(recipients) and all(relay.serves(recipient.address) for recipient in recipients)
         stranger = not self.client.trusted or (
             self.client.forwarded and not self.client.identity and not ip_in(self.client.ip, relay.networks)

@@ -5,7 +5,7 @@ them in the order of the configuration, whatever finished first.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
@@ -13,7 +13,7 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.message import Message
 
 
-class Direction(Enum):
+class Direction(StrEnum):
     """Inbound: a stranger to our domains. Outbound: a trusted client to elsewhere. Internal: to our own."""
 
     INBOUND = "inbound"
@@ -21,7 +21,7 @@ class Direction(Enum):
     INTERNAL = "internal"
 
 
-class Origin(Enum):
+class Origin(StrEnum):
     """How the message came to be: over SMTP, as a bounce that we wrote, or released by a human."""
 
     SMTP = "smtp"

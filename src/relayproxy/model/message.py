@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 Buffer: TypeAlias = bytes | memoryview
 
+_COPIED = 65_536
 _BLANKS = " \t"
 
 
@@ -88,13 +89,14 @@ class Message:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, dotless: bool = False) -> "Message":
-        """Split received octets at the first blank line."""
+        """Split received octets at the first blank line; a large body is a view of them, not a copy."""
         if data.startswith(b"\r\n"):
             return cls(b"\r\n", data[2:], dotless=dotless)
         cut = data.find(b"\r\n\r\n")
         if cut < 0:
             return cls(data, b"", dotless=dotless)
-        return cls(data[: cut + 4], data[cut + 4 :], dotless=dotless)
+        body = data[cut + 4 :] if len(data) < _COPIED else memoryview(data)[cut + 4 :]
+        return cls(data[: cut + 4], body, dotless=dotless)
 
     def __bytes__(self) -> bytes:
         return self.head + bytes(self.body)

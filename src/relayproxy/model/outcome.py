@@ -1,13 +1,13 @@
 """What became of one recipient: done, pending (somebody will try again) or failed, with the next hop's reply."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from relayproxy.model.envelope import Recipient
 from relayproxy.model.reply import Reply
 
 
-class State(Enum):
+class State(StrEnum):
     """A recipient is pending once, then done or failed for good."""
 
     DONE = "done"

@@ -12,7 +12,7 @@ from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 
 SPILL = 1_048_576
-"""Octets of a message that stay in memory; larger ones go to a file."""
+"""Octets of a body that stay in memory; one that may be larger goes to a file."""
 
 TOO_BIG = Reply(552, "5.3.4", "Message is too big")
 NO_ROOM = Reply(452, "4.3.1", "Not enough room now, try again later")
@@ -26,6 +26,8 @@ class ContentStore:
         self._budget = budget
         self._folder = folder
         self._header_bytes = header_bytes
+        # Where the body begins isn't known yet: as much as a header may have is allowed for it.
+        self._spill = SPILL + header_bytes
         self._pieces: list[bytes] = []
         self._file: int | None = None
         self._taken = 0
@@ -47,7 +49,7 @@ class ContentStore:
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
-        if self._file is None and self.size <= SPILL:
+        if self._file is None and self.size <= self._spill:
             self._pieces.append(data)
             return
         try:

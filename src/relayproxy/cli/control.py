@@ -1,0 +1,102 @@
+"""`relayproxy status`, `reload` and `stop`: a line of JSON to the running proxy's control socket and one back."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+UNREACHABLE = 69
+_PATIENCE = 120.0
+
+
+def default_socket() -> Path | None:
+    """Return where the control socket is when nothing says otherwise, or None where there is no fit place.
+
+    $RUNTIME_DIRECTORY (systemd), /run/relayproxy for root, else $XDG_RUNTIME_DIR.
+    """
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(folder.partition(":")[0]) / "control.sock"
+    if os.geteuid() == 0:
+        return Path("/run/relayproxy/control.sock")
+    if folder := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(folder) / "relayproxy.sock"
+    return None
+
+
+def ask(path: Path | None, command: str) -> dict[str, Any]:
+    """Send a command and return the answer; exits 69 when nobody answers."""
+    place = path or default_socket()
+    if place is None:
+        click.echo("relayproxy: say where the control socket is: --socket PATH", err=True)
+        sys.exit(UNREACHABLE)
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(str(place))
+            sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+            answer = json.loads(sock.makefile("rb").readline())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        click.echo(f"relayproxy: no answer from a running proxy at {place}: {reason}", err=True)
+        sys.exit(UNREACHABLE)
+    assert isinstance(answer, dict)
+    return answer
+
+
+_SOCKET = click.option(
+    "--socket", "path", type=click.Path(path_type=Path), help="The control socket, where it isn't in its usual place."
+)
+
+
+@click.command()
+@_SOCKET
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option("--probe", type=click.Choice(["live", "ready"]), help="Only tell, by the exit code, whether it is.")
+def status(path: Path | None, output: str, probe: str | None) -> None:
+    """Show the running proxy: listeners, workers, the last reload."""
+    answer = ask(path, "status")
+    workers = answer["workers"]
+    if probe:
+        ready = any(worker["state"] == "ready" for worker in workers)
+        well = ready and not (probe == "ready" and answer["stopping"])
+        click.echo("ready" if well else "not ready")
+        sys.exit(0 if well else 1)
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+        return
+    click.echo(f"relayproxy  pid {answer['pid']}  {answer['config']}  generation {answer['generation']}")
+    for name, place in answer["listeners"].items():
+        click.echo(f"  listener  {name:<12} {place}")
+    click.echo(f"  metrics   {answer['metrics']}")
+    for worker in workers:
+        click.echo(
+            f"  worker {worker['worker']}  pid {worker['pid']}  {worker['state']}  "
+            f"generation {worker['generation']}  {worker['seconds']:.0f} s"
+        )
+    last = answer["reload"]
+    if last:
+        click.echo("  last reload  " + ("ok" if last["ok"] else f"failed: {last['problem']}"))
+
+
+@click.command()
+@_SOCKET
+def reload(path: Path | None) -> None:
+    """Load the configuration again; on any mistake the running one stays, and the mistake is shown."""
+    answer = ask(path, "reload")
+    if answer.get("ok"):
+        click.echo("reloaded")
+        return
+    click.echo(f"{answer.get('problem', 'failed')}\nstill running with the old configuration", err=True)
+    sys.exit(1)
+
+
+@click.command()
+@_SOCKET
+def stop(path: Path | None) -> None:
+    """Drain and stop the running proxy, as SIGTERM does."""
+    ask(path, "stop")
+    click.echo("stopping")
