@@ -1,0 +1,71 @@
+"""The cells of the bench: what is sent, through which relays, and what for. A new cell is a new value here."""
+
+from dataclasses import dataclass
+
+KB, MB = 1024, 1024 * 1024
+PEERS = ("relayproxy", "script", "postfix", "haraka", "haproxy", "direct")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the bench.
+
+    `relays` by name (see bench.peers). `per_connection` 0: one connection per session for all its messages.
+    `kind`: "load" measures all; "held" has one message per session in flight up to its dot at once; "idle"
+    only opens connections; both are about memory. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
+    the run has.
+    """
+
+    name: str
+    title: str
+    relays: tuple[str, ...] = PEERS
+    size: int = 4 * KB
+    sessions: int = 10
+    per_connection: int = 0
+    kind: str = "load"
+    tls: str = ""
+    pipeline: bool = False
+    rounds: int = 0
+    extra: bool = False
+
+
+CELLS = (
+    Cell("4k-one", "4 KB, 10 sessions, one message per connection", per_connection=1),
+    Cell("4k-many", "4 KB, 10 sessions, many messages per connection"),
+    Cell("50k", "50 KB, 10 sessions, many messages per connection", size=50 * KB),
+    Cell("1m", "1 MB, 10 sessions, many messages per connection", size=MB),
+    Cell("s1", "4 KB, 1 session", ("relayproxy", "postfix", "haproxy", "direct"), sessions=1),
+    Cell("s50", "4 KB, 50 sessions", ("relayproxy", "postfix", "haproxy", "direct"), sessions=50),
+    Cell(
+        "starttls",
+        "4 KB, 10 sessions, STARTTLS (1.3, tickets), one message per connection",
+        ("relayproxy", "relayproxy-w2", "postfix"),
+        per_connection=1,
+        tls="1.3",
+    ),
+    Cell(
+        "dkim",
+        "4 KB, 10 sessions, signed with RSA-2048, many messages per connection",
+        ("relayproxy", "relayproxy-dkim", "signature"),
+    ),
+    Cell(
+        "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
+    ),
+    Cell("idle", "2,000 idle sessions", ("relayproxy",), sessions=2000, kind="idle", rounds=1),
+    Cell("s100", "4 KB, 100 sessions", ("relayproxy", "haproxy"), sessions=100, rounds=2),
+    Cell("s1000", "4 KB, 1,000 sessions", ("relayproxy", "haproxy"), sessions=1000, rounds=2),
+    Cell("10m", "10 MB, 10 sessions", ("relayproxy", "haproxy"), 10 * MB, rounds=2),
+    Cell("25m", "25 MB, 10 sessions", ("relayproxy", "haproxy"), 25 * MB, rounds=2),
+    Cell(
+        "starttls-1.2",
+        "as starttls, with TLS 1.2",
+        ("relayproxy", "relayproxy-w2", "postfix"),
+        per_connection=1,
+        tls="1.2",
+        extra=True,
+    ),
+    Cell("pipelined", "as 4k-many, MAIL, RCPT and DATA in one write", pipeline=True, extra=True),
+)
+
+SESSION_GROWTH = ("s1", "4k-many", "s50", "s100", "s1000")
+SIZE_GROWTH = ("4k-many", "50k", "1m", "10m", "25m")

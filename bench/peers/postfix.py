@@ -1,0 +1,104 @@
+"""Postfix as a before-queue proxy: its smtpd hands every message to the sink over smtpd_proxy_filter.
+
+An instance of its own with its own configuration, queue and data; no service that this path does not use.
+"""
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+
+from bench.lab import Place, Running
+from bench.peers.base import Relay, find, first_line
+from bench.peers.certificate import write_certificate
+from bench.programs import BenchError, Program, free_port
+
+_MAIN = """\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+maillog_file_prefixes = {folder}
+maillog_file = {folder}/maillog
+daemon_directory = {daemons}
+command_directory = {commands}
+myhostname = postfix.bench.example
+mydomain = bench.example
+mydestination =
+local_recipient_maps =
+alias_maps =
+alias_database =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+disable_dns_lookups = yes
+smtpd_peername_lookup = no
+message_size_limit = 104857600
+mailbox_size_limit = 0
+{tls}"""
+_TLS = """\
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {cert}
+smtpd_tls_key_file = {key}
+"""
+_MASTER = """\
+127.0.0.1:{port} inet n - n - 200 smtpd
+    -o smtpd_proxy_filter=127.0.0.1:{sink}
+rewrite unix - - n - - trivial-rewrite
+proxymap unix - - n - - proxymap
+anvil unix - - n - 1 anvil
+tlsmgr unix - - n 1000? 1 tlsmgr
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Postfix(Relay):
+    name = "postfix"
+    about = "before-queue proxy (smtpd_proxy_filter), defaults otherwise, its own log file"
+
+    def missing(self) -> str:
+        if not find("postfix"):
+            return "postfix is not installed (Debian: postfix)"
+        if os.geteuid() != 0:
+            return "Postfix's master needs root"
+        try:
+            pwd.getpwnam("postfix")
+            grp.getgrnam("postdrop")
+        except KeyError:
+            return "the accounts postfix and postdrop are missing"
+        return ""
+
+    def version(self) -> str:
+        return "Postfix " + first_line(find("postconf"), "-dh", "mail_version")
+
+    def start(self, place: Place) -> Running:
+        folder = self.folder(place.lab)
+        port = free_port()
+        for name in ("conf", "queue", "data"):
+            (folder / name).mkdir()
+        shutil.chown(folder / "data", "postfix")
+        tls = ""
+        if place.cell.tls:
+            cert, key = write_certificate(place.lab.folder)
+            tls = _TLS.format(cert=cert, key=key)
+        postconf = find("postconf")
+        daemons = first_line(postconf, "-h", "daemon_directory")
+        (folder / "conf" / "main.cf").write_text(
+            _MAIN.format(
+                folder=folder,
+                daemons=daemons,
+                commands=first_line(postconf, "-h", "command_directory"),
+                tls=tls,
+            )
+        )
+        (folder / "conf" / "master.cf").write_text(_MASTER.format(port=port, sink=place.lab.new_sink_port()))
+        # `check` makes the queue's folders; the master itself then is the root of the tree, without a shell above it
+        done = subprocess.run(
+            [find("postfix"), "-c", folder / "conf", "check"], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BenchError(f"postfix check: {done.stderr.strip()}")
+        program = Program([f"{daemons}/master", "-s", "-c", folder / "conf"], folder / "log")
+        place.stack.callback(program.end)
+        program.wait_for_banner(port)
+        return Running(port, program.pid)

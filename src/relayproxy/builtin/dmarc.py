@@ -1,0 +1,250 @@
+"""dmarc: whether the message comes from the domain that its reader sees in From (RFC 9989).
+
+Puts together what spf, dkim_verify and arc found, and does what the settings say. Must not check signatures,
+nor read a record.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from relayproxy.api import (
+    App,
+    Direction,
+    Mail,
+    Message,
+    Opinion,
+    Plugin,
+    Settings,
+    defer,
+    hold,
+    hook,
+    printable,
+    reject,
+    to_a_label,
+)
+from relayproxy.builtin._lookup import fetch_from
+from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
+from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, evaluate
+from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
+from relayproxy.mailauth.spf_fields import upgraded
+
+OnFail = Literal["observe", "follow-policy", "score"]
+
+
+def _known_anomaly(name: str) -> str:
+    if name not in ANOMALIES:
+        raise ValueError(f"{name!r} is none of {', '.join(ANOMALIES)}")
+    return name
+
+
+AnomalyName = Annotated[str, AfterValidator(_known_anomaly)]
+Domain = Annotated[str, AfterValidator(lambda text: to_a_label(text).rstrip("."))]
+
+
+class Scores(Settings):
+    """What a fail adds to the score, by the policy that the domain publishes."""
+
+    reject: float = 8.0
+    """p=reject"""
+    quarantine: float = 4.0
+    """p=quarantine"""
+    none: float = 0.0
+    """p=none"""
+
+
+class DmarcSettings(Settings):
+    """What to do about each result."""
+
+    on_fail: OnFail = "observe"
+    """`observe`: only note it. `follow-policy`: do what the author's domain asks for. `score`: add to the score."""
+    domains: dict[Domain, OnFail | Literal["ignore"]] = Field(default_factory=dict)
+    """Another `on_fail` for single author domains and all below them; `ignore` does not evaluate them at all."""
+    quarantine: Literal["hold", "accept", "reject"] = "hold"
+    """What following p=quarantine means here."""
+    scores: Scores = Scores()
+    """For `score`."""
+    on_temperror: Literal["auto", "accept", "defer"] = "auto"
+    """What to do when DNS gave no answer. `auto`: defer where the policy is followed, else accept."""
+    bad_from: Literal["reject", "accept"] = "reject"
+    """What to do about a From that does not name exactly one author in exactly one way."""
+    tolerate: frozenset[AnomalyName] = frozenset()
+    """Defects of From that are let pass. If it still names one domain, that is evaluated."""
+    trusted_forwarders: bool = True
+    """Whether a fail is excused by a trusted ARC seal whose sealer saw the author's domain authenticated."""
+    upgraded_spf: Literal["report", "distrust"] = "report"
+    """What to do about an SPF pass when an earlier hop says that SPF failed: note it, or not count the pass."""
+    discovery: Literal["tree-walk", "public-suffix-list"] = "tree-walk"
+    """How organizational domains are found. The list is the way before RFC 9989."""
+
+
+class Dmarc(Plugin[DmarcSettings]):
+    """Judge the message when the checks that it rests on are done."""
+
+    name = "dmarc"
+    settings = DmarcSettings
+    after = ("spf", "dkim_verify", "arc")
+    directions = frozenset({Direction.INBOUND})
+
+    @hook
+    def startup(self, app: App) -> None:
+        """Keep the resolver; load the list of public suffixes if that is to be used."""
+        self._fetch = fetch_from(app.resolver)
+        self._organization: Organization | None = None
+        if self.options.discovery == "public-suffix-list":
+            from relayproxy.mailauth.psl import organizational_domain  # noqa: PLC0415  (loads the list)
+
+            self._organization = organizational_domain
+
+    @hook
+    async def message(self, mail: Mail) -> Opinion:
+        """Note "dmarc" with header.from, policy.dmarc (what is asked for) and, for rules, `policy` and `org`.
+
+        Also in the properties: `policy_domain`, `aligned` (methods), and `override` where a fail was excused.
+        """
+        author = read_author(mail.message)
+        bad = [name for name in author.anomalies if name not in self.options.tolerate]
+        if bad or not author.domain:
+            return self._bad_from(mail, author, bad)
+        mode = self._mode(author.domain)
+        if mode == "ignore":
+            return None
+        found = await evaluate(author.domain, self._identifiers(mail), self._fetch, self._organization)
+        override = await self._override(mail, found) if found.result == "fail" else ""
+        self._note(mail, found, mode, override)
+        if found.result == "temperror":
+            return self._on_temperror(found, mode)
+        if found.result != "fail" or override or mode != "follow-policy":
+            return None
+        return self._follow(found)
+
+    def _bad_from(self, mail: Mail, author: Author, bad: list[str]) -> Opinion:
+        mail.note("dmarc", "permerror", reason=author.reason, anomalies=" ".join(author.anomalies))
+        if not bad or self.options.bad_from == "accept":
+            return None
+        reason = f"From: {' '.join(bad)}"
+        return reject(f"From must name one author: {ANOMALIES[bad[0]]}", status="5.7.1", reason=reason)
+
+    def _mode(self, domain: str) -> OnFail | Literal["ignore"]:
+        """Return the mode of the longest listed domain that the author is in."""
+        while domain:
+            if domain in self.options.domains:
+                return self.options.domains[domain]
+            domain = domain.partition(".")[2]
+        return self.options.on_fail
+
+    def _identifiers(self, mail: Mail) -> Iterator[Identifier]:
+        """Yield what SPF and DKIM answered for; HELO counts only for the null sender (RFC 9989 section 4.4.2)."""
+        null_sender = not mail.envelope.sender
+        for finding in mail.findings:
+            props = finding.props
+            if finding.method == "dkim" and "header.d" in props:
+                yield Identifier("dkim", props["header.d"], finding.result)
+            elif finding.method == "spf" and ("smtp.helo" in props) == null_sender:
+                domain = props.get("domain") or props.get("smtp.mailfrom", "").rpartition("@")[2]
+                if finding.result == "pass" and self._distrusted(mail, domain):
+                    continue
+                yield Identifier("spf", domain, finding.result)
+
+    def _distrusted(self, mail: Mail, domain: str) -> bool:
+        """Note an SPF pass that a forwarder may have lent to a forger; return whether it must not count."""
+        said = upgraded(mail.message, domain)
+        if said:
+            mail.note("spf_upgrade", "hit", reason=said, domain=domain)
+        return bool(said) and self.options.upgraded_spf == "distrust"
+
+    async def _override(self, mail: Mail, found: DmarcResult) -> str:
+        """Return who excuses the fail: the sealer of the outermost ARC set, if trusted and if it saw a pass."""
+        arc = mail.finding("arc")
+        if not self.options.trusted_forwarders or arc is None or arc.result != "pass":
+            return ""
+        if arc.props.get("trusted", "") in ("", "no", "false", "0"):
+            return ""
+        seen = _outermost(mail.message)
+        if seen is None or not await self._saw_pass(seen, found.domain):
+            return ""
+        return seen.authserv_id
+
+    async def _saw_pass(self, seen: AuthenticationResults, author: str) -> bool:
+        """Whether the sealer's results amount to a DMARC pass: as it says itself, or evaluated again."""
+        identifiers = []
+        for result in seen.results:
+            props = result.props
+            if result.method == "dmarc":
+                return result.result == "pass" and to_a_label(props.get("header.from", "")) == author
+            if result.method == "dkim":
+                domain = props.get("header.d") or props.get("header.i", "").rpartition("@")[2]
+                identifiers.append(Identifier("dkim", domain, result.result))
+            elif result.method == "spf" and "smtp.mailfrom" in props:
+                domain = props["smtp.mailfrom"].rpartition("@")[2]
+                identifiers.append(Identifier("spf", domain, result.result))
+        return (await evaluate(author, identifiers, self._fetch, self._organization)).result == "pass"
+
+    def _note(self, mail: Mail, found: DmarcResult, mode: str, override: str) -> None:
+        score = 0.0
+        if mode == "score" and found.result == "fail" and not override:
+            score = float(getattr(self.options.scores, found.policy))
+        reason = found.reason
+        if override:
+            reason = f"excused by the trusted forwarder {printable(override, 80)}"
+        mail.note(
+            "dmarc",
+            found.result,
+            score=score,
+            reason=reason,
+            header__from=found.domain,
+            **_policy_props(found, override),
+        )
+
+    def _on_temperror(self, found: DmarcResult, mode: str) -> Opinion:
+        setting = self.options.on_temperror
+        if setting == "accept" or (setting == "auto" and mode != "follow-policy"):
+            return None
+        return defer(
+            f"The DMARC policy of {found.domain} can't be determined", status="4.7.24", reason=found.reason
+        )
+
+    def _follow(self, found: DmarcResult) -> Opinion:
+        """Do what the owner of the author's domain asks for."""
+        reason = f"dmarc fail, {found.policy_domain} asks for {found.policy}"
+        refused = found.policy == "reject" or (
+            found.policy == "quarantine" and self.options.quarantine == "reject"
+        )
+        if refused:
+            text = f"{found.domain} asks to refuse mail that it did not authenticate (DMARC)"
+            return reject(text, status="5.7.26", reason=reason)
+        if found.policy == "quarantine" and self.options.quarantine == "hold":
+            return hold(reason)
+        return None
+
+
+def _policy_props(found: DmarcResult, override: str) -> dict[str, Any]:
+    """Return the properties of a result that a policy stands behind."""
+    if not found.policy:
+        return {}
+    aligned = [
+        method for method, is_it in (("spf", found.spf_aligned), ("dkim", found.dkim_aligned)) if is_it
+    ]
+    props: dict[str, Any] = {
+        "policy__dmarc": "none" if override else found.policy,
+        "policy": found.policy,
+        "policy_domain": found.policy_domain,
+        "org": found.organization,
+        "aligned": " ".join(aligned),
+    }
+    if override:
+        props["override"] = "trusted_forwarder"  # the word of RFC 9990 for it
+    return props
+
+
+def _outermost(message: Message) -> AuthenticationResults | None:
+    """Return what the last sealer saw: the results of the ARC set with the highest instance.
+
+    None if any set can't be read: an earlier one, whose sealer nobody trusts, must not stand in for it.
+    """
+    try:
+        found = dict(parse_arc(field.value) for field in message.all("ARC-Authentication-Results"))
+    except ValueError:
+        return None
+    return found[max(found)] if found else None

@@ -1,0 +1,1 @@
+"""Floor 1: the algorithms of mail authentication, pure."""

@@ -1,0 +1,87 @@
+"""DMARC policy records (RFC 9989 section 4.7): read, forgiving what the RFC forgives and nothing else.
+
+Must not know where a record was found.
+"""
+
+import re
+from dataclasses import dataclass
+
+POLICIES = ("none", "quarantine", "reject")
+"""The policies from mildest to strictest."""
+
+_TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
+_VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+_URI = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9+.-]*:[^\s,!]+)(?:![0-9]+[kmgt]?)?[ \t]*\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DmarcRecord:
+    """One record. `p`, `sp` and `np` are policies; the latter two are "" where the record doesn't have them.
+
+    `usable` is False for a record that must not be acted upon (section 4.10.1): without a valid p, and nowhere
+    to send reports. `adkim` and `aspf` are "r" or "s", `psd` is "y", "n" or "u", `t` says that the owner is
+    testing. `rua` and `ruf` are URIs as written, without the size limits of older records.
+    """
+
+    p: str = "none"
+    sp: str = ""
+    np: str = ""
+    adkim: str = "r"
+    aspf: str = "r"
+    psd: str = "u"
+    t: bool = False
+    rua: tuple[str, ...] = ()
+    ruf: tuple[str, ...] = ()
+    fo: str = "0"
+    usable: bool = True
+
+    def policy_for(self, *, subdomain: bool, exists: bool = True) -> str:
+        """Return the policy for the domain of the record, or for a (non-existent) domain below it."""
+        policy = self.p
+        if subdomain:
+            policy = (not exists and self.np) or self.sp or self.p
+        if self.t:  # section 4.7: handled as if the policy were one level lower
+            return POLICIES[max(0, POLICIES.index(policy) - 1)]
+        return policy
+
+
+def parse_record(text: bytes) -> DmarcRecord | None:
+    """Return the record that the octets of a TXT record hold, or None if they hold another thing.
+
+    Of tags that are there twice the first counts; unknown tags and broken ones are ignored.
+    """
+    if not _VERSION.match(text):
+        return None
+    tags: dict[str, str] = {}
+    for part in text.decode("ascii", "replace").split(";")[1:]:
+        tag = _TAG.match(part)
+        if tag:
+            tags.setdefault(tag[1].lower(), tag[2])
+    policies = {name: tags[name].lower() for name in ("p", "sp", "np") if name in tags}
+    rua = _uris(tags.get("rua", ""))
+    usable = True
+    if "p" not in policies or any(policy not in POLICIES for policy in policies.values()):
+        policies = {"p": "none"}
+        usable = bool(rua)
+    return DmarcRecord(
+        **policies,
+        adkim=_one_of(tags, "adkim", "rs"),
+        aspf=_one_of(tags, "aspf", "rs"),
+        psd=_one_of(tags, "psd", "uyn"),
+        t=_one_of(tags, "t", "ny") == "y",
+        rua=rua,
+        ruf=_uris(tags.get("ruf", "")),
+        fo=tags.get("fo", "0"),
+        usable=usable,
+    )
+
+
+def _one_of(tags: dict[str, str], name: str, letters: str) -> str:
+    """Return the value of a tag that is one letter; the first of `letters` is the default."""
+    value = tags.get(name, "").lower()
+    return value if len(value) == 1 and value in letters else letters[0]
+
+
+def _uris(value: str) -> tuple[str, ...]:
+    found = (_URI.match(part) for part in value.split(","))
+    return tuple(uri[1] for uri in found if uri)

@@ -1,0 +1,64 @@
+"""Fixtures for the whole suite: real servers, each the test's own."""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers.dovecot import Dovecot
+from tests.servers.postfix import Postfix
+from tests.servers.process import public_folder
+from tests.servers.relay import Relay, a_relay
+from tests.servers.tls import Certificates, make_certificates
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A CA, a server's certificate for localhost, a client's."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def start_postfix() -> AsyncIterator[Callable[..., Awaitable[Postfix]]]:
+    """Start a Postfix; takes the arguments of the class."""
+    started: list[Postfix] = []
+
+    async def start(**arguments: Any) -> Postfix:
+        started.append(Postfix(**arguments))
+        await started[-1].start()
+        return started[-1]
+
+    yield start
+    for postfix in started:
+        await postfix.stop()
+
+
+@pytest.fixture
+async def start_dovecot() -> AsyncIterator[Callable[..., Awaitable[Dovecot]]]:
+    """Start a Dovecot; takes the arguments of the class."""
+    started: list[Dovecot] = []
+
+    async def start(**arguments: Any) -> Dovecot:
+        started.append(Dovecot(**arguments))
+        await started[-1].start()
+        return started[-1]
+
+    yield start
+    for dovecot in started:
+        await dovecot.stop()
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[Relay]:
+    """A relayproxy that is not started yet; at the test's end it is ended, and its log is looked at."""
+    async with a_relay() as relay:
+        yield relay
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Unix sockets."""
+    folder = public_folder("tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""The pages of plugins name every setting and every plugin that there is."""
+
+from pathlib import Path
+
+import pytest
+
+from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
+from relayproxy.catalogue import Catalogue
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs/plugins"
+FOLDER = Catalogue([ROOT / "plugins"])
+SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind == "file"]
+
+
+@pytest.mark.parametrize(
+    ("page", "settings"),
+    [
+        ("headers.md", HeadersSettings),
+        ("require_tls.md", RequireTlsSettings),
+        ("require_tls.md", Requirement),
+    ],
+)
+def test_a_built_in_page_names_all_settings(page, settings):
+    text = (PAGES / page).read_text()
+    assert [name for name in settings.model_fields if f"`{name}`" not in text] == []
+
+
+def test_there_are_single_files():
+    assert len(SINGLE_FILES) >= 5
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_is_on_the_page_with_its_settings_and_has_a_test(name):
+    text = (PAGES / "folder.md").read_text()
+    assert f"| `{name}` |" in text
+    assert [key for key in FOLDER[name].settings.model_fields if f"`{key}`" not in text] == []
+    assert (ROOT / "tests/plugins" / f"test_{name}.py").is_file()
