@@ -12,12 +12,12 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from relayproxy import __version__
-from relayproxy.api import Answer, Clock, Resolver
+from relayproxy.api import Clock, Resolver
 from relayproxy.build import (
     Choice,
     app_for,
@@ -90,20 +90,6 @@ class Place:
     monitor: socket.socket | None = None
 
 
-class DeferredResolver:
-    """Makes the real resolver when the first question is asked: many set-ups never ask one."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._real: Resolver | None = None
-
-    async def query(self, name: str, rdtype: str) -> Answer:
-        """See api.Resolver."""
-        if self._real is None:
-            self._real = make_resolver(self._config)
-        return await self._real.query(name, rdtype)
-
-
 def log_style(config: Config) -> str:
     """Human on a terminal, JSON otherwise, unless the configuration says which."""
     if config.log.format != "auto":
@@ -152,6 +138,7 @@ class Worker:
             name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
             for name, one in settings.items()
         }
+        resolver, begin_queries, self._close_resolver = make_resolver(config)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
@@ -165,10 +152,11 @@ class Worker:
             metrics=metrics,
             clock=self._clock,
             budget=Budget(config.limits.bytes_in_flight, metrics.cell("bytes_in_flight")),
+            begin_queries=begin_queries,
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
-        app = app_for(config, DeferredResolver(config), self._clock, self._folder)
+        app = app_for(config, resolver, self._clock, self._folder)
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):
@@ -348,22 +336,30 @@ class Worker:
                 self.log.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
         for upstream in self._upstreams.values():
             upstream.close()
+        await self._close_resolver()
         for task in self._tasks:
             task.cancel()
         await asyncio.sleep(0)
         self._lines.flush()
 
 
-def make_resolver(config: Config) -> Resolver:
-    """Return the resolver that the configuration describes; dnspython is loaded only now."""
-    from relayproxy.resolver import CachingResolver
+def make_resolver(
+    config: Config,
+) -> tuple[Resolver, Callable[[], object], Callable[[], Coroutine[object, object, None]]]:
+    """Return the resolver that the configuration describes, what begins a message's account, and its end.
+
+    dnspython is loaded with the first question: many set-ups never ask one.
+    """
+    from relayproxy.resolver import Budgeted, CachingResolver
 
     dns = config.dns
-    return CachingResolver(
+    cache = CachingResolver(
         servers=tuple((server.host, server.port) for server in dns.servers),
         timeout=dns.timeout,
         cache_size=dns.cache_size,
     )
+    budgeted = Budgeted(cache, dns.queries_per_message)
+    return budgeted, budgeted.begin, cache.close
 
 
 def certificate_end(path: Path) -> float:

@@ -249,6 +249,12 @@ class Supervisor:
             self._selector.close()
             if self._control is not None:
                 self._control.close()
+            mine = {id(sock) for sock in place.sockets}
+            for row in self._sockets.values():
+                for sock in row:
+                    # Another worker's: kept open here it would go on taking connections when that one stops.
+                    if id(sock) not in mine:
+                        sock.close()
             code = _serve(generation.plan, place, pipe)
         except BaseException as error:  # noqa: BLE001  (the process ends here; the supervisor reads why)
             with contextlib.suppress(OSError):
@@ -398,6 +404,10 @@ class Supervisor:
             self._tell(generation, signal.SIGTERM)
         longest = max((g.plan.config.shutdown_timeout for g in self._generations), default=0.0)
         self._kill_at = time.monotonic() + (longest + 10 if self._stopping == 1 else 5)
+        for row in self._sockets.values():
+            for sock in row:
+                # Nobody will accept what would arrive from here on: let it be refused at once.
+                sock.close()
         if self._stopping == 1:
             self._log.info("stopping", workers=sum(len(g.children) for g in self._generations))
 

@@ -1,13 +1,17 @@
-import click, sys, time, yaml
+import sys
+import time
 from pathlib import Path
+
+import click
+import yaml
 
 
 @click.command()
 @click.option("-C", "--config", "path")
 def run(path):
-    from relayproxy.config.models import Config
-    from relayproxy.supervisor import Plan, Supervisor, Log
     from relayproxy.catalogue import Catalogue
+    from relayproxy.config.models import Config
+    from relayproxy.supervisor import Log, Plan, Supervisor
 
     def load():
         c = Config.model_validate(yaml.safe_load(open(path)))
@@ -16,7 +20,7 @@ def run(path):
         for e in c.pipeline:
             n, o = (e.name, e.options)
             ch.append((e, cat[n], cat[n].settings.model_validate(o)))
-        return Plan(c, ch, Path("."), path)
+        return Plan(c, ch, Path(), path)
 
     log = Log(lambda l: sys.stderr.write(l), time.time)
     sys.exit(Supervisor(load, log, control=None).run(lambda g: log.info("ready")))

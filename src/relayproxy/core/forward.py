@@ -115,8 +115,8 @@ class _Job:
             verdict = strongest((verdict, await pipeline.join(mail, self._draft.scope)))
         if verdict is None or verdict.action is Action.ACCEPT:
             envelope = mail.envelope
-            if b"authentication-results" in head:
-                # Those that claim to be ours go (RFC 8601 section 5), whatever plugins there are.
+            if b"authentication-results" in head or b"received-spf" in head or b"bimi-" in head:
+                # What claims to be ours goes (RFC 8601 section 5), whatever plugins there are.
                 mail.message = apply_to_message(received, forged(received, services.hostname))
             if pipeline.rewrites:
                 _, verdict = await pipeline.before_forward(mail, self._route, self._draft.scope)

@@ -33,7 +33,11 @@ class Outbox:
         """Write now what has been collected."""
         pending, self._pending = self._pending, []
         for transport, data in pending:
-            if data is None:
-                transport.close()
-            else:
-                transport.write(data)
+            try:
+                if data is None:
+                    transport.close()
+                else:
+                    transport.write(data)
+            except RuntimeError:
+                # Closed meanwhile; its owner learns that from connection_lost, the others go on.
+                continue

@@ -3,7 +3,7 @@
 Built once by the composition root; a reload builds others. Holds no logic beyond looking things up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from relayproxy.api import Clock
@@ -62,6 +62,7 @@ class Services:
     metrics: Metrics
     clock: Clock
     budget: Budget
+    begin_queries: Callable[[], object] = lambda: None
     draining: bool = False
     retiring: bool = False
 

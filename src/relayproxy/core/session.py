@@ -299,6 +299,8 @@ class Session:
         )
         scope = Scope(limits.message_budget, self._scope)
         pipeline = self._services.pipeline
+        if pipeline.entries:
+            self._services.begin_queries()
         if pipeline.asks_mail:
             refusal = self._refused(await pipeline.decide("mail", mail, scope))
         if refusal is None and pipeline.rewrites_envelope:

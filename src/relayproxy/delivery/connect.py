@@ -87,7 +87,10 @@ async def _connect(
             source_address=(settings.source_address, 0) if settings.source_address and sock is None else None,
             local_hostname=settings.hostname,
             use_tls=tls == "implicit",
-            start_tls={"off": False, "implicit": False, "opportunistic": None}.get(tls, True),
+            # aiosmtplib would say EHLO to find out, which an LMTP server must not hear (RFC 2033 section 4.1).
+            start_tls=False
+            if settings.protocol == "lmtp"
+            else {"off": False, "implicit": False, "opportunistic": None}.get(tls, True),
             tls_context=settings.tls_context,
             username=settings.login or None,
             password=settings.password or None,

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _SMALL = 262_144
 
 
+def _refusal(reply: Reply, what: str) -> None:
+    """Make sure that an answer that isn't the expected one is a refusal. Raises WireError."""
+    if reply.code < 400:
+        raise WireError(f"{what} was answered {reply}")
+
+
 class SmtpTransaction:
     """Implements ports.Transaction over a connection of `upstream`."""
 
@@ -98,8 +104,7 @@ class SmtpTransaction:
             commands.append(self._xforward(extensions))
         commands.append(mail_command(self._envelope, self._size, extensions))
         setup = len(commands)
-        for recipient in recipients:
-            commands.append(rcpt_command(recipient, extensions))
+        commands += [rcpt_command(recipient, extensions) for recipient in recipients]
         if "PIPELINING" in extensions:
             commands.append("")
             replies = await connection.wire.ask(
@@ -113,8 +118,7 @@ class SmtpTransaction:
                 if not reply.ok:
                     raise WireError(f"a command before MAIL was answered {reply}")
         if not mail.ok:
-            if mail.code < 400:
-                raise WireError(f"MAIL was answered {mail}")
+            _refusal(mail, "MAIL")
             self._dead = mail
             self._give_back()
             return [mail] * len(recipients)
@@ -189,8 +193,7 @@ class SmtpTransaction:
             else:
                 reply = (await wire.ask(b"DATA\r\n", 1, times.data))[0]
                 if reply.code != 354:
-                    if reply.code < 400:
-                        raise WireError(f"DATA was answered {reply}")
+                    _refusal(reply, "DATA")
                     self._give_back()
                     return [reply] * self._final_count
                 head, pieces, end = lead, wire_chunks(message), b".\r\n"
@@ -226,16 +229,16 @@ class SmtpTransaction:
 
     def _after_loss(self, error: WireError, *, sent_all: bool) -> list[Reply]:
         """The connection went while the content was on its way: tell what is known, never a made-up 5yz."""
-        refusals = [reply for reply in error.replies if reply.code >= 400]
-        if refusals and len(error.replies) >= self._final_count:
-            return list(error.replies[: self._final_count])
+        known = [reply for reply in error.replies if reply.ok or reply.code >= 400]
+        missing = self._final_count - len(known)
+        if missing <= 0:
+            return known[: self._final_count]
         if sent_all:
             self._upstream.in_doubt(self._client, str(error))
         else:
             self._upstream.trouble(self._client, str(error))
-        return [
-            Reply(451, "4.4.2", f"Lost upstream {self._upstream.name}, try again later")
-        ] * self._final_count
+        lost = Reply(451, "4.4.2", f"Lost upstream {self._upstream.name}, try again later")
+        return [*known, *[lost] * missing]
 
     # -- ending ---------------------------------------------------------------------------------------------
 

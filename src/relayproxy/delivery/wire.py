@@ -47,22 +47,23 @@ class Wire(asyncio.Protocol):
         """Read replies; one that nobody waits for is nonsense (or a farewell) and ends the connection's use."""
         if self.broken:
             return
+        nonsense = ""
         try:
             heard = self._reader.feed(data)
         except NonsenseError as error:
-            self.fail(str(error))
-            return
+            heard, nonsense = error.replies, str(error)
         replies = self._replies = self._replies + heard if self._replies else heard
-        missing = self._wanted - len(replies)
-        if missing < 0:
-            extra = replies[self._wanted]
+        if len(replies) > self._wanted:
+            nonsense = nonsense or f"a reply that nothing asked for: {replies[self._wanted]}"
             del replies[self._wanted :]
-            self.fail(f"a reply that nothing asked for: {extra}")
-        elif missing == 0 and self._waiter is not None:
+        if len(replies) == self._wanted and self._waiter is not None:
+            # What was waited for has come, whatever else came with it.
             waiter, self._waiter = self._waiter, None
             self._replies, self._wanted, self._deadline = [], 0, 0.0
             if not waiter.done():
                 waiter.set_result(replies)
+        if nonsense:
+            self.fail(nonsense)
 
     def eof_received(self) -> bool:
         """The next hop has hung up; what it said before that counts."""

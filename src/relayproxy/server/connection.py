@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import Envelope as SaslEnvelope
 from aiosmtpd.smtp import Session as SaslSession
 
 from relayproxy.core.outbox import Outbox
@@ -82,6 +83,7 @@ class Connection(SMTP):
         self._bogus = 0
         self._heard = False
         self._paused_reading = False
+        self._ended = False
 
     def __del__(self) -> None:
         """The base class looks here at parts that this one doesn't have."""
@@ -205,11 +207,12 @@ class Connection(SMTP):
             if retiring
             else Reply(421, "4.4.2", "Timeout")
         )
-        self._content = None
         self._end(reply)
 
     def _end(self, reply: Reply) -> None:
-        """Say a last word and close, from outside the command loop."""
+        """Say a last word and close, from outside the command loop; content in progress is dropped."""
+        self._ended = True
+        self._content = None
         if not self.lost:
             self._out.append(bytes(reply))
             self._flush()
@@ -250,7 +253,7 @@ class Connection(SMTP):
         assert talk is not None
         try:
             await self._greet(talk)
-            while not talk.closing and not self.lost:
+            while not (talk.closing or self.lost or self._ended):
                 line = await self._line(talk)
                 if line is None:
                     break
@@ -485,7 +488,7 @@ class Connection(SMTP):
             if not await self._wait(self._limits.data_timeout) and self._content is not None:
                 self._content = None
                 return False
-        return True
+        return not self._ended
 
     async def _deliver(self, talk: Session, reader: DataReader | ChunkReader, verb: str) -> None:
         store = reader.store
@@ -632,7 +635,7 @@ class Connection(SMTP):
         if refusal is not None:
             self._answer(verb, refusal)
             return
-        self.session = SaslSession(self.loop)
+        self.session, self.envelope = SaslSession(self.loop), SaslEnvelope()
         self._reader = self  # type: ignore[assignment]
         self._authenticator = lambda _server, _session, _envelope, _mechanism, data: AuthResult(
             success=True, auth_data=data

@@ -104,6 +104,7 @@ class Listener:
             self._server.close()
         if self._accepting is not None:
             self._accepting.cancel()
+            self._sock.close()
         for task in self._headers:
             task.cancel()
 

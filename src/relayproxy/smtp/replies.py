@@ -15,7 +15,14 @@ _STATUS = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 
 
 class NonsenseError(Exception):
-    """The next hop sent something that is no SMTP reply; the connection can't be used any more."""
+    """The next hop sent something that is no SMTP reply; the connection can't be used any more.
+
+    `replies` had been complete before it.
+    """
+
+    def __init__(self, text: str, replies: list[Reply] | None = None) -> None:
+        super().__init__(text)
+        self.replies = replies or []
 
 
 _KNOWN: dict[bytes, Reply] = {}
@@ -43,16 +50,17 @@ class ReplyReader:
                 continue
             match = _LINE.match(line.removesuffix(b"\r"))
             if not match:
-                raise NonsenseError(f"not an SMTP reply: {printable(line.decode('latin-1'), 80)}")
+                shown = printable(line.decode("latin-1"), 80)
+                raise NonsenseError(f"not an SMTP reply: {shown}", replies)
             code, more, text = match[1], match[2], match[3] or b""
             if self._lines and self._lines[0][0] != code:
                 raise NonsenseError(
-                    f"the reply code changes from {self._lines[0][0].decode()} to {code.decode()}"
+                    f"the reply code changes from {self._lines[0][0].decode()} to {code.decode()}", replies
                 )
             self._lines.append((code, text))
             if more == b"-":
                 if len(self._lines) >= MAX_LINES:
-                    raise NonsenseError(f"a reply of more than {MAX_LINES} lines")
+                    raise NonsenseError(f"a reply of more than {MAX_LINES} lines", replies)
                 continue
             reply = make_reply(int(code), [text for _, text in self._lines])
             if len(self._lines) == 1:
@@ -63,7 +71,7 @@ class ReplyReader:
             replies.append(reply)
             self._lines.clear()
         if len(self._buffer) > MAX_OCTETS:
-            raise NonsenseError(f"a reply line of more than {MAX_OCTETS} octets")
+            raise NonsenseError(f"a reply line of more than {MAX_OCTETS} octets", replies)
         return replies
 
     @property

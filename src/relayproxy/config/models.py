@@ -1,0 +1,128 @@
+"""The configuration as one value: everything that relayproxy.yaml can say.
+
+Each attribute's docstring is its documentation: the reference page and the JSON Schema are made from it. Must
+not know files, positions, or whether what it names exists.
+"""
+
+import socket
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.limits import Limits
+from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
+from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
+from relayproxy.config.pipeline import Common, PipelineEntry, When
+from relayproxy.config.routes import Relay, Route
+from relayproxy.config.secrets import Secret, SecretError
+from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
+from relayproxy.config.values import Duration, Endpoint, FilePath, Grace, HostName, Name
+
+__all__ = [
+    "Auth",
+    "AuthBackend",
+    "Breaker",
+    "Common",
+    "Config",
+    "Control",
+    "Dns",
+    "Duration",
+    "Endpoint",
+    "Limits",
+    "Listener",
+    "ListenerTls",
+    "Log",
+    "Metrics",
+    "PipelineEntry",
+    "Pool",
+    "Relay",
+    "Route",
+    "Secret",
+    "SecretError",
+    "Spool",
+    "State",
+    "Timeouts",
+    "Trusted",
+    "Upstream",
+    "WeightedAddress",
+    "When",
+]
+
+_MOST_WORKERS = 32  # the id of a connection has room for so many
+
+
+def _workers(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 1 <= value <= _MOST_WORKERS):
+        return value
+    raise refusal("RP203", f"{quoted(value)} is not a number of workers", f"auto, or 1 to {_MOST_WORKERS}")
+
+
+Workers: TypeAlias = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_workers),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MOST_WORKERS}]}
+    ),
+]
+
+
+def _version(value: Any) -> Any:
+    if type(value) is int and value == 1:
+        return value
+    raise refusal("RP201", f"version {quoted(value)} is not known here", "write version: 1")
+
+
+class Config(Model):
+    """Everything that relayproxy.yaml can say."""
+
+    version: Annotated[Literal[1], PlainValidator(_version), WithJsonSchema({"const": 1})]
+    """The version of this format: 1."""
+    hostname: HostName = Field(default_factory=socket.gethostname)
+    """Our name in the banner, EHLO and Received. Default: the name of this machine."""
+    listeners: tuple[Listener, ...] = Field(min_length=1)
+    """Where clients connect."""
+    relay: Relay = Relay()
+    """Who may send where. Default: nobody anywhere."""
+    upstreams: dict[Name, Upstream] = Field(min_length=1)
+    """The next hops, by name."""
+    routes: tuple[Route, ...] = ()
+    """Which upstream takes a message; the first match wins. May be left out when there is one upstream."""
+    limits: Limits = Limits()
+    """The bounds of sessions and of the process."""
+    dns: Dns = Dns()
+    """How names are looked up."""
+    plugin_folders: tuple[FilePath, ...] = ()
+    """Folders of single-file plugins."""
+    pipeline: tuple[PipelineEntry, ...] = ()
+    """The plugins, in their order: a name, or a name with options."""
+    rules: tuple[Any, ...] = ()
+    """Rules come with a later version; only an empty list is taken."""
+    spool: Spool | None = None
+    """Where queued messages are kept; comes with a later version."""
+    state: State | None = None
+    """Where counters and the ledger of hand-overs are kept. Left out: in memory."""
+    workers: Workers = 1
+    """Processes that share the listeners: a number, or `auto` for one per core."""
+    metrics: Metrics = Metrics()
+    """Prometheus metrics and health checks."""
+    log: Log = Log()
+    """The log."""
+    control: Control = Control()
+    """The socket of `status` and `reload`."""
+    shutdown_timeout: Grace = 60.0
+    """How long transactions in progress have to finish after SIGTERM."""
+    reload_grace: Grace = 60.0
+    """How long connections made before a reload go on with the old configuration."""
+
+    @property
+    def table(self) -> tuple[Route, ...]:
+        """The routes; without any, the one to the only upstream."""
+        if self.routes or len(self.upstreams) != 1:
+            return self.routes
+        return (Route(upstream=next(iter(self.upstreams))),)
+
+    def limits_of(self, listener: Listener) -> Limits:
+        """Return the limits of a listener: its own where it has them, else the global ones."""
+        own = {name: getattr(listener.limits, name) for name in listener.limits.model_fields_set}
+        return self.limits.model_copy(update=own)

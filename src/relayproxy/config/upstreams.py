@@ -1,0 +1,120 @@
+"""Upstreams: the next hops, how they are reached, encrypted, and judged dead."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from relayproxy.config.base import Model
+from relayproxy.config.secrets import SecretRef
+from relayproxy.config.values import Duration, FilePath, HopAddress, IpAddress
+
+
+class Timeouts(Model):
+    """How long each step with an upstream may take. All but the last end in a 4xx for the client."""
+
+    connect: Duration = 5.0
+    """The connection, and the TLS handshake."""
+    greeting: Duration = 10.0
+    """The banner."""
+    command: Duration = 30.0
+    """The answer to EHLO, AUTH, MAIL, RCPT and DATA."""
+    data: Duration = 180.0
+    """The time within which some of the message must be taken."""
+    final: Duration = 600.0
+    """The answer to the final dot. It is never resent, as nobody knows what became of it (RFC 5321 4.5.3.2.6)."""
+
+
+class Pool(Model):
+    """Connections that are kept open."""
+
+    size: int = Field(default=50, ge=1, le=10_000)
+    """Connections to one upstream at the same time, for each worker."""
+    idle: Duration = 60.0
+    """How long one is kept without work."""
+    reuse: int = Field(default=1000, ge=1)
+    """Messages over one connection."""
+
+
+class Breaker(Model):
+    """When an address is taken for dead, and when it is tried again."""
+
+    failures: int = Field(default=5, ge=1)
+    """Failed connections in a row."""
+    retry: Duration = 10.0
+    """How long it is left alone then."""
+
+
+class WeightedAddress(Model):
+    """One address of an upstream."""
+
+    address: HopAddress
+    """`host:port`, `[v6]:port` or `unix:/path`."""
+    weight: int = Field(default=1, ge=0, le=1000)
+    """Its share of the connections. 0: only when all others are down."""
+
+
+def _weighted(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+WeightedEntry = Annotated[
+    WeightedAddress,
+    BeforeValidator(_weighted),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "address": {"type": "string"},
+                        "weight": {"type": "integer", "minimum": 0, "maximum": 1000},
+                    },
+                    "required": ["address"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class Upstream(Model):
+    """A next hop."""
+
+    address: HopAddress | None = None
+    """`host:port`, `[v6]:port` or `unix:/path`. This or `addresses`."""
+    addresses: tuple[WeightedEntry, ...] = ()
+    """Several, each an address or `{address, weight}`. The next is tried only before DATA."""
+    protocol: Literal["smtp", "lmtp"] = "smtp"
+    """How it is spoken to."""
+    tls: Literal["off", "opportunistic", "required", "verify", "implicit", "dane", "mta-sts"] = (
+        "opportunistic"
+    )
+    """`opportunistic` takes what is offered, `required` insists on STARTTLS, `verify` also on a valid
+    certificate, `implicit` begins with TLS and verifies. `dane` and `mta-sts` come with a later version."""
+    ca: FilePath | None = None
+    """PEM file of the CAs that are trusted here. Left out: the system's."""
+    client_cert: FilePath | None = None
+    """PEM file with the certificate that we show."""
+    client_key: FilePath | None = None
+    """PEM file with its private key."""
+    login: str | None = None
+    """Login for AUTH."""
+    password: SecretRef | None = None
+    """Its password: `{env: NAME}`, `{file: path}` or `{credential: name}`."""
+    send_client: Literal["off", "xclient", "xforward", "proxy"] = "off"
+    """How the upstream learns the real client's address."""
+    timeouts: Timeouts = Timeouts()
+    """How long each step may take."""
+    pool: Pool = Pool()
+    """Connections that are kept open."""
+    breaker: Breaker = Breaker()
+    """When an address is taken for dead."""
+    source_address: IpAddress | None = None
+    """The local address to connect from."""
+
+    @property
+    def targets(self) -> tuple[WeightedAddress, ...]:
+        """All addresses, however they were written."""
+        return (WeightedAddress(address=self.address),) if self.address else self.addresses

@@ -1,0 +1,430 @@
+"""The small languages inside YAML strings: durations, sizes, networks, endpoints, domains, patterns, paths.
+
+Each parser takes what a person writes and returns a value or raises a refusal that says what was meant. Must not
+know which key it is used for.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from relayproxy.config.base import context_of, quoted, refusal
+from relayproxy.model.address import to_a_label
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_PART = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(ms|min|s|m|h|d|w)(?![a-z])", re.ASCII)
+_LONGEST_TIME = 10 * 365 * 86400
+
+
+def parse_duration(value: object) -> float:
+    """Return seconds for `5s`, `2m`, `1h30m`, `250ms`; refuse a bare number, as it hides its unit."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise refusal("RP205", "a duration is wanted", "write a number and a unit: 30s, 5m, 1h30m")
+    if not isinstance(value, str):
+        raise refusal("RP205", f"{quoted(value)} has no unit", f"for seconds write {value}s")
+    seconds, at = 0.0, 0
+    while at < len(value) and (part := _PART.match(value, at)):
+        seconds += float(part[1]) * _UNIT_SECONDS[part[2]]
+        at = part.end()
+    if not value or at < len(value):
+        raise refusal(
+            "RP205", f"{quoted(value)} is not a duration", "write a number and a unit: 30s, 5m, 1h30m"
+        )
+    if seconds > _LONGEST_TIME:
+        raise refusal("RP203", f"{quoted(value)} is too long", "at most ten years")
+    return round(seconds, 6)
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise refusal("RP203", "a time of zero ends everything at once", "write a duration above zero")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as parse_duration reads them: `90.0` as `1m30s`."""
+    if seconds != int(seconds):
+        return f"{seconds * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
+    rest, parts = int(seconds), []
+    for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+_DURATION_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": r"^(\s*[0-9]+(\.[0-9]+)?\s*(ms|s|m|min|h|d|w))+$",
+        "examples": ["5s", "2m", "1h30m"],
+        "title": "duration",
+    }
+)
+_DURATION_TEXT = PlainSerializer(format_duration, when_used="json")
+Grace: TypeAlias = Annotated[float, BeforeValidator(parse_duration), _DURATION_TEXT, _DURATION_SCHEMA]
+Duration: TypeAlias = Annotated[
+    float, BeforeValidator(parse_duration), AfterValidator(_positive), _DURATION_TEXT, _DURATION_SCHEMA
+]
+
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?b|)\s*", re.ASCII | re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LARGEST = 2**50
+
+
+def parse_size(value: object) -> int:
+    """Return octets for `50 MB` (powers of 1000), `1 MiB` and `10M` (powers of 1024), or a bare number."""
+    wanted = "write a number and a unit: 50 MB, 1 MiB"
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise refusal("RP204", "a size is wanted", wanted)
+    if isinstance(value, int):
+        octets = value
+    else:
+        found = _SIZE.fullmatch(value)
+        if not found:
+            raise refusal("RP204", f"{quoted(value)} is not a size", wanted)
+        number, letter, suffix = found[1], found[2].lower(), found[3].lower()
+        base = 1000 if suffix == "b" else 1024
+        octets = (
+            int(float(number) * base ** _POWER[letter])
+            if "." in number
+            else int(number) * (base ** _POWER[letter])
+        )
+    if not 0 < octets <= _LARGEST:
+        raise refusal("RP203", f"{quoted(value)} is out of range", "between 1 octet and 1024 TiB")
+    return octets
+
+
+def format_size(octets: int) -> str:
+    """Return octets as parse_size reads them, with the largest unit that loses nothing."""
+    for unit, length in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("GB", 10**9), ("MB", 10**6)):
+        if octets and octets % length == 0:
+            return f"{octets // length} {unit}"
+    return f"{octets} B"
+
+
+Size: TypeAlias = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[kKmMgGtT]?([iI]?[bB])?\s*$"},
+            ],
+            "examples": ["50 MB", "1 MiB"],
+            "title": "size",
+        }
+    ),
+]
+
+AnyNetwork: TypeAlias = IPv4Network | IPv6Network
+
+
+def parse_network(value: object) -> AnyNetwork:
+    """Return the network of `10.0.0.0/8`, `2001:db8::/32` or a single address; say what host bits hide."""
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        raise refusal("RP206", "a network is wanted", "write an address or a network: 10.0.0.0/8")
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(value, strict=False)
+    except ValueError:
+        raise refusal(
+            "RP206", f"{quoted(value)} is not a network", "such as 10.0.0.0/8 or fd00::/8"
+        ) from None
+    raise refusal("RP206", f"{quoted(value)} has host bits set", f"did you mean {meant}?")
+
+
+Network: TypeAlias = Annotated[
+    AnyNetwork,
+    PlainValidator(parse_network),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"], "title": "network"}),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen or connect: `host` and `port`, or the `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a Unix socket."""
+        return bool(self.path)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it, as far as the text tells."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\Z")
+_HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):([^:]*)\Z")
+_SOCKET_PATH_ROOM = 107  # sun_path of Linux, without its NUL
+
+
+def _unix(text: str) -> Endpoint:
+    path = text.removeprefix("unix:")
+    if not path.startswith("/"):
+        raise refusal(
+            "RP207", f"{quoted(text)} is not an absolute path", "write unix:/run/relayproxy/smtp.sock"
+        )
+    if len(path.encode("utf-8", "surrogateescape")) > _SOCKET_PATH_ROOM or "\0" in path:
+        raise refusal("RP207", f"{quoted(text)} can't be the path of a socket", "at most 107 octets")
+    return Endpoint(path=path)
+
+
+def _host(text: str, whole: str) -> str:
+    """Return the host in the form that it is connected to; raise a refusal."""
+    if text.startswith("["):
+        try:
+            return str(ip_address(text[1:-1]))
+        except ValueError:
+            raise refusal("RP207", f"{quoted(text)} is not an address", "such as [2001:db8::1]:25") from None
+    if text in ("", "*"):
+        raise refusal(
+            "RP207", f"{quoted(whole)} has no host", "for all addresses write 0.0.0.0 (IPv4) or [::] (IPv6)"
+        )
+    host = to_a_label(text).rstrip(".")
+    if not _HOST.match(host) or len(host) > 253:
+        raise refusal("RP207", f"{quoted(text)} is not a host name")
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            ip_address(host)
+        except ValueError:
+            raise refusal("RP207", f"{quoted(text)} is not an IPv4 address") from None
+    return host
+
+
+def _port(text: str, whole: str, lowest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not lowest <= int(text) <= 65535:
+        raise refusal("RP207", f"{quoted(whole)} has no valid port", "a port is a number from 1 to 65535")
+    return int(text)
+
+
+def parse_endpoint(value: object, *, lowest_port: int = 1, default_port: int = 0) -> Endpoint:
+    """Return the endpoint of `host:port`, `[v6]:port` or `unix:/path`; `default_port` 0 asks for a port."""
+    if isinstance(value, Endpoint):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise refusal("RP207", f"{quoted(value)} has no host", f"write 127.0.0.1:{value} or 0.0.0.0:{value}")
+    if not isinstance(value, str):
+        raise refusal("RP207", "an address is wanted", "write host:port, [v6]:port or unix:/path")
+    text = value.strip()
+    if text.startswith("unix:"):
+        return _unix(text)
+    if text.startswith("/"):
+        raise refusal("RP207", f"{quoted(text)} looks like a path", f"for a Unix socket write unix:{text}")
+    found = _HOST_PORT.match(text)
+    if found:
+        return Endpoint(_host(found[1], text), _port(found[2], text, lowest_port))
+    bare = text.strip("[]")
+    if bare.count(":") > 1:
+        try:
+            v6 = ip_address(bare)
+        except ValueError:
+            raise refusal("RP207", f"{quoted(text)} is not host:port") from None
+        if default_port:
+            return Endpoint(str(v6), default_port)
+        raise refusal("RP207", f"{quoted(text)} has no port", f"write [{v6}]:25")
+    host = _host(text, text)
+    if not default_port:
+        raise refusal("RP207", f"{quoted(text)} has no port", f"write {host}:25")
+    return Endpoint(host, default_port)
+
+
+def _listening(value: object) -> Endpoint:
+    return parse_endpoint(value, lowest_port=0)
+
+
+def _name_server(value: object) -> Endpoint:
+    return parse_endpoint(value, default_port=53)
+
+
+_ENDPOINT_TEXT = PlainSerializer(str, when_used="json")
+
+
+def _endpoint_schema(*examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "examples": list(examples), "title": "address"})
+
+
+ListenAddress: TypeAlias = Annotated[
+    Endpoint,
+    PlainValidator(_listening),
+    _ENDPOINT_TEXT,
+    _endpoint_schema("0.0.0.0:25", "[::]:25", "unix:/run/relayproxy/smtp.sock"),
+]
+HopAddress: TypeAlias = Annotated[
+    Endpoint,
+    PlainValidator(parse_endpoint),
+    _ENDPOINT_TEXT,
+    _endpoint_schema("10.0.0.5:25", "mail.internal:25", "unix:/run/dovecot/lmtp"),
+]
+NameServer: TypeAlias = Annotated[
+    Endpoint, PlainValidator(_name_server), _ENDPOINT_TEXT, _endpoint_schema("127.0.0.1:53", "[::1]:53")
+]
+
+
+def parse_domain(value: object) -> str:
+    """Return a domain in A-label form; `.example.org` stands for all names below it."""
+    if not isinstance(value, str):
+        raise refusal("RP208", "a domain is wanted", "write example.org")
+    text = value.strip()
+    if text.startswith("*."):
+        raise refusal("RP208", f"{quoted(text)} is not a domain", f"for all its subdomains write {text[1:]}")
+    if "@" in text:
+        rest = text.rpartition("@")[2]
+        raise refusal("RP208", f"{quoted(text)} is not a domain", f"write {rest}" if rest else "")
+    dot = "." if text.startswith(".") else ""
+    domain = to_a_label(text.removeprefix(".").rstrip("."))
+    if not _HOST.match(domain) or len(domain) > 253:
+        raise refusal("RP208", f"{quoted(text)} is not a domain", "write example.org, or .example.org")
+    return dot + domain
+
+
+def parse_sender(value: object) -> str:
+    """Return a pattern for sender addresses: `a@x.org`, `x.org` (also written `@x.org`), `.x.org` or `<>`."""
+    if not isinstance(value, str):
+        raise refusal("RP208", "an address or a domain is wanted", "write ana@example.org or example.org")
+    text = value.strip()
+    if text == "<>":
+        return text
+    local, at, domain = text.rpartition("@")
+    if not local:
+        return parse_domain(domain)
+    if any(c.isspace() or not c.isprintable() for c in local) or local.startswith("<"):
+        raise refusal("RP208", f"{quoted(text)} is not an address", "write it bare: ana@example.org")
+    return f"{local}{at}{parse_domain(domain)}"
+
+
+Domain: TypeAlias = Annotated[
+    str,
+    BeforeValidator(parse_domain),
+    WithJsonSchema({"type": "string", "examples": ["example.org", ".example.org"], "title": "domain"}),
+]
+SenderPattern: TypeAlias = Annotated[
+    str,
+    BeforeValidator(parse_sender),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "examples": ["ana@example.org", "example.org", ".example.org", "<>"],
+            "title": "address or domain",
+        }
+    ),
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z")
+
+
+def _name(text: str) -> str:
+    if not _NAME.match(text):
+        raise refusal(
+            "RP209",
+            f"{quoted(text)} is not a name",
+            "letters, digits, dots, dashes and underscores; at most 63",
+        )
+    return text
+
+
+Name: TypeAlias = Annotated[
+    str, AfterValidator(_name), Field(json_schema_extra={"pattern": _NAME.pattern[:-2] + "$"})
+]
+
+
+def _host_name(text: str) -> str:
+    host = to_a_label(text).rstrip(".")
+    if not _HOST.match(host) or len(host) > 253:
+        raise refusal("RP207", f"{quoted(text)} is not a host name", "write mx.example.org")
+    return host
+
+
+HostName: TypeAlias = Annotated[str, AfterValidator(_host_name)]
+
+
+def _resolved(value: Any, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise refusal("RP211", "a path is wanted", "relative paths start at the folder of the configuration")
+    return context_of(info).folder / Path(value).expanduser() if value[0] != "/" else Path(value)
+
+
+FilePath: TypeAlias = Annotated[
+    Path,
+    PlainValidator(_resolved),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "title": "path"}),
+]
+
+
+def _mode(value: object) -> int:
+    hint = 'write "0660"'
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
+        return int(value, 8)
+    if isinstance(value, int) and not isinstance(value, bool):
+        hint = f'in quotes and octal, as in "0660": the number {value} could be read in two ways'
+    raise refusal("RP106", f"{quoted(value)} is not a file mode", hint)
+
+
+FileMode: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_mode),
+    PlainSerializer(lambda mode: f"{mode:04o}", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^0?[0-7]{3}$", "examples": ["0660"], "title": "file mode"}),
+]
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str):
+        raise refusal("RP207", "an IP address is wanted", "such as 192.0.2.1")
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise refusal("RP207", f"{quoted(value)} is not an IP address", "such as 192.0.2.1") from None
+
+
+IpAddress: TypeAlias = Annotated[
+    str, BeforeValidator(_address), WithJsonSchema({"type": "string", "title": "IP address"})
+]
+
+
+def _listed(value: object) -> object:
+    """Take one value where a list is meant."""
+    return value if isinstance(value, (list, tuple)) or value is None else (value,)
+
+
+one_or_many = BeforeValidator(_listed)
+"""Put on a tuple field that also takes a single value."""
