@@ -133,6 +133,7 @@ class Supervisor:
                 self._signals(wake)
             else:
                 key.data(key.fileobj)
+        _notify("WATCHDOG=1")
         self._reap()
         self._restart()
         self._watch()

@@ -48,14 +48,19 @@ def ask(path: Path | None, command: str) -> dict[str, Any]:
 
 
 _SOCKET = click.option(
-    "--socket", "path", type=click.Path(path_type=Path), help="The control socket, where it isn't in its usual place."
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    help="The control socket, where it isn't in its usual place.",
 )
 
 
 @click.command()
 @_SOCKET
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-@click.option("--probe", type=click.Choice(["live", "ready"]), help="Only tell, by the exit code, whether it is.")
+@click.option(
+    "--probe", type=click.Choice(["live", "ready"]), help="Only tell, by the exit code, whether it is."
+)
 def status(path: Path | None, output: str, probe: str | None) -> None:
     """Show the running proxy: listeners, workers, the last reload."""
     answer = ask(path, "status")

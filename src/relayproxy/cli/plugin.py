@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from relayproxy.api import Plugin
 from relayproxy.build import entries_of
 from relayproxy.catalogue import HOOKS, Catalogue, PluginError
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load_plan
@@ -33,6 +34,12 @@ def _first_line(text: str | None) -> str:
     return (inspect.cleandoc(text or "").splitlines() or [""])[0]
 
 
+def _about(cls: type[Plugin[Any]]) -> str:
+    """The first line of the module's docstring: what the plugin is for."""
+    module = getattr(cls, "module", None) or sys.modules.get(cls.__module__)
+    return _first_line(getattr(module, "__doc__", "") or cls.__doc__)
+
+
 @plugin.command("list")
 @CONFIG_OPTION
 @_FOLDERS
@@ -44,7 +51,7 @@ def list_(path: Path | None, folders: tuple[Path, ...], output: str) -> None:
     catalogue = Catalogue((*map(Path, used.plugin_folders if used else ()), *folders))
     for name, source in sorted(catalogue.sources.items()):
         try:
-            about = _first_line(catalogue[name].__doc__ or "")
+            about = _about(catalogue[name])
         except PluginError as error:
             about = f"can't be loaded: {error}"
         rows.append({"name": name, "source": source.kind, "place": source.place, "about": about})
@@ -106,7 +113,7 @@ def show(path: Path | None, folders: tuple[Path, ...], name: str) -> None:
     subject: Any = getattr(cls, "module", cls)
     hooks = [hook for hook in HOOKS if hasattr(getattr(subject, hook, None), "relayproxy_impl")]
     click.echo(f"{name}  ({source.kind}, {source.place})")
-    click.echo(f"\n{inspect.getdoc(cls) or ''}\n")
+    click.echo(f"\n{_about(cls)}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n")
     click.echo(f"hooks     {', '.join(hooks)}")
     click.echo(f"after     {'all before it' if cls.after is None else ', '.join(cls.after) or 'nothing'}")
     click.echo(f"asked of  {', '.join(sorted(d.value for d in cls.directions))} mail")
@@ -114,7 +121,9 @@ def show(path: Path | None, folders: tuple[Path, ...], name: str) -> None:
     if fields:
         click.echo("\nsettings")
     for key, field in fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        default = (
+            "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        )
         click.echo(f"  {key:<18} {_first_line(field.description)}  ({default})")
 
 
@@ -143,6 +152,8 @@ def test(paths: tuple[Path, ...]) -> None:
     try:
         import pytest
     except ImportError:
-        click.echo("relayproxy: this needs pytest and pytest-asyncio: pip install pytest pytest-asyncio", err=True)
+        click.echo(
+            "relayproxy: this needs pytest and pytest-asyncio: pip install pytest pytest-asyncio", err=True
+        )
         sys.exit(FAILED)
     sys.exit(pytest.main(["-q", *map(str, paths or (Path("plugins/tests"),))]))

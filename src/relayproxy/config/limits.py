@@ -13,14 +13,14 @@ class Limits(Model):
     """Largest message; announced as SIZE. Beyond it: 552 5.3.4."""
     recipients: int = Field(default=1000, ge=1, le=100_000)
     """Recipients of one message. Beyond it: 452 4.5.3."""
-    messages_per_connection: int = Field(default=1000, ge=1)
+    messages_per_connection: int = Field(default=10_000, ge=1)
     """Messages in one connection. Beyond it: 421."""
     connections: int = Field(default=2000, ge=1)
-    """Connections to a listener at the same time, for each worker. Beyond it: 421."""
+    """Connections at the same time, to all listeners and workers together. Beyond it: 421."""
     connections_per_client: int = Field(default=200, ge=1)
-    """Connections of one client address at the same time, for each worker. Beyond it: 421."""
+    """Connections of one client address at the same time, to all workers together. Beyond it: 421."""
     command_line: int = Field(default=4096, ge=1024, le=65_536)
-    """Octets of a command line, with its line break. Beyond it: 500 5.5.6."""
+    """Octets of a command line, with its line break. Beyond it: 500 5.5.2."""
     command_timeout: Duration = 300.0
     """How long a client may be silent between commands. After it: 421."""
     data_timeout: Duration = 300.0
@@ -32,9 +32,9 @@ class Limits(Model):
     auth_failures: int = Field(default=3, ge=1)
     """Failed logins before the connection is closed: 421."""
     headers: int = Field(default=1000, ge=10)
-    """Header fields of a message. Beyond it: 554."""
+    """Header fields of a message. Beyond it: 552 5.3.4."""
     header_bytes: Size = 262_144
-    """Octets of all header fields together. Beyond it: 554."""
+    """Octets of all header fields together. Beyond it: 552 5.3.4."""
     received_hops: int = Field(default=50, ge=1, le=1000)
     """Received fields before a message is taken for a loop: 554 5.4.6."""
     message_budget: Duration = 45.0

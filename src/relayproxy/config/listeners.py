@@ -91,7 +91,8 @@ class Auth(Model):
     required: bool = False
     """Whether mail is refused (530 5.7.0) until the client has logged in."""
     senders: dict[str, tuple[SenderPattern, ...]] = Field(default_factory=dict)
-    """For a login, the addresses and domains that it may send from. A login that is not listed may use any."""
+    """For a login, the addresses and domains that it may send from. A login that is not listed is bound
+    by what `*` says, and may use any address without it."""
 
 
 class Trusted(Model):

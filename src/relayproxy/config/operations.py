@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.values import Duration, Endpoint, FilePath, NameServer
+from relayproxy.config.values import Duration, Endpoint, FilePath, NameServer, parse_endpoint
 
 
 class Dns(Model):
@@ -31,8 +31,6 @@ def _metrics_listen(value: Any) -> Any:
 
 
 def _endpoint(value: Any) -> Endpoint:
-    from relayproxy.config.values import parse_endpoint
-
     return parse_endpoint(value, lowest_port=0)
 
 

@@ -13,13 +13,11 @@ class Timeouts(Model):
     """How long each step with an upstream may take. All but the last end in a 4xx for the client."""
 
     connect: Duration = 5.0
-    """The connection, and the TLS handshake."""
-    greeting: Duration = 10.0
-    """The banner."""
+    """The connection: TCP, the banner, TLS, and the login."""
     command: Duration = 30.0
-    """The answer to EHLO, AUTH, MAIL, RCPT and DATA."""
+    """The answer to EHLO, MAIL and RCPT."""
     data: Duration = 180.0
-    """The time within which some of the message must be taken."""
+    """The answer to DATA, and the time within which some of the message must be taken."""
     final: Duration = 600.0
     """The answer to the final dot. It is never resent, as nobody knows what became of it (RFC 5321 4.5.3.2.6)."""
 
@@ -27,8 +25,8 @@ class Timeouts(Model):
 class Pool(Model):
     """Connections that are kept open."""
 
-    size: int = Field(default=50, ge=1, le=10_000)
-    """Connections to one upstream at the same time, for each worker."""
+    size: int = Field(default=1000, ge=1, le=10_000)
+    """Connections to one upstream at the same time, shared out among the workers."""
     idle: Duration = 60.0
     """How long one is kept without work."""
     reuse: int = Field(default=1000, ge=1)

@@ -15,9 +15,14 @@ class Ids:
     def __init__(self, slot: int) -> None:
         self._slot = slot & ((1 << _WORKER_BITS) - 1)
         self._last = 0
+        self._lead = ""
 
     def next(self, now: float) -> str:
         """Return a new id; `now` in seconds since the epoch."""
+        if int(now) - _EPOCH == self._last >> _COUNTER_BITS and (self._last + 1) & 31:
+            # The same second, and the last digit has room: most ids differ in it alone.
+            self._last += 1
+            return f"{self._lead}{_ALPHABET[self._last & 31]}"
         number = max(self._last + 1, max(0, int(now) - _EPOCH) << _COUNTER_BITS)
         self._last = number
         value = (number >> _COUNTER_BITS) << (_COUNTER_BITS + _WORKER_BITS)
@@ -26,4 +31,6 @@ class Ids:
         for _ in range(9):
             value, rest = divmod(value, 32)
             digits.append(_ALPHABET[rest])
-        return "".join(reversed(digits))
+        made = "".join(reversed(digits))
+        self._lead = made[:-1]
+        return made

@@ -103,6 +103,8 @@ class ListenerServices:
             )
             for hop in services.hops
         }
+        kind = "LMTP" if policy.protocol == "lmtp" else "ESMTP"
+        self.banner = Reply(220, "", f"{services.hostname} {kind} relayproxy")
         self._trusted: dict[str, bool] = {}
         self.greetings: dict[tuple[object, ...], tuple[Offered, Reply]] = {}
         reachable = [route for route in services.routes if not route.listeners or name in route.listeners]

@@ -71,8 +71,7 @@ class Session:
                 self.closing = True
                 code = 554 if verdict.action is Action.REJECT else 421
                 return Reply(code, verdict.reply.status, verdict.reply.text)
-        kind = "LMTP" if self._policy.protocol == "lmtp" else "ESMTP"
-        return Reply(220, "", f"{self._services.hostname} {kind} relayproxy")
+        return self._at.banner
 
     def _judge_trust(self) -> None:
         """Relay authorisation is decided here and nowhere else: by network, or by login."""

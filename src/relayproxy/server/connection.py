@@ -34,6 +34,8 @@ _LINE_TOO_LONG = Reply(500, "5.5.2", "Command line is too long")
 _BAD_SYNTAX = Reply(500, "5.5.2", "Bad syntax: lines end in CRLF")
 _UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 _PIPELINED = Reply(554, "5.5.0", "You spoke out of turn")
+_OK = Reply(250, "2.0.0", "Ok")
+_BYE = Reply(221, "2.0.0", "Bye")
 _FAULT = "Internal trouble, try again later"
 _GO = bytes(Reply(354, "", "End data with <CRLF>.<CRLF>"))
 _RETIRING_PATIENCE = 5.0
@@ -57,8 +59,14 @@ class Connection(SMTP):
 
     # The base constructor is not called: it inspects the handler for each connection (0.3 ms) and makes a stream
     # reader that is not used here. What the inherited SASL methods need is set below and nothing else of it is.
-    def __init__(self, shared: Shared, proxied: tuple[str, int, str, int] | None = None) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        among: "set[Connection] | None" = None,
+        proxied: tuple[str, int, str, int] | None = None,
+    ) -> None:
         self._shared = shared
+        self._among = among if among is not None else set()
         self._at = shared.at
         self._services = shared.at.services
         self._limits = shared.at.policy.limits
@@ -109,6 +117,7 @@ class Connection(SMTP):
         self._at.results["accepted"].inc()
         self._at.connections.inc()
         self._talk = Session(self._at, client)
+        self._among.add(self)
         self._task = self.loop.create_task(self._converse())
 
     def _who(self, transport: asyncio.BaseTransport) -> Client:
@@ -129,6 +138,7 @@ class Connection(SMTP):
             local_ip=_plain_ip(local_ip),
             local_port=local_port,
             tls=_tls_info(transport),
+            trusted=self._at.trusts(_plain_ip(ip)),
         )
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +166,9 @@ class Connection(SMTP):
     def eof_received(self) -> bool:
         """The client sends no more; what it has sent is still answered (TLS allows no half-open connection)."""
         self._eof = True
+        if not self._buffer and self._talk is not None and not self._talk.in_transaction:
+            # It has nothing more to say, and nothing is to be answered: its place is free for its next connection.
+            self._leave()
         self._wake()
         return self._talk is not None and self._talk.client.tls is None
 
@@ -167,6 +180,10 @@ class Connection(SMTP):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Be counted no more."""
         if self._quota_ip is not None:
             self._shared.quota.leave(self._quota_ip)
             self._quota_ip = None
@@ -263,10 +280,12 @@ class Connection(SMTP):
         except Exception as error:  # noqa: BLE001  (the last fence: a defect of ours ends one connection, not all)
             self._defect(talk, error)
         finally:
+            self._drop_chunks()
             if not self.lost:
                 self._flush()
                 self._shared.outbox.close(self.transport)
             await talk.close()
+            self._among.discard(self)
 
     async def _greet(self, talk: Session) -> None:
         self._arm(self._limits.command_timeout)
@@ -392,6 +411,7 @@ class Connection(SMTP):
         except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
             self._defect(talk, error)
             talk.reset()
+            self._drop_chunks()
             self._say(Reply(451, "4.3.0", f"{_FAULT} id={talk.client.id}"))
 
     def _defect(self, talk: Session, error: Exception) -> None:
@@ -405,7 +425,10 @@ class Connection(SMTP):
     # -- commands -------------------------------------------------------------------------------------------
 
     async def _hello(self, talk: Session, arg: str, verb: str) -> None:
-        self._answer(verb, await talk.hello(verb, arg))
+        reply = await talk.hello(verb, arg)
+        if not talk.in_transaction:
+            self._drop_chunks()
+        self._answer(verb, reply)
 
     def _answer(self, verb: str, reply: Reply) -> None:
         self._out.append(bytes(reply))
@@ -434,7 +457,7 @@ class Connection(SMTP):
             line = self._buffer[5:cut]
             if (
                 cut < 0
-                or cut > self._limits.command_line
+                or cut + 2 > self._limits.command_line
                 or b"\n" in line
                 or b"\r" in line
                 or not line.isascii()
@@ -500,7 +523,7 @@ class Connection(SMTP):
                 self._services.log.warning(
                     "content_refused", id=talk.client.id, problem=store.problem, size=store.size
                 )
-            elif check.bare or check.nul:
+            elif check.nul or (check.bare and not check.normalise):
                 what = "NUL octets" if check.nul else "bare CR or LF: lines end in CRLF"
                 refusal = Reply(550, "5.5.2", f"Message has {what}")
             if refusal is not None:
@@ -571,10 +594,10 @@ class Connection(SMTP):
             return
         self._drop_chunks()
         talk.reset()
-        self._answer(verb, Reply(250, "2.0.0", "Ok"))
+        self._answer(verb, _OK)
 
     async def _noop(self, _talk: Session, _arg: str, verb: str) -> None:
-        self._answer(verb, Reply(250, "2.0.0", "Ok"))
+        self._answer(verb, _OK)
 
     async def _help(self, _talk: Session, _arg: str, verb: str) -> None:
         self._answer(verb, Reply(214, "2.0.0", "See RFC 5321"))
@@ -583,7 +606,7 @@ class Connection(SMTP):
         self._answer(verb, Reply(252, "2.5.2", "Send some mail, I'll try my best"))
 
     async def _quit(self, talk: Session, _arg: str, verb: str) -> None:
-        self._answer(verb, Reply(221, "2.0.0", "Bye"))
+        self._answer(verb, _BYE)
         talk.closing = True
 
     async def _xclient(self, talk: Session, arg: str, verb: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import weakref
 from collections.abc import Iterator
 
 from relayproxy.core.policy import ip_in
@@ -22,7 +21,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._headers: set[asyncio.Task[None]] = set()
-        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._connections: set[Connection] = set()
 
     @property
     def name(self) -> str:
@@ -47,9 +46,7 @@ class Listener:
             )
 
     def _connection(self) -> Connection:
-        connection = Connection(self._shared)
-        self._connections.add(connection)
-        return connection
+        return Connection(self._shared, self._connections)
 
     async def _accept(self) -> None:
         """Accept connections whose PROXY header must be read first."""
@@ -70,8 +67,7 @@ class Listener:
         loop, shared = self._shared.loop, self._shared
         try:
             source = await self._source(sock, peer)
-            connection = Connection(shared, source)
-            self._connections.add(connection)
+            connection = Connection(shared, self._connections, source)
             tls = shared.tls if self._implicit else None
             await loop.connect_accepted_socket(
                 lambda: connection,

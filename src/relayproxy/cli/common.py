@@ -1,0 +1,68 @@
+"""What commands share: where the configuration is, how it is loaded, how its mistakes are shown."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from relayproxy.config.load import Loaded
+    from relayproxy.supervisor import Plan
+
+FAILED = 1
+USAGE = 2
+BAD_CONFIG = 78
+
+PLACES = (Path("relayproxy.yaml"), Path("/etc/relayproxy/relayproxy.yaml"))
+
+CONFIG_OPTION = click.option(
+    "-C",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="The configuration file; without it ./relayproxy.yaml or /etc/relayproxy/relayproxy.yaml.",
+)
+
+
+def find_config(path: Path | None) -> Path | None:
+    """Return the configuration file to use: the one named, else the first of the usual places, else None."""
+    if path is not None:
+        return path
+    return next((place for place in PLACES if place.is_file()), None)
+
+
+def load(path: Path | None, overrides: Mapping[str, Any], *, needed: bool = True) -> "Loaded":
+    """Load the configuration; shows its mistakes and exits 78 if there are any errors.
+
+    `needed` says whether a file must exist; without one, `overrides` alone have to make a configuration.
+    """
+    from relayproxy.config import load as loader
+
+    place = find_config(path)
+    if place is None and needed:
+        click.echo(
+            "relayproxy: no configuration: neither ./relayproxy.yaml nor /etc/relayproxy/relayproxy.yaml is there.\n"
+            "  write one, name one with -C, or try: relayproxy run --listen 127.0.0.1:2525 --to HOST:PORT",
+            err=True,
+        )
+        sys.exit(BAD_CONFIG)
+    loaded = loader.load(place, overrides=overrides)
+    if loaded.config is None:
+        click.echo(loader.report(loaded), err=True)
+        sys.exit(BAD_CONFIG)
+    return loaded
+
+
+def plan_of(loaded: "Loaded") -> "Plan":
+    """Return what the supervisor runs."""
+    from relayproxy.supervisor import Plan
+
+    assert loaded.config is not None
+    return Plan(loaded.config, loaded.choices, loaded.folder, loaded.source)
+
+
+def load_plan(path: Path | None, overrides: Mapping[str, Any]) -> "Plan":
+    """Load the configuration and return what the supervisor runs; exits 78 on a mistake."""
+    return plan_of(load(path, overrides))
