@@ -159,7 +159,7 @@ class _Loading:
                 )
             )
         if document.value is None and not document.faults:
-            self._problems.append(Problem("RP107", "error", layer.name, 0, 0, "the file is empty"))
+            self._problems.append(Problem("RP107", "error", layer.name, 1, 1, "the file is empty"))
         elif isinstance(document.value, dict):
             layer.value = document.value
         elif not document.faults:

@@ -113,7 +113,7 @@ async def _connect(
             library.close()
         elif sock is not None:
             sock.close()
-        raise ConnectError(f"{address}: {_reason(error)}") from error
+        raise ConnectError(f"{address}: {_reason(error, settings.password)}") from error
     except BaseException:
         wire.close()
         if library is not None:
@@ -122,7 +122,10 @@ async def _connect(
     return connection
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, password: str) -> str:
+    """Return what to log; an upstream that quotes our password doesn't bring it there."""
+    if password:
+        return _reason(error, "").replace(password, "***")
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return printable(f"{error.code} {error.message}".replace("\n", " "), 200)
     return printable(str(error).replace("\n", " ") or type(error).__name__, 200)

@@ -637,6 +637,9 @@ class Connection(SMTP):
             self._at.results["tls_failed"].inc()
             self._services.log.info("tls_failed", id=talk.client.id, ip=talk.client.ip, problem=str(error))
             talk.closing = True
+            # Not every loop says so after a handshake that failed, and what the client takes up must be given back.
+            self.transport.abort()
+            self.connection_lost(error)
             return
         if transport is None or self.lost:
             talk.closing = True
