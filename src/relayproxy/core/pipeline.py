@@ -328,6 +328,8 @@ class Pipeline:
             value = self._on_error(call)
         if mail is not None:
             answer = value.action.name.lower() if value is not None else "ok"
+            if value is not None and call.entry.observe:
+                answer = f"would {answer}"
             mail.trace.append(Step(call.hook, call.entry.name, seconds, answer, error))
         named = tuple(_by(finding, call.entry.name) for finding in notes)
         return Result(call, value, named)

@@ -552,6 +552,11 @@ class Session:
             )
 
     @property
+    def mail_in_progress(self) -> Mail | None:
+        """The mail of the open transaction, or None."""
+        return self._draft.mail if self._draft is not None else None
+
+    @property
     def in_transaction(self) -> bool:
         """Whether MAIL has been accepted and the transaction is open."""
         return self._draft is not None

@@ -102,9 +102,11 @@ class Connection(SMTP):
         """A client has connected (for implicit TLS: has finished its handshake)."""
         self.transport = transport
         client = self._who(transport)
-        refused = self._shared.quota.enter(
-            client.ip, self._limits.connections_per_client, self._limits.connections
-        )
+        refused = ""
+        if not self._services.draining:
+            refused = self._shared.quota.enter(
+                client.ip, self._limits.connections_per_client, self._limits.connections
+            )
         if refused or self._services.draining:
             self._at.results["limited" if refused else "refused"].inc()
             text = "Too many connections, try again later" if refused else "Shutting down, try again soon"
@@ -218,6 +220,10 @@ class Connection(SMTP):
             self._timer = self.loop.call_at(self._deadline, self._tick)
             return
         self._at.results["timeout"].inc()
+        if self._drained is not None or self.done:
+            # The client doesn't read, so it would not hear a last word either.
+            self.transport.abort()
+            return
         retiring = self._services.retiring or self._services.draining
         reply = (
             Reply(421, "4.3.2", "Shutting down, try again soon")
@@ -284,6 +290,7 @@ class Connection(SMTP):
             if not self.lost:
                 self._flush()
                 self._shared.outbox.close(self.transport)
+                self._arm(self._limits.command_timeout)
             await talk.close()
             self._among.discard(self)
 

@@ -1,0 +1,5 @@
+"""`python -m relayproxy` is `relayproxy`."""
+
+from relayproxy.cli import main
+
+main()
