@@ -44,7 +44,6 @@ from relayproxy.shared import GenerationMemory, LedgerMemory
 _BEAT = 1.0
 _PROBE_PATIENCE = 2.0
 _PROBE_EVERY = 60.0
-_RECHECK = 0.2
 
 
 class SystemClock:
@@ -282,9 +281,9 @@ class Worker:
         self._keep(self._after_grace())
 
     async def _after_grace(self) -> None:
-        end = self._loop.time() + self._config.reload_grace
-        while self._open() and self._loop.time() < end:
-            await asyncio.sleep(_RECHECK)
+        tasks = self._conversations()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._config.reload_grace)
         self.stop()
 
     def stop(self) -> None:
@@ -305,16 +304,17 @@ class Worker:
         for listener in self._listeners:
             listener.stop()
 
-    def _open(self) -> int:
-        return sum(1 for listener in self._listeners for _ in listener.connections())
-
-    async def _after_drain(self) -> None:
-        tasks = [
+    def _conversations(self) -> list[asyncio.Task[None]]:
+        """The tasks of all connections that have not ended."""
+        return [
             connection.task
             for listener in self._listeners
             for connection in listener.connections()
             if connection.task is not None
         ]
+
+    async def _after_drain(self) -> None:
+        tasks = self._conversations()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._config.shutdown_timeout)
             if late:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from tests.server.harness import LOOPBACK, MESSAGE, Served, received, serving
+from tests.server.harness import MESSAGE, Served, received, serving
 from tests.servers.client import Client, HangUpError, wire_form
 from tests.servers.client import _Wire as Words
 from tests.servers.process import wait_for
@@ -17,27 +17,34 @@ from relayproxy.testing.upstream import Fault, Stall, Step, UpstreamSink, answer
 
 class TestLimits:
     async def test_connections_of_one_client(self, sink: UpstreamSink):
-        async with serving(sink, limits=Limits(connections_per_client=2)) as served:
-            async with await served.client(), await served.client() as second:
-                third = await served.client()
-                assert (third.banner.code, third.banner.enhanced) == (421, "4.7.0")
-                with pytest.raises(HangUpError):
-                    await third.read()
-                async with await served.client(source="127.0.0.2") as neighbour:
-                    assert neighbour.banner.code == 220
-                await second.say("QUIT")
-                await wait_for(lambda: served.counted("connections", "main") == 1, "a free place")
-                async with await served.client() as again:
-                    assert again.banner.code == 220
+        async with (
+            serving(sink, limits=Limits(connections_per_client=2)) as served,
+            await served.client(),
+            await served.client() as second,
+        ):
+            third = await served.client()
+            assert (third.banner.code, third.banner.enhanced) == (421, "4.7.0")
+            with pytest.raises(HangUpError):
+                await third.read()
+            async with await served.client(source="127.0.0.2") as neighbour:
+                assert neighbour.banner.code == 220
+            await wait_for(lambda: served.counted("connections", "main") == 2, "the neighbour to go")
+            await second.say("QUIT")
+            await wait_for(lambda: served.counted("connections", "main") == 1, "a free place")
+            async with await served.client() as again:
+                assert again.banner.code == 220
         assert served.became("limited") == 1
         assert served.events("connection_limit")[0]["limit"] == "client"
 
     async def test_connections_in_all(self, sink: UpstreamSink):
-        async with serving(sink, limits=Limits(connections=2)) as served:
-            async with await served.client(source="127.0.0.2"), await served.client(source="127.0.0.3"):
-                refused = await served.client()
-                assert refused.banner.code == 421
-                refused.abort()
+        async with (
+            serving(sink, limits=Limits(connections=2)) as served,
+            await served.client(source="127.0.0.2"),
+            await served.client(source="127.0.0.3"),
+        ):
+            refused = await served.client()
+            assert refused.banner.code == 421
+            refused.abort()
         assert served.events("connection_limit")[0]["limit"] == "total"
 
     async def test_a_client_that_was_refused_takes_no_place(self, sink: UpstreamSink):
@@ -58,13 +65,13 @@ class TestLimits:
             first.abort()
 
     async def test_messages_in_one_connection(self, sink: UpstreamSink):
-        async with serving(sink, limits=Limits(messages_per_connection=2)) as served:
-            async with await served.client() as client:
-                assert [(await client.message(MESSAGE)).code for _ in range(2)] == [250, 250]
-                reply = await client.say("MAIL FROM:<a@example.org>")
-                assert (reply.code, reply.enhanced) == (421, "4.7.0")
-                with pytest.raises(HangUpError):
-                    await client.read()
+        limits = Limits(messages_per_connection=2)
+        async with serving(sink, limits=limits) as served, await served.client() as client:
+            assert [(await client.message(MESSAGE)).code for _ in range(2)] == [250, 250]
+            reply = await client.say("MAIL FROM:<a@example.org>")
+            assert (reply.code, reply.enhanced) == (421, "4.7.0")
+            with pytest.raises(HangUpError):
+                await client.read()
 
     async def test_a_421_of_the_upstream_ends_the_session_too(self, sink: UpstreamSink):
         for step in (Step.RCPT, Step.DOT):
@@ -263,15 +270,6 @@ class TestFlowControl:
 
     async def test_a_flood_of_commands_is_answered_to_the_last(self, sink: UpstreamSink):
         async with serving(sink) as served, await served.client() as client:
-            client.transport.write(b"NOOP\r\n" * 100_000)
-            for _ in range(100_000):
+            client.transport.write(b"NOOP\r\n" * 60_000)
+            for _ in range(60_000):
                 assert (await client.read()).code == 250
-
-
-async def test_the_listener_knows_its_name_and_its_connections(sink: UpstreamSink):
-    async with serving(sink, proxy=()) as served, await served.client():
-        assert served.listener.name == "main"
-        assert len(served.connections) == 1
-        assert not served.connections[0].done
-        assert served.at.trusts("127.0.0.1") is True
-    assert LOOPBACK

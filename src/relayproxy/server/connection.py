@@ -89,7 +89,7 @@ class Connection(SMTP):
         self._deadline = 0.0
         self._quota_ip: str | None = None
         self._bogus = 0
-        self._heard = False
+        self._heard = self._news = False
         self._paused_reading = False
         self._ended = False
 
@@ -145,7 +145,7 @@ class Connection(SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Content goes to its reader at once, commands wait for the loop."""
-        self._heard = True
+        self._heard = self._news = True
         if self._content is not None:
             self._deadline = self.loop.time() + self._limits.data_timeout
             rest = self._content.feed(data)
@@ -316,8 +316,13 @@ class Connection(SMTP):
         """Send what is to be said and wait for octets; False when there will be none."""
         self._flush()
         if self._drained is not None:
+            self._news = False
             self._arm(seconds)
             await self._drained
+            if self._news:
+                # Octets came meanwhile, perhaps the last: what is waited for is here.
+                self._deadline = 0.0
+                return not self.lost
         if self._eof:
             return False
         if self._paused_reading:
