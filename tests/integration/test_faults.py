@@ -120,7 +120,7 @@ async def house(certificates: Certificates) -> AsyncIterator[House]:
     ):
         sinks = {PLAIN: plain, SECURE: encrypted, LMTP: lmtp, POOLED: pooled}
         ports = {name: free_port() for name in (*sinks, LMTP_IN)}
-        short = dict.fromkeys(("connect", "greeting", "command", "data", "final"), "500ms")
+        short = dict.fromkeys(("connect", "command", "data", "final"), "500ms")
         common = {"timeouts": short, "breaker": {"failures": 10_000, "retry": "1ms"}}
         once = {**common, "pool": {"reuse": 1}}
         relay.port = ports[PLAIN]

@@ -117,7 +117,7 @@ class Problem:
             lines += [
                 f"{gutter} |",
                 f"{number} | {self.snippet}",
-                f"{gutter} | {' ' * (self.column - 1)}{'^' * max(1, self.length)}",
+                f"{gutter} | {' ' * (min(self.column, len(self.snippet)) - 1)}{'^' * max(1, self.length)}",
             ]
             margin = gutter
         else:
