@@ -1,236 +1,214 @@
-"""`relayproxy demo`: the proxy, a built-in upstream and a page, with nothing to set up and nothing left behind."""
+"""`relayproxy demo`: the proxy, an upstream and a web page on loopback, with nothing to set up.
 
-import asyncio
+The proxy is the real one, under the real supervisor, with two plugins of the demo's own. Everything is kept in a
+temporary folder that goes with it.
+"""
+
 import contextlib
-import json
+import os
+import select
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.demo_page import Board, serve_page
-from relayproxy.testing.upstream import UpstreamSink
+from relayproxy.cli.common import FAILED
 
-_PLUGIN = '''"""Refuse subjects in capitals."""
+if TYPE_CHECKING:
+    from relayproxy.build import Choice
+    from relayproxy.supervisor import Plan
 
-from relayproxy.api import hook, reject
-
-
-@hook
-def message(mail):
-    """Look at the subject."""
-    mail.note("shouting", "hit" if mail.message.subject.isupper() else "miss", score=1.0)
-    if mail.message.subject.isupper():
-        return reject("Please don't shout", reason="the subject is all capitals")
-    return None
-'''
-
-_SAMPLES = (
-    (
-        "ana@example.org",
-        "bob@example.net",
-        "Lunch on Friday?",
-        "Hello Bob,\n\nshall we meet at noon?\n\nAna\n",
-    ),
-    ("news@example.com", "bob@example.net", "What's new in November", "Three things happened.\n"),
-    ("spam@example.com", "bob@example.net", "BUY NOW", "You won't believe it.\n"),
-    (
-        "ana@example.org",
-        "bob+4xx@example.net",
-        "Your mailbox is busy",
-        "This one is deferred by the upstream.\n",
-    ),
-    (
-        "ana@example.org",
-        "nobody+5xx@example.net",
-        "Is anybody there?",
-        "This one is refused by the upstream.\n",
-    ),
-)
-
-
-class Moods(Mapping[str, bytes]):
-    """How the built-in upstream answers at RCPT: `+4xx` and `+5xx` in a local part make it refuse."""
-
-    def __getitem__(self, path: str) -> bytes:
-        local = path.partition("@")[0]
-        if local.endswith("+4xx"):
-            return b"450 4.2.1 Mailbox busy, try again later\r\n"
-        if local.endswith("+5xx"):
-            return b"550 5.1.1 No such user here\r\n"
-        raise KeyError(path)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+_HOST = "127.0.0.1"
+_PATIENCE = 15.0
+_DOMAIN = "demo.example"
 
 
 @click.command()
-@click.option("--port", default=2525, help="Where the proxy listens; another free port where this is taken.")
-@click.option("--page", "page_port", default=8025, help="Where the page is.")
 @click.option(
-    "--exit-after-samples", is_flag=True, help="End when the sample messages are through (for tests)."
+    "--port", type=click.IntRange(1, 65535), default=2525, show_default=True, help="Where to send mail."
 )
-def demo(port: int, page_port: int, *, exit_after_samples: bool) -> None:
-    """Run the proxy with a built-in upstream and a page that shows what happens to each message."""
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(asyncio.run(_demo(port, page_port, once=exit_after_samples)))
+@click.option(
+    "--page", type=click.IntRange(1, 65535), default=8025, show_default=True, help="Where the page is."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 32), default=1, show_default=True, help="Processes of the proxy."
+)
+def demo(port: int, page: int, workers: int) -> None:
+    """Run the proxy with a built-in upstream and a web page; Ctrl-C ends it and leaves nothing behind.
+
+    Only this machine can reach it. It sends itself some mail to show. If a port is in use, a free one is taken.
+    """
+    page_socket = _listening(page)
+    smtp_port = _free(port)
+    for wanted, got in ((port, smtp_port), (page, page_socket.getsockname()[1])):
+        if wanted != got:
+            click.echo(f"port {wanted} is in use: taking {got}", err=True)
+    folder = Path(tempfile.mkdtemp(prefix="relayproxy-demo-"))
+    try:
+        code = _run(folder, smtp_port, page_socket, workers)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(code)
+
+
+def _listening(port: int) -> socket.socket:
+    """Return a socket that listens on `port`, or on a free one where that is in use."""
+    try:
+        return socket.create_server((_HOST, port))
+    except OSError:
+        return socket.create_server((_HOST, 0))
 
 
 def _free(port: int) -> int:
-    """Return `port`, or a free one where it is taken."""
-    for wanted in (port, 0):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            found: int = sock.getsockname()[1]
-            if found != port:
-                click.echo(f"port {port} is taken; using {found}")
-            return found
-    raise click.ClickException("no free port on 127.0.0.1")
+    """Return `port` if nobody listens there, else a free one."""
+    with _listening(port) as sock:
+        return int(sock.getsockname()[1])
 
 
-async def _demo(port: int, page_port: int, *, once: bool) -> int:
-    port, page_port = _free(port), _free(page_port)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    with tempfile.TemporaryDirectory(prefix="relayproxy-demo-") as name:
-        folder = Path(name)
-        async with UpstreamSink(refusals=Moods(), hostname="upstream.demo.example") as sink:
-            board = Board(sink)
-            config = _write(folder, port, sink.address)
-            proxy = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "relayproxy",
-                "run",
-                "-C",
-                str(config),
-                "--socket",
-                str(folder / "control.sock"),
-                stderr=asyncio.subprocess.PIPE,
-            )
-            page = await serve_page(board, page_port)
-            reader = loop.create_task(_follow(proxy, board))
-            try:
-                if not await board.ready():
-                    click.echo("the proxy did not start:\n" + "\n".join(board.lines), err=True)
-                    return 1
-                _announce(port, page_port)
-                await _send_samples(port)
-                waiting = [loop.create_task(stop.wait()), loop.create_task(proxy.wait())]
-                if not once:
-                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in waiting:
-                    task.cancel()
-            finally:
-                page.close()
-                if proxy.returncode is None:
-                    proxy.terminate()
-                    await proxy.wait()
-                await reader
-    return 0
+def _run(folder: Path, port: int, page: socket.socket, workers: int) -> int:
+    from relayproxy.core.log import Log
+    from relayproxy.supervisor import StartError, Supervisor
+
+    (folder / "seen").mkdir()
+    plan = demo_plan(folder, port, workers)
+    log_in, log_out = os.pipe()
+    ready_in, ready_out = os.pipe()
+    child = _fork(folder, (log_in, log_out), (ready_in, ready_out), page, port)
+    os.close(log_in)
+    os.close(ready_out)
+    page_port = page.getsockname()[1]
+    page.close()
+    if not select.select([ready_in], [], [], _PATIENCE)[0] or not os.read(ready_in, 1):
+        click.echo("relayproxy: the demo's upstream did not start", err=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        return FAILED
+    # The workers log to standard error, as they always do; here the page reads it.
+    terminal = os.dup(2)
+    os.dup2(log_out, 2)
+    os.close(log_out)
+    log = Log(lambda line: _write(2, line), time.time)
+
+    def announce(_generation: object) -> None:
+        click.echo(_welcome(port, page_port))
+        log.info("ready")
+
+    code, problem = FAILED, ""
+    try:
+        code = Supervisor(lambda: plan, log, control=None).run(announce)
+    except StartError as error:
+        problem = str(error)
+    finally:
+        # With the last writer gone, the child sees the log's end, and ends.
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        select.select([ready_in], [], [], _PATIENCE)
+        with contextlib.suppress(ChildProcessError):  # the supervisor collects whatever child ends
+            os.waitpid(child, os.WNOHANG)
+    if problem:
+        click.echo(f"relayproxy: can't start: {problem}", err=True)
+    return code
 
 
-def _write(folder: Path, port: int, upstream: str) -> Path:
-    """Write the demo's configuration, plugin and signing key."""
-    plugins, keys = folder / "plugins", folder / "keys"
-    plugins.mkdir()
-    keys.mkdir()
-    (plugins / "no_shouting.py").write_text(_PLUGIN, "utf-8")
+def _fork(folder: Path, log: tuple[int, int], ready: tuple[int, int], page: socket.socket, port: int) -> int:
+    """Start the second process and return its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = FAILED
+    try:
+        os.close(log[1])
+        os.close(ready[0])
+        from relayproxy.cli.demo_child import serve
+
+        serve(log[0], ready[1], page, folder, (_HOST, port))
+        code = 0
+    except BaseException:  # noqa: BLE001  (the process ends here, and says why)
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _write(descriptor: int, line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, line.encode("utf-8", "backslashreplace"))
+
+
+def _welcome(port: int, page: int) -> str:
+    return f"""\
+relayproxy demo      Ctrl-C ends it; only this machine can reach it
+  send mail to       {_HOST}:{port}
+  look at it on      http://{_HOST}:{page}/
+try
+  swaks --server {_HOST}:{port} --from you@{_DOMAIN} --to bob@example.net
+  python3 -c "import smtplib; smtplib.SMTP('{_HOST}', {port}).sendmail('you@{_DOMAIN}', \
+'bob@example.net', 'From: you@{_DOMAIN}\\nSubject: hello\\n\\nHello')"
+a subject with "lottery" is refused, one with "later" is deferred; bob+4xx@, bob+5xx@, bob+slow@ and bob+drop@
+make the upstream misbehave
+"""
+
+
+def demo_plan(folder: Path, port: int, workers: int) -> "Plan":
+    """Return what the demo runs; keys and files are made in `folder`."""
+    from relayproxy.config.models import Config
+    from relayproxy.supervisor import Plan
+
+    config = Config.model_validate(
+        {
+            "version": 1,
+            "hostname": f"mx.{_DOMAIN}",
+            "listeners": [{"name": "demo", "listen": f"{_HOST}:{port}"}],
+            "relay": {"networks": ["127.0.0.0/8"]},
+            "upstreams": {"upstream": {"address": f"unix:{folder}/upstream.sock", "tls": "off"}},
+            "workers": workers,
+            "metrics": {"listen": "off"},
+            "log": {"format": "json"},
+            "shutdown_timeout": "10s",
+        }
+    )
+    return Plan(config, demo_choices(folder), folder, "the demo")
+
+
+def demo_choices(folder: Path) -> "list[Choice]":
+    """Return the demo's pipeline: its own plugins, and built-in ones that need no network."""
+    from relayproxy.catalogue import Catalogue
+    from relayproxy.cli.demo_plugins import DemoRecorder, DemoWords
+
+    catalogue = Catalogue()
+    _make_key(folder / "keys" / _DOMAIN / "demo.key")
+    lines: list[tuple[str, Any, dict[str, Any]]] = [
+        ("demo_recorder", DemoRecorder, {"folder": str(folder / "seen")}),
+        ("demo_words", DemoWords, {}),
+        ("headers", catalogue["headers"], {"add": {"X-Demo": "{id} from {client.ip}, score {score}"}}),
+        ("dkim_sign", catalogue["dkim_sign"], {"keys": str(folder / "keys")}),
+    ]
+    return [_choice(name, cls, options) for name, cls, options in lines]
+
+
+def _choice(name: str, cls: Any, options: dict[str, Any]) -> "Choice":
+    from relayproxy.config.models import PipelineEntry
+
+    return PipelineEntry(name=name), cls, cls.settings.model_validate(options)
+
+
+def _make_key(path: Path) -> None:
+    """Write a new Ed25519 key, which is made at once (RFC 8463)."""
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    key = ed25519.Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (keys / "example.org.demo.pem").write_bytes(key)
-    config = folder / "relayproxy.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "version": 1,
-                "hostname": "demo.relayproxy.example",
-                "listeners": [{"name": "demo", "listen": f"127.0.0.1:{port}"}],
-                "relay": {"networks": ["127.0.0.0/8"]},
-                "upstreams": {"built-in": {"address": upstream, "tls": "off"}},
-                "plugin_folders": ["plugins"],
-                "pipeline": ["no_shouting", {"dkim_sign": {"keys": "keys"}}],
-                "log": {"format": "json"},
-                "metrics": {"listen": "off"},
-            },
-            indent=2,
-        ),
-        "utf-8",
-    )
-    return config
-
-
-async def _follow(proxy: asyncio.subprocess.Process, board: Board) -> None:
-    """Read the proxy's log: messages go to the board, all of it to the terminal in words."""
-    assert proxy.stderr is not None
-    async for raw in proxy.stderr:
-        line = raw.decode("utf-8", "replace").rstrip("\n")
-        try:
-            event: Any = json.loads(line)
-        except ValueError:
-            event = {"event": "text", "text": line}
-        board.heard(event if isinstance(event, dict) else {"event": "text", "text": line}, line)
-        if event.get("event") in ("message", "refused"):
-            to = event.get("to", "")
-            names = ", ".join(to) if isinstance(to, list) else to
-            click.echo(f"{event['event']:<8} {event.get('from') or '<>'} -> {names}   {event['reply']}")
-    board.ended()
-
-
-def _announce(port: int, page_port: int) -> None:
-    click.echo(
-        f"proxy   127.0.0.1:{port}   (SMTP; loopback clients may send anywhere, all of it to the upstream here)"
-    )
-    click.echo(f"page    http://127.0.0.1:{page_port}/")
-    click.echo(f"try     swaks --server 127.0.0.1:{port} --from ana@example.org --to bob@example.net")
-    click.echo(
-        f'        python3 -c \'import smtplib; smtplib.SMTP("127.0.0.1", {port})'
-        '.sendmail("ana@example.org", ["bob@example.net"], "Subject: hi\\r\\n\\r\\nhello")\''
-    )
-    click.echo("        recipients ending in +4xx or +5xx are refused by the upstream, capitals by a plugin")
-    click.echo("end     Ctrl-C\n")
-
-
-async def _send_samples(port: int) -> None:
-    """Send a handful of messages, so that the page has something to show."""
-    for number, (sender, recipient, subject, text) in enumerate(_SAMPLES):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        content = (
-            f"From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: {subject}\r\nMessage-ID: <demo-{number}@example.org>\r\n"
-            f"Date: Tue, 24 Nov 2026 12:00:00 +0000\r\n\r\n" + text.replace("\n", "\r\n") + ".\r\n"
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o600)
+    path.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
-        await _reply(reader)
-        for command in ("EHLO demo.example.org", f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"):
-            writer.write(f"{command}\r\n".encode())
-            code = await _reply(reader)
-            if command == "DATA" and code == 354:
-                writer.write(content.encode())
-                await _reply(reader)
-        writer.write(b"QUIT\r\n")
-        await _reply(reader)
-        writer.close()
-
-
-async def _reply(reader: asyncio.StreamReader) -> int:
-    while True:
-        line = await reader.readline()
-        if line[3:4] != b"-":
-            return int(line[:3] or 0)
+    )

@@ -1,191 +1,167 @@
-"""The demo's page: the messages that went through, and one of them in detail. Server-rendered; no script at all.
+"""The page of `relayproxy demo` as HTML: a list of messages, and one message.
 
-Every foreign word is escaped, and the policy of the page allows nothing but its own style.
+Made on the server, without scripts. Whatever came over the wire goes through `text`, which leaves nothing that a
+browser could take for anything but text. Must not know HTTP.
 """
 
-import asyncio
-import collections
 import difflib
+from collections.abc import Iterable
 from html import escape
-from typing import Any, cast
 
-import h11
+from relayproxy.cli.demo_plugins import SHOWN
+from relayproxy.cli.demo_store import Seen
 
-from relayproxy.model.message import Message
-from relayproxy.testing.upstream import UpstreamSink
+_MOST_LINES = 1000
 
-_KEPT = 200
-_PATIENCE = 30.0
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #ccc}
-th{font-weight:600}pre{background:#f4f4f4;padding:1rem;overflow:auto}.relayed{color:#0a5c2b}.rejected{color:#a01818}
-.deferred{color:#7a4b00}a{color:#0b4f9e}caption{text-align:left;padding:.5rem 0}
-@media (prefers-color-scheme:dark){body{background:#161616;color:#eee}pre{background:#222}a{color:#8ab8ff}
-.relayed{color:#6fd394}.rejected{color:#ff8d8d}.deferred{color:#f0bf6b}th,td{border-color:#444}}
+STYLE = """\
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; --good: #2a7d2a; --bad: #b3261e; --wait: #8a6100; }
+@media (prefers-color-scheme: dark) { :root { --good: #7fd07f; --bad: #ff8a80; --wait: #e6c25c; } }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 78rem; padding: 1rem 1.5rem 3rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+th { font-weight: 600; } td.number { text-align: right; white-space: nowrap; }
+td, pre, code { overflow-wrap: anywhere; }
+pre { background: var(--soft); border: 1px solid var(--line); overflow-x: auto; padding: .7rem; white-space: pre-wrap; }
+ins { text-decoration: none; color: var(--good); } del { text-decoration: none; color: var(--bad); }
+.accepted { color: var(--good); } .rejected { color: var(--bad); } .deferred { color: var(--wait); }
+a:focus-visible { outline: 2px solid; outline-offset: 2px; }
 """
 
 
-class Board:
-    """What the page shows: the proxy's events about messages, newest last, and what reached the upstream."""
-
-    def __init__(self, sink: UpstreamSink) -> None:
-        self._sink = sink
-        self._ready = asyncio.get_running_loop().create_future()
-        self.events: collections.deque[dict[str, Any]] = collections.deque(maxlen=_KEPT)
-        self.lines: collections.deque[str] = collections.deque(maxlen=_KEPT)
-
-    def heard(self, event: dict[str, Any], line: str) -> None:
-        """Take an event from the proxy's log."""
-        self.lines.append(line)
-        if event.get("event") == "ready" and not self._ready.done():
-            self._ready.set_result(True)
-        elif event.get("event") in ("message", "refused"):
-            self.events.append(event)
-
-    def ended(self) -> None:
-        """The proxy has ended."""
-        if not self._ready.done():
-            self._ready.set_result(False)
-
-    async def ready(self) -> bool:
-        """Wait until the proxy serves; False if it doesn't come up."""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                return bool(await asyncio.shield(self._ready))
-        except TimeoutError:
-            return False
-
-    def event(self, id: str) -> dict[str, Any] | None:  # noqa: A002  (what the log calls it)
-        """Return the event of a message."""
-        return next((event for event in self.events if event.get("id") == id), None)
-
-    def arrived(self, id: str) -> bytes | None:  # noqa: A002
-        """Return the octets of a message as the upstream got them; our Received names the id."""
-        mark = f" id {id};".encode()
-        return next((sunk.content for sunk in self._sink.arrived if mark in sunk.content[:2000]), None)
+def text(value: str, *, lines: bool = False) -> str:
+    """Return foreign text for HTML: markup escaped, characters that steer or hide shown as codes."""
+    if not value.isprintable():
+        value = "".join(c if c.isprintable() or (lines and c in "\n\t") else _code(c) for c in value)
+    return escape(value, quote=True)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return escape(str(value))
+def _code(char: str) -> str:
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, *, refresh: int = 0) -> bytes:
+    again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>'
-        '<meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style><h1>{_text(title)}</h1>{body}</html>"
-    )
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>{again}'
+        '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/style.css"></head>'
+        f"<body>{body}</body></html>\n"
+    ).encode("utf-8", "backslashreplace")
 
 
-def index(board: Board) -> str:
-    """The list of messages."""
-    rows = []
-    for event in reversed(board.events):
-        outcome = event.get(
-            "outcome", "rejected" if str(event.get("reply", "")).startswith("5") else "deferred"
-        )
-        rows.append(
-            f"<tr><td>{_text(str(event.get('time', ''))[11:19])}</td><td>{_text(event.get('from') or '<>')}</td>"
-            f"<td>{_text(event.get('to', ''))}</td><td>{_text(event.get('size', ''))}</td>"
-            f'<td class="{_text(outcome)}">{_text(outcome)}</td><td>{_text(event.get("reply", ""))}</td>'
-            f"<td>{round(float(event.get('seconds', 0)) * 1000, 1)}</td>"
-            f'<td><a href="/message/{_text(event.get("id", ""))}">{_text(event.get("id", ""))}</a></td></tr>'
-        )
-    table = (
-        "<table><caption>Messages, newest first</caption><thead><tr><th>Time<th>From<th>To<th>Octets<th>Outcome"
-        f"<th>Reply<th>ms<th>Id</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
+def list_page(seen: Iterable[Seen], smtp: str, *, refresh: int = 0) -> bytes:
+    """Return the list; `smtp` is where to send mail, `refresh` the seconds until the page loads itself again."""
+    rows = "".join(map(_row, seen)) or '<tr><td colspan="8">No message yet.</td></tr>'
+    toggle = '<a href="/">stop refreshing</a>' if refresh else '<a href="/?refresh">refresh every 3 s</a>'
     return _page(
-        "relayproxy demo", f'<p><a href="/">Refresh</a></p>{table if rows else "<p>Nothing yet.</p>"}'
+        "relayproxy demo",
+        f"<h1>relayproxy demo</h1><p>Send mail to <code>{text(smtp)}</code>. "
+        "Recipients with <code>+4xx</code>, <code>+5xx</code>, <code>+slow</code> or <code>+drop</code> in front of "
+        f"the @ make the upstream misbehave. {toggle}</p>"
+        "<table><thead><tr><th>time (UTC)</th><th>from</th><th>to</th><th>subject</th><th>size</th><th>verdict</th>"
+        f"<th>reply</th><th>ms</th></tr></thead><tbody>{rows}</tbody></table>",
+        refresh=refresh,
     )
 
 
-def detail(board: Board, id: str) -> str | None:  # noqa: A002  (what the log calls it)
-    """One message: its hooks, findings and reply, and what the upstream got."""
-    event = board.event(id)
-    if event is None:
-        return None
-    hooks = "".join(
-        f"<tr><td>{_text(name)}<td>{round(float(seconds) * 1000, 2)}</tr>"
-        for name, seconds in (event.get("hooks") or {}).items()
+def _row(seen: Seen) -> str:
+    to = ", ".join([*seen.recipients, *(f"{address} (refused)" for address, _ in seen.refused)])
+    subject = seen.subject or ("(no content)" if not seen.size else "(no subject)")
+    return (
+        f"<tr><td>{text(seen.time[11:19])}</td><td>{text(seen.sender or '<>')}</td><td>{text(to)}</td>"
+        f'<td><a href="/message/{text(seen.id)}">{text(subject)}</a></td><td class="number">{seen.size or ""}</td>'
+        f'<td class="{text(seen.verdict)}">{text(seen.verdict)}</td><td>{text(seen.reply)}</td>'
+        f'<td class="number">{_ms(seen.seconds)}</td></tr>'
     )
-    facts = "".join(
-        f"<tr><th>{_text(key)}<td>{_text(value)}</tr>"
-        for key, value in event.items()
-        if key not in ("event", "level", "hooks")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f}" if seconds >= 0 else ""
+
+
+def message_page(seen: Seen) -> bytes:
+    """Return the page of one message."""
+    facts = [
+        ("id", seen.id),
+        ("time", seen.time),
+        ("client", seen.client),
+        ("from", seen.sender or "<>"),
+        ("to", ", ".join(seen.recipients)),
+        ("size", f"{seen.size} octets" if seen.size else ""),
+        ("verdict", seen.verdict),
+        ("reply", seen.reply),
+        ("time taken", f"{_ms(seen.seconds)} ms" if seen.seconds >= 0 else ""),
+    ]
+    refused = [(f"refused: {address}", reply) for address, reply in seen.refused]
+    rows = "".join(
+        f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in [*facts, *refused] if value
     )
-    parts = [f"<table>{facts}</table>"]
-    if hooks:
-        parts.append(f"<h2>Hooks</h2><table><tr><th>Hook<th>ms</tr>{hooks}</table>")
-    data = board.arrived(id)
-    if data is not None:
-        added = _added(data)
-        parts.append(f"<h2>What the proxy added</h2><pre>{_text(added)}</pre>")
-        shown = data[:20_000].decode("utf-8", "replace").replace("\r\n", "\n")
-        parts.append(f"<h2>As the upstream got it</h2><pre>{_text(shown)}</pre>")
-    return _page(f"Message {id}", '<p><a href="/">All messages</a></p>' + "".join(parts))
+    parts = [
+        f'<p><a href="/">all messages</a></p><h1>{text(seen.subject or seen.id)}</h1>',
+        f"<table><tbody>{rows}</tbody></table>",
+        _hooks(seen),
+        _findings(seen),
+        _headers(seen),
+    ]
+    if seen.received:
+        cut = " (the beginning)" if len(seen.received) >= SHOWN else ""
+        parts.append(f"<h2>As received{cut}</h2><pre>{_raw(seen.received)}</pre>")
+    return _page(seen.subject or seen.id, "".join(parts))
 
 
-def _added(data: bytes) -> str:
-    fields = [field.raw.decode("utf-8", "replace") for field in Message.from_bytes(data).fields]
-    first = next((n for n, text in enumerate(fields) if text.lower().startswith("from:")), len(fields))
-    lines = "".join(fields[:first]).replace("\r\n", "\n").splitlines()
-    return "\n".join(line[2:] for line in difflib.ndiff([], lines))
+def _hooks(seen: Seen) -> str:
+    if not seen.hooks:
+        return ""
+    rows = "".join(
+        f"<tr><td>{text(line.hook)}</td><td>{text(line.plugin)}</td><td>{text(line.answer)}</td>"
+        f'<td class="number">{_ms(line.seconds)}</td><td>{text(line.error)}</td></tr>'
+        for line in seen.hooks
+    )
+    return (
+        "<h2>Hooks</h2><table><thead><tr><th>hook</th><th>plugin</th><th>answer</th><th>ms</th><th>error</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
-class _Http(asyncio.Protocol):
-    """One request, one page."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=16_384)
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._http.receive_data(data)
-            event: Any = self._http.next_event()
-        except h11.RemoteProtocolError:
-            self._answer(400, _page("Bad request", ""))
-            return
-        if isinstance(event, h11.Request):
-            path = event.target.partition(b"?")[0].decode("ascii", "replace")
-            page: str | None = None
-            if event.method == b"GET" and path == "/":
-                page = index(self._board)
-            elif event.method == b"GET" and path.startswith("/message/"):
-                page = detail(self._board, path.removeprefix("/message/"))
-            self._answer(
-                200 if page else 404, page or _page("No such page", '<p><a href="/">All messages</a></p>')
-            )
-
-    def _answer(self, code: int, page: str) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        body = page.encode()
-        headers = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Length", str(len(body))),
-            ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "no-referrer"),
-            ("Connection", "close"),
-        ]
-        for event in (
-            h11.Response(status_code=code, headers=headers),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self._transport.write(self._http.send(event) or b"")
-        self._transport.close()
+def _findings(seen: Seen) -> str:
+    if not seen.findings:
+        return ""
+    return "<h2>Findings</h2><ul>" + "".join(f"<li>{text(line)}</li>" for line in seen.findings) + "</ul>"
 
 
-async def serve_page(board: Board, port: int) -> asyncio.Server:
-    """Serve the page on loopback."""
-    return await asyncio.get_running_loop().create_server(lambda: _Http(board), "127.0.0.1", port)
+def _headers(seen: Seen) -> str:
+    """The header as it came and, in the same view, as it went on: `-` was taken out, `+` put in."""
+    before = _head(seen.received)
+    if not seen.forwarded:
+        return (
+            f"<h2>Header as received</h2><pre>{text(chr(10).join(before), lines=True)}</pre>"
+            if before
+            else ""
+        )
+    after = _head(seen.forwarded)
+    diff = list(difflib.unified_diff(before, after, lineterm="", n=len(before)))[3:] or [
+        f" {line}" for line in after
+    ]
+    marks = {"+": "ins", "-": "del"}
+    lines = [
+        f"<{mark}>{text(line, lines=True)}</{mark}>"
+        if (mark := marks.get(line[0]))
+        else text(line, lines=True)
+        for line in diff
+    ]
+    return "<h2>Header, received (-) and forwarded (+)</h2><pre>" + "\n".join(lines) + "</pre>"
+
+
+def _head(octets: bytes) -> list[str]:
+    """The lines of the header, as many as can be looked at."""
+    head = octets.partition(b"\r\n\r\n")[0]
+    return head.decode("utf-8", "backslashreplace").split("\r\n")[:_MOST_LINES] if head else []
+
+
+def _raw(octets: bytes) -> str:
+    return text(octets.decode("utf-8", "backslashreplace").replace("\r\n", "\n"), lines=True)
+
+
+def not_found() -> bytes:
+    """Return the page for an address that leads nowhere."""
+    return _page("not found", '<h1>There is nothing here</h1><p><a href="/">all messages</a></p>')

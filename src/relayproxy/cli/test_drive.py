@@ -27,7 +27,7 @@ from relayproxy.core.ports import Capabilities, NextHop, Transaction
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.session import Session
 from relayproxy.delivery.upstream import Upstream
-from relayproxy.hookspecs import REPORT
+from relayproxy.hookspecs import REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, TlsInfo
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
@@ -329,11 +329,18 @@ class _Stage:
             await session.close()
         pipeline, result = self._pipeline, self.result
         mail = pipeline.mail
-        result.steps = (*pipeline.steps, *(mail.trace if mail else ()))
+        result.steps = (*pipeline.steps, *map(self._shown, mail.trace if mail else ()))
         result.findings = mail.findings if mail else pipeline.noted
         result.direction = str(mail.direction) if mail else ""
         result.sent = next((hop.sent for hop in self._hops.values() if hop.sent is not None), None)
         result.forwarded = bool(question.forward_to) and result.sent is not None
+
+    def _shown(self, step: Step) -> Step:
+        """A plugin that only observes would edit; the trace says what it returned."""
+        observed = {entry.name for entry in self._pipeline.entries if entry.observe}
+        if step.hook in REWRITE and step.plugin in observed and not step.error:
+            return replace(step, answer=f"would make {step.answer}")
+        return step
 
     async def _converse(self, session: Session) -> Reply:
         """Return the reply that decides."""

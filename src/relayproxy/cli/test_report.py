@@ -5,18 +5,20 @@ Everything that came from a message is escaped before it reaches a terminal. Mus
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from relayproxy.cli.test_drive import Rehearsal
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Step
 from relayproxy.model.message import Message
+
+if TYPE_CHECKING:
+    from relayproxy.cli.test_drive import Rehearsal
 
 _MOST_LINES = 20_000  # of a body: beyond it, a comparison line by line takes too long
 _WIDTH = 200
 
 
-def as_data(result: Rehearsal) -> dict[str, Any]:
+def as_data(result: "Rehearsal") -> dict[str, Any]:
     """Return the JSON form; the keys are part of the outer contract (docs/cli.md)."""
     return {
         "verdict": result.verdict,
@@ -51,14 +53,14 @@ def as_data(result: Rehearsal) -> dict[str, Any]:
     }
 
 
-def headers(result: Rehearsal) -> list[list[str]]:
+def headers(result: "Rehearsal") -> list[list[str]]:
     """The header fields that went on, as [name, value]; none where nothing did."""
     if result.sent is None:
         return []
     return [[field.name, field.value] for field in Message.from_bytes(result.sent).fields]
 
 
-def edits(result: Rehearsal) -> list[str]:
+def edits(result: "Rehearsal") -> list[str]:
     """The lines of a unified diff of what went on against what came; none where nothing went on."""
     if result.sent is None:
         return []
@@ -79,7 +81,7 @@ def _lines(data: bytes) -> list[str]:
     return data.decode("utf-8", "backslashreplace").replace("\r\n", "\n").split("\n")
 
 
-def as_text(result: Rehearsal, notes: list[str]) -> Iterator[str]:
+def as_text(result: "Rehearsal", notes: list[str]) -> Iterator[str]:
     """Yield the lines of the text form."""
     question = result.question
     to = ", ".join(question.recipients)
@@ -122,7 +124,7 @@ def _finding(finding: Finding) -> str:
     return f"  {finding.method}={finding.result}{props}{score}{reason}  by {finding.by or 'core'}"
 
 
-def _meaning(result: Rehearsal) -> str:
+def _meaning(result: "Rehearsal") -> str:
     match result.verdict:
         case "accept" if result.forwarded:
             return "accept: the upstream took it"

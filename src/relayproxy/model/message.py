@@ -4,7 +4,7 @@
 ever serialised through a MIME library. Must not know how it arrived or where the body's buffer lives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.header import decode_header
 from functools import cached_property
@@ -79,13 +79,22 @@ class Message:
 
     `head` is everything up to and including the blank line (or all of it when there is none), `body` the rest
     as bytes or as a view of a mapped file. `dotless` promises that no line begins with a dot, which spares the
-    sender's search for them.
+    sender's search for them. `reader` yields the octets of the body piece by piece where that is cheaper than
+    looking at them through the view.
     """
 
-    def __init__(self, head: bytes, body: Buffer = b"", *, dotless: bool = False) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        body: Buffer = b"",
+        *,
+        dotless: bool = False,
+        reader: Callable[[], Iterator[bytes]] | None = None,
+    ) -> None:
         self.head = head
         self.body = body
         self.dotless = dotless
+        self.reader = reader
 
     @classmethod
     def from_bytes(cls, data: bytes, *, dotless: bool = False) -> "Message":
@@ -113,6 +122,10 @@ class Message:
         """Yield the octets in pieces of at most `size`, without copying a mapped body."""
         if len(self) <= size:
             yield bytes(self)
+            return
+        if self.reader is not None:
+            yield self.head
+            yield from self.reader()
             return
         for part in (memoryview(self.head), memoryview(self.body)):
             for start in range(0, len(part), size):

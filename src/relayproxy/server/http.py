@@ -67,6 +67,7 @@ class Monitor(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._head = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request, but not for ever."""
@@ -91,6 +92,7 @@ class Monitor(asyncio.Protocol):
 
     async def _serve(self, request: h11.Request) -> None:
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
+        self._head = request.method == b"HEAD"
         if request.method != b"GET":
             self._answer(405, b"GET only\n")
         elif path == "/metrics":
@@ -109,10 +111,10 @@ class Monitor(asyncio.Protocol):
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
-        for event in (
-            h11.Response(status_code=code, headers=headers),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
+        events = [h11.Response(status_code=code, headers=headers), h11.Data(data=body), h11.EndOfMessage()]
+        if self._head:
+            # RFC 9110 section 9.3.2: the header fields alone.
+            del events[1]
+        for event in events:
             self._transport.write(self._http.send(event) or b"")
         self._transport.close()

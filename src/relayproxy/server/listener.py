@@ -87,6 +87,9 @@ class Listener:
         except OSError as error:
             shared.at.services.log.debug("handshake_failed", listener=self.name, ip=peer, problem=str(error))
             sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
 
     async def _source(self, sock: socket.socket, peer: str) -> tuple[str, int, str, int] | None:
         if not ip_in(peer, self._shared.at.policy.proxy):

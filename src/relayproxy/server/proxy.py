@@ -7,7 +7,7 @@ TLS handshake may follow at once. Only peers that are listed get this far.
 import asyncio
 import socket
 
-from aiosmtpd.proxy_protocol import get_proxy
+from aiosmtpd.proxy_protocol import V2_CMD, get_proxy
 
 HEADER_SECONDS = 5.0
 _V1_MOST = 107
@@ -53,10 +53,18 @@ async def read_header(
     try:
         async with asyncio.timeout(HEADER_SECONDS):
             data = await get_proxy(_SocketReader(loop, sock))
-    except (TimeoutError, OSError) as error:
+    except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
         raise ProxyError(f"no PROXY header: {error}") from None
     if not data:
         raise ProxyError(data.error or "no PROXY header")
+    if data.version == 2 and data.command == V2_CMD.LOCAL:
+        # A balancer's own connection: whatever addresses it brings are to be ignored (section 2.2).
+        return None
     if data.src_addr is None or data.dst_addr is None or isinstance(data.src_addr, bytes):
         return None
-    return str(data.src_addr), int(data.src_port or 0), str(data.dst_addr), int(data.dst_port or 0)
+    return _plain(data.src_addr), int(data.src_port or 0), _plain(data.dst_addr), int(data.dst_port or 0)
+
+
+def _plain(address: object) -> str:
+    """Write an address; an IPv4-mapped one as IPv4, which `str` shows in hexadecimal."""
+    return str(getattr(address, "ipv4_mapped", None) or address)

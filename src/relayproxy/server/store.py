@@ -6,6 +6,7 @@ Takes its octets from the worker's budget and gives them back when the message i
 import mmap
 import os
 import tempfile
+from collections.abc import Iterator
 
 from relayproxy.core.services import Budget
 from relayproxy.model.message import Message
@@ -13,6 +14,8 @@ from relayproxy.model.reply import Reply
 
 SPILL = 1_048_576
 """Octets of a body that stay in memory; one that may be larger goes to a file."""
+
+_PIECE = 262_144
 
 TOO_BIG = Reply(552, "5.3.4", "Message is too big")
 NO_ROOM = Reply(452, "4.3.1", "Not enough room now, try again later")
@@ -73,15 +76,20 @@ class ContentStore:
             self._pieces.clear()
             return Message.from_bytes(data, dotless=dotless)
         mapped = mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ)
-        os.close(self._file)
-        self._file = None
         if mapped[:2] == b"\r\n":
             cut = 2
         else:
             found = mapped.find(b"\r\n\r\n", 0, self._header_bytes + 4)
             # Without a blank line in reach it all counts as header, of which the session takes only so much.
             cut = found + 4 if found >= 0 else min(self.size, self._header_bytes + 1)
-        return Message(mapped[:cut], memoryview(mapped)[cut:], dotless=dotless)
+        file, size = self._file, self.size
+
+        def reader() -> Iterator[bytes]:
+            # Reading copies through the kernel's cache; looking through the map would make every page ours.
+            for start in range(cut, size, _PIECE):
+                yield os.pread(file, _PIECE, start)
+
+        return Message(mapped[:cut], memoryview(mapped)[cut:], dotless=dotless, reader=reader)
 
     def release(self) -> None:
         """Give back the octets and the file; may be called twice."""
