@@ -136,13 +136,21 @@ def test_loading_any_text_answers(tmp_path_factory, text):
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
 _TREES = st.recursive(
-    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    _SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
 
 
-@given(st.sampled_from(["listeners", "relay", "upstreams", "routes", "pipeline", "limits", "metrics", "rules"]), _TREES)
+@given(
+    st.sampled_from(["listeners", "relay", "upstreams", "routes", "pipeline", "limits", "metrics", "rules"]),
+    _TREES,
+)
 def test_any_value_at_any_key_answers(key, value):
-    raw = {"version": 1, "listeners": [{"name": "a", "listen": "127.0.0.1:1"}], "upstreams": {"u": {"address": "h:1"}}}
+    raw = {
+        "version": 1,
+        "listeners": [{"name": "a", "listen": "127.0.0.1:1"}],
+        "upstreams": {"u": {"address": "h:1"}},
+    }
     loaded = load(None, overrides={**raw, key: value}, environ={})
     assert loaded.config is not None or loaded.problems
 
