@@ -45,6 +45,10 @@ class Probe(Plugin[ProbeSettings]):
         self._act("startup")
 
     @hook
+    async def shutdown(self):
+        self._act("shutdown")
+
+    @hook
     def connect(self, client, note):
         note("probe", "hit", score=1.5, policy__at="connect")
         return self._act("connect")
@@ -350,6 +354,13 @@ def test_verbose_shows_the_log(config):
     events = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert [event["event"] for event in events] == ["plugin_fault", "message"]
     assert "Traceback" in events[0]["traceback"]
+
+
+def test_a_plugin_that_fails_at_the_end_changes_nothing(config):
+    result = run("-v", "-C", config("shutdown", "raise"))
+    assert result.exit_code == 0
+    assert '"hook": "shutdown"' in result.stderr
+    assert result.stdout.splitlines()[-2].startswith("=> 250 ")
 
 
 def test_a_file_is_read_too(monkeypatch, tmp_path):

@@ -49,9 +49,9 @@ def test_layers_lie_one_over_the_other(tmp_path):
     assert loaded.config.limits.recipients == 10
     flagged = load(path, environ=environ, overrides={"hostname": "flag.example.org"})
     assert flagged.config.hostname == "flag.example.org"
-    assert loaded.origins[("hostname",)] == "RELAYPROXY__HOSTNAME"
-    assert loaded.origins[("limits", "recipients")] == f"{folder / '10.yaml'}:2"
-    assert flagged.origins[("hostname",)] == "command line"
+    assert loaded.origin(("hostname",)) == "RELAYPROXY__HOSTNAME"
+    assert loaded.origin(("limits", "recipients")) == f"{folder / '10.yaml'}:2"
+    assert flagged.origin(("hostname",)) == "command line"
 
 
 def test_the_environment_is_typed_by_the_same_models(tmp_path):

@@ -60,7 +60,8 @@ def test_every_configuration_is_whole_and_has_no_mistake(page, code, tmp_path):
         shutil.copy(ROOT / "tests/plugins/tutorial/second/subject_words.py", tmp_path / "plugins")
     loaded = load(file, environ={})
     assert loaded.config is not None, report(loaded)
-    assert loaded.problems == ()
+    # RP706: nobody may send anywhere yet, which is what pages about something else leave open.
+    assert {problem.code for problem in loaded.problems} <= {"RP706"}, report(loaded)
 
 
 def test_there_are_configurations():
@@ -79,10 +80,16 @@ def test_links_lead_to_pages_and_headings(page):
             assert anchor in kept, target
 
 
-def test_the_index_leads_to_every_page():
-    linked = set(re.findall(r"\]\(([^)#\s]+)", (DOCS / "index.md").read_text()))
-    there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"index.md"}
-    assert there - linked == set()
+def test_every_page_is_reached_from_the_index():
+    reached = {DOCS / "index.md"}
+    todo = list(reached)
+    while todo:
+        page = todo.pop()
+        links = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text())
+        found = {(page.parent / link).resolve() for link in links} - reached
+        reached |= found
+        todo += found
+    assert {page.resolve() for page in DOCS.rglob("*.md")} - reached == set()
 
 
 @pytest.mark.parametrize("name", ["cli", "metrics"])
@@ -104,7 +111,7 @@ def test_the_readme_opens_with_the_two_commands():
 
 def test_the_readme_promises_no_more_lines_than_it_shows():
     (yaml,) = blocks("yaml", [ROOT / "README.md"])
-    assert len(yaml.values[1].splitlines()) <= 13
+    assert len(yaml.values[1].splitlines()) <= 12
 
 
 def test_the_plugin_of_the_readme_works(tmp_path):
@@ -133,7 +140,7 @@ def test_the_flow_names_files_and_functions_that_exist():
             if span.endswith(".py"):
                 file = span
                 assert (SOURCE / file).is_file(), span
-            elif span.endswith("()"):
+            elif file and span.endswith("()"):
                 assert re.search(rf"def {span[:-2]}\b", (SOURCE / file).read_text()), f"{file}: {span}"
                 seen += 1
     assert seen > 30
@@ -165,7 +172,7 @@ def test_every_refusal_is_one_that_is_given():
     )
     assert len(rows) > 30
     for code, status, words in rows:
-        longest = max(re.split(r"NAME|: | or |, |NUL octets", words), key=len).strip()
+        longest = max(re.split(r"NAME|Message has |: |, ", words), key=len).strip()
         assert longest in source, words
         assert f'"{status}"' in source, (code, status)
 

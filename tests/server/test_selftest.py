@@ -10,7 +10,7 @@ from tests.servers.tls import Certificates
 from relayproxy.api import Plugin, Settings, defer, hook, reject
 from relayproxy.server import selftest as module
 from relayproxy.server.selftest import converse
-from relayproxy.testing.upstream import UpstreamSink, answer
+from relayproxy.testing.upstream import Fault, FaultPlan, Say, Step, UpstreamSink, answer
 
 
 async def probe(served: Served, **how: bool) -> tuple[bool, str]:
@@ -65,49 +65,42 @@ async def test_an_upstream_that_is_down_is_no_matter_of_life(sink: UpstreamSink)
         assert await probe(served) == (True, "alive")
 
 
-@pytest.mark.parametrize("step", ["connect", "helo", "mail", "rcpt"])
+class Hangs(Plugin[Settings]):
+    """Hangs in one of its hooks until it is let go."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(Settings())
+        self.step = step
+        self.gate = asyncio.Event()
+
+    async def pause(self, step: str) -> None:
+        if step == self.step:
+            await self.gate.wait()
+
+    @hook
+    async def connect(self, client):
+        await self.pause("banner")
+
+    @hook
+    async def helo(self, client, name):
+        await self.pause("EHLO")
+
+    @hook
+    async def mail(self, mail):
+        await self.pause("MAIL")
+
+    @hook
+    async def rcpt(self, mail, rcpt):
+        await self.pause("RCPT")
+
+
+@pytest.mark.parametrize("step", ["banner", "EHLO", "MAIL", "RCPT"])
 async def test_a_step_that_hangs_is_named(sink: UpstreamSink, monkeypatch: pytest.MonkeyPatch, step: str):
     monkeypatch.setattr(module, "_PATIENCE", 0.2)
-
-    async def hang(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    class Hangs(Plugin[Settings]):
-        pass
-
-    def hanging(name: str):
-        match name:
-            case "connect":
-
-                async def connect(self, client):
-                    await hang()
-
-                return hook(connect)
-            case "helo":
-
-                async def helo(self, client, name):
-                    await hang()
-
-                return hook(helo)
-            case "mail":
-
-                async def mail(self, mail):
-                    await hang()
-
-                return hook(mail)
-            case _:
-
-                async def rcpt(self, mail, rcpt):
-                    await hang()
-
-                return hook(rcpt)
-
-    setattr(Hangs, step, hanging(step))
-    async with serving(sink, plugins=[Hangs(Settings())]) as served:
-        well, text = await probe(served)
-        assert not well
-        named = {"connect": "banner", "helo": "EHLO", "mail": "MAIL", "rcpt": "RCPT"}[step]
-        assert text.startswith(f"{named}: ")
+    plugin = Hangs(step)
+    async with serving(sink, plugins=[plugin]) as served:
+        assert await probe(served) == (False, f"{step}: TimeoutError")
+        plugin.gate.set()
 
 
 async def test_a_refusal_in_place_of_the_banner_ends_it(sink: UpstreamSink):
@@ -131,29 +124,28 @@ async def test_nobody_listens():
     sock.close()
 
 
+async def ask(sink: UpstreamSink) -> tuple[bool, str]:
+    assert sink._server is not None
+    return await converse(sink._server.sockets[0], lmtp=False, implicit_tls=False, proxied=False)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "::", "::1"])
 async def test_it_finds_a_socket_that_listens_everywhere(host: str):
-    banner = asyncio.start_server(_say_yes, host, 0)
-    server = await banner
-    assert (await converse(server.sockets[0], lmtp=False, implicit_tls=False, proxied=False))[0]
-    server.close()
-    await server.wait_closed()
+    async with UpstreamSink(host=host) as sink:
+        assert await ask(sink) == (True, "alive")
+        await sink.until(lambda: sink.open_sessions == 0)
 
 
-async def _say_yes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"220 hello\r\n")
-    while line := await reader.readline():
-        writer.write(b"250-more\r\n250 ok\r\n" if line.startswith(b"EHLO") else b"250 ok\r\n")
-    writer.close()
-
-
-async def test_a_server_that_hangs_up_in_the_middle_of_a_line():
-    async def short(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 hel")
-        writer.close()
-
-    server = await asyncio.start_server(short, "127.0.0.1", 0)
-    well, text = await converse(server.sockets[0], lmtp=False, implicit_tls=False, proxied=False)
-    assert (well, text) == (False, "banner: the connection was closed")
-    server.close()
-    await server.wait_closed()
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        (b"220 hel", "banner"),
+        (b"", "banner"),
+        (b"220-hello\r\n220-more\r\n", "banner"),
+        (b"220 hello\n", "banner"),
+    ],
+)
+async def test_a_server_that_hangs_up(said: bytes, step: str):
+    async with UpstreamSink(plan=FaultPlan(Fault(Step.BANNER, Say(said, close=True)))) as sink:
+        assert await ask(sink) == (False, f"{step}: the connection was closed")
+        await sink.until(lambda: sink.open_sessions == 0)

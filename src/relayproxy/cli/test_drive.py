@@ -14,25 +14,24 @@ from typing import Any
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, make_resolver
 from relayproxy.build import app_for, entries_of, policy_of, relay_of, routes_of, upstream_settings
+from relayproxy.cli.test_watch import Believes, Memory, Recorder, Watched
 from relayproxy.config.models import Config, Listener
 from relayproxy.config.models import Upstream as UpstreamConfig
 from relayproxy.config.values import Endpoint
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import REGION, SharedLedger
-from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Call, Entry, Pipeline, Result, Scope
+from relayproxy.core.pipeline import Entry
 from relayproxy.core.policy import Relay
-from relayproxy.core.ports import Capabilities, NextHop, Transaction
+from relayproxy.core.ports import Capabilities, NextHop
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.session import Session
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.hookspecs import REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, TlsInfo
-from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.envelope import Envelope
 from relayproxy.model.finding import Finding
-from relayproxy.model.mail import Mail, Step
-from relayproxy.model.message import Message
+from relayproxy.model.mail import Step
 from relayproxy.model.reply import Reply
 from relayproxy.server.store import ContentStore
 from relayproxy.smtp.commands import mail_command
@@ -111,130 +110,6 @@ async def rehearse(plan: Plan | None, question: Question) -> Rehearsal:
     return job.result
 
 
-class _Memory(Log):
-    """A log that keeps its events."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda _line: None, time.time)
-        self.events: list[dict[str, Any]] = []
-
-    def event(self, fields: dict[str, Any]) -> None:
-        """Keep an event."""
-        self.events.append(fields)
-
-
-class _Watched(Pipeline):
-    """A pipeline that remembers which mail it was asked about, and what was asked before there was a mail."""
-
-    def __init__(self, entries: Sequence[Entry], memory: _Memory, metrics: Metrics) -> None:
-        super().__init__(entries, clock=SystemClock(), log=memory, metrics=metrics)
-        self.mail: Mail | None = None
-        self.steps: list[Step] = []
-        self.noted: tuple[Finding, ...] = ()
-        self._memory = memory
-        self._took: dict[tuple[str, str], float] = {}
-
-    async def decide_client(
-        self, hook: str, client: Client, scope: Scope, **more: Any
-    ) -> tuple[Any, tuple[Finding, ...]]:
-        """See Pipeline."""
-        verdict, findings = await super().decide_client(hook, client, scope, **more)
-        self.noted += findings
-        return verdict, findings
-
-    async def decide(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> Any:
-        """See Pipeline."""
-        self.mail = mail
-        return await super().decide(hook, mail, scope, **more)
-
-    async def rewritten(self, mail: Mail, rcpt: Recipient | None, scope: Scope) -> Any:
-        """See Pipeline."""
-        self.mail = mail
-        return await super().rewritten(mail, rcpt, scope)
-
-    async def _call(
-        self,
-        call: Call,
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-        before: Sequence[Result],
-    ) -> Result:
-        """The trace of a mail has its hooks; those of the connection come before any mail and are noted here."""
-        result = await super()._call(call, scope, mail, arguments, before)
-        if mail is None:
-            key = call.hook, call.entry.name
-            took = self._took.pop(key, None)
-            answer = result.value.action.name.lower() if result.value is not None else "ok"
-            if result.value is not None and call.entry.observe:
-                answer = f"would {answer}"
-            self.steps.append(
-                Step(*key, took or 0.0, "not run" if took is None else answer, self._memory_of(*key))
-            )
-        return result
-
-    async def _fenced(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> tuple[Any, str, float]:
-        value, error, seconds = await super()._fenced(call, scope, arguments)
-        self._took[call.hook, call.entry.name] = seconds
-        return value, error, seconds
-
-    def _memory_of(self, hook: str, plugin: str) -> str:
-        """What the log says about a fault of this hook."""
-        for event in self._memory.events:
-            if event["event"] == "plugin_fault" and (event["hook"], event["plugin"]) == (hook, plugin):
-                return str(event["error"])
-        return ""
-
-
-class _Recorder:
-    """Passes everything on to another next hop and keeps what was sent (ports.NextHop)."""
-
-    def __init__(self, hop: NextHop) -> None:
-        self.name = hop.name
-        self.per_recipient = hop.per_recipient
-        self.sent: bytes | None = None
-        self._hop = hop
-
-    @property
-    def capabilities(self) -> Capabilities | None:
-        """See ports.NextHop."""
-        return self._hop.capabilities
-
-    def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
-        """See ports.NextHop."""
-        return _Recorded(self, self._hop.begin(client, envelope, size))
-
-
-class _Recorded:
-    """Implements ports.Transaction."""
-
-    def __init__(self, recorder: _Recorder, inner: Transaction) -> None:
-        self.per_recipient = inner.per_recipient
-        self._recorder = recorder
-        self._inner = inner
-
-    async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
-        """See ports.Transaction."""
-        return await self._inner.recipients(recipients)
-
-    async def send(self, lead: bytes, message: Message) -> list[Reply]:
-        """See ports.Transaction."""
-        self._recorder.sent = lead + bytes(message)
-        return await self._inner.send(lead, message)
-
-    def abort(self) -> None:
-        """See ports.Transaction."""
-        self._inner.abort()
-
-
-class _Believes:
-    """An authenticator for logins that are only supposed (ports.Authenticator)."""
-
-    async def check(self, client: Client, credentials: Credentials) -> bool:  # noqa: ARG002  (the port's names)
-        """Take everybody for who they say they are."""
-        return True
-
-
 class _Stage:
     """One message's worker: opened, played on, closed."""
 
@@ -245,14 +120,15 @@ class _Stage:
         self._folder = plan.folder if plan else Path.cwd()
         listener = _listener(config, question.listener)
         self.result = Rehearsal(question, listener.name)
-        self._memory = _Memory()
+        self._started = False
+        self._memory = Memory()
         self.result.events = self._memory.events
         metrics = Metrics()
         entries = entries_of(plan.choices) if plan else []
-        self._pipeline = _Watched(_without(entries, real=bool(question.forward_to)), self._memory, metrics)
+        self._pipeline = Watched(_without(entries, real=bool(question.forward_to)), self._memory, metrics)
         self._upstreams: dict[str, Upstream] = {}
         self._hops = {
-            name: _Recorder(self._hop(name, upstream, metrics)) for name, upstream in config.upstreams.items()
+            name: Recorder(self._hop(name, upstream, metrics)) for name, upstream in config.upstreams.items()
         }
         self._resolver: Resolver
         self._resolver, begin_queries, self._close_resolver = make_resolver(config)
@@ -295,15 +171,19 @@ class _Stage:
                     await answer
             except Exception as error:  # the fence round foreign code
                 raise StartupError(f"{call.entry.name}: {type(error).__name__}: {error}") from error
+        self._started = True
         for upstream in self._upstreams.values():
             await upstream.probe()
 
     async def close(self) -> None:
         """Put everything away."""
-        for call in self._pipeline.calls("shutdown"):
-            answer = call.function()
-            if asyncio.iscoroutine(answer):
-                await answer
+        for call in self._pipeline.calls("shutdown") if self._started else ():
+            try:
+                answer = call.function()
+                if asyncio.iscoroutine(answer):
+                    await answer
+            except Exception as error:  # noqa: BLE001  (the fence round foreign code)
+                self._memory.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()
@@ -322,7 +202,7 @@ class _Stage:
             peer=question.ip,
             tls=_TLS if question.tls and self._implicit_tls else None,
         )
-        session = Session(ListenerServices(self._services, self._policy, _Believes()), client)
+        session = Session(ListenerServices(self._services, self._policy, Believes()), client)
         try:
             self._settle(await self._converse(session))
         finally:

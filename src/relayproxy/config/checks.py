@@ -1,368 +1,224 @@
-"""What is wrong with a configuration beyond its form: names that lead nowhere, orders that can't be, open doors.
+"""What is wrong with a configuration beyond its form: names that lead nowhere, orders that can't be, contradictions.
 
-Yields (code, severity, path, message, hint). The files that it names are looked at in `check_files` only.
+Yields (code, severity, path, message, hint). What would be dangerous is in `safety`, what is missing on disk in
+`files`. Must not touch anything outside the values.
 """
 
-import datetime as dt
-import ssl
-from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
-from relayproxy.api import Plugin
+from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, Listener, PipelineEntry
-from relayproxy.config.problems import guesses
-from relayproxy.config.secrets import SecretError
+from relayproxy.config.models import Config, Listener, Route
+from relayproxy.config.problems import Found, guesses
+from relayproxy.config.safety import check_safety
 
-Found: TypeAlias = tuple[str, str, yaml.Path, str, str]
+Network: TypeAlias = IPv4Network | IPv6Network
+
+ABSENCE = frozenset({"RP102", "RP309"})
+"""Codes that say something is not there: not said where it is there and wrong."""
 
 _LATER = "comes with a later version"
-_WIDE_V4, _WIDE_V6 = 7, 24
-_SOON_DAYS = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A plugin of the pipeline at its place; `settings` is None where its options are wrong."""
+
+    number: int
+    name: str
+    plugin: type[Plugin[Any]]
+    settings: Settings | None
 
 
 def check_config(
-    config: Config, choices: Sequence[tuple[PipelineEntry, type[Plugin[Any]], Any]]
+    config: Config, chosen: Sequence[Chosen], raw: Mapping[str, Any], *, whole: bool
 ) -> Iterator[Found]:
-    """Check what the models can't see: one part against another."""
-    yield from _names(config)
-    yield from _routes(config)
+    """Check what the models can't see: one part against another.
+
+    `raw` has the names that are written, also of what could not be read. Without `whole`, some of the
+    configuration is left out because it is wrong, and nothing is said about what is not there at all.
+    """
+    yield from _names(config, _named(raw, "listeners"), _keys(raw, "upstreams"))
+    yield from _routes(config, whole=whole)
     yield from _later(config)
-    yield from _upstreams(config)
-    yield from _order(config, choices)
-    yield from _doors(config)
-
-
-def _names(config: Config) -> Iterator[Found]:
-    listeners = [listener.name for listener in config.listeners]
-    addresses: dict[str, str] = {}
+    for name, upstream in config.upstreams.items():
+        yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
-        if listener.name in listeners[:number]:
-            yield (
-                "RP304",
-                "error",
-                ("listeners", number, "name"),
-                f"two listeners are called '{listener.name}'",
-                "",
-            )
+        yield from _listener(number, listener)
+    yield from _sizes(config)
+    yield from _order(chosen)
+    yield from check_safety(config, whole=whole)
+
+
+def _keys(raw: Mapping[str, Any], key: str) -> list[str]:
+    value = raw.get(key)
+    return [str(name) for name in value] if isinstance(value, dict) else []
+
+
+def _named(raw: Mapping[str, Any], key: str) -> list[str]:
+    value = raw.get(key)
+    items = value if isinstance(value, list) else ()
+    return [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+
+
+def _names(config: Config, listeners: Sequence[str], upstreams: Sequence[str]) -> Iterator[Found]:
+    """Names that are used are defined, and once."""
+    places: dict[str, str] = {}
+    seen: set[str] = set()
+    for number, listener in enumerate(config.listeners):
+        if listener.name in seen:
+            message = f"two listeners are called '{listener.name}'"
+            yield "RP304", "error", ("listeners", number, "name"), message, ""
+        seen.add(listener.name)
         place = str(listener.listen)
-        if place in addresses and not place.endswith(":0"):
-            yield (
-                "RP304",
-                "error",
-                ("listeners", number, "listen"),
-                f"listener '{addresses[place]}' has the same address",
-                "",
-            )
-        addresses[place] = listener.name
-        backend = listener.auth.backend if listener.auth else None
-        if backend and backend.upstream and backend.upstream not in config.upstreams:
-            at: yaml.Path = ("listeners", number, "auth", "backend", "upstream")
-            yield (
-                "RP301",
-                "error",
-                at,
-                f"there is no upstream '{backend.upstream}'",
-                guesses(backend.upstream, config.upstreams),
-            )
+        if place in places and not place.endswith(":0"):
+            message = f"listener '{places[place]}' has the same address"
+            yield "RP304", "error", ("listeners", number, "listen"), message, ""
+        places.setdefault(place, listener.name)
+        asked = listener.auth.backend.upstream if listener.auth and listener.auth.backend else None
+        if asked is not None and asked not in upstreams:
+            yield _unknown_upstream(asked, upstreams, ("listeners", number, "auth", "backend", "upstream"))
     for number, entry in enumerate(config.pipeline):
-        for name in entry.when.listener if entry.when else ():
-            if name not in listeners:
-                at = ("pipeline", number, entry.name, "when", "listener")
-                yield "RP302", "error", at, f"there is no listener '{name}'", guesses(name, listeners)
+        at: yaml.Path = ("pipeline", number, entry.name, "when", "listener")
+        yield from _unknown_listeners(entry.when.listener if entry.when else (), listeners, at)
+    labels: set[str] = set()
     for number, route in enumerate(config.routes):
-        if route.upstream not in config.upstreams:
-            at = ("routes", number, "upstream")
-            yield (
-                "RP301",
-                "error",
-                at,
-                f"there is no upstream '{route.upstream}'",
-                guesses(route.upstream, config.upstreams),
-            )
-        for name in route.listeners:
-            if name not in listeners:
-                yield (
-                    "RP302",
-                    "error",
-                    ("routes", number, "listeners"),
-                    f"there is no listener '{name}'",
-                    guesses(name, listeners),
-                )
+        if route.upstream not in upstreams:
+            yield _unknown_upstream(route.upstream, upstreams, ("routes", number, "upstream"))
+        yield from _unknown_listeners(route.listeners, listeners, ("routes", number, "listeners"))
+        if route.name is not None and route.name in labels:
+            yield "RP304", "error", ("routes", number, "name"), f"two routes are called '{route.name}'", ""
+        labels.add(route.label)
 
 
-def _routes(config: Config) -> Iterator[Found]:
-    if not config.routes and len(config.upstreams) > 1:
-        yield (
-            "RP308",
-            "error",
-            ("upstreams",),
-            "with more than one upstream, routes say which to use",
-            "add routes: [{upstream: NAME}]",
-        )
+def _unknown_upstream(name: str, known: Sequence[str], at: yaml.Path) -> Found:
+    return "RP301", "error", at, f"there is no upstream '{name}'", guesses(name, known)
+
+
+def _unknown_listeners(names: Sequence[str], known: Sequence[str], at: yaml.Path) -> Iterator[Found]:
+    for number, name in enumerate(names):
+        if name not in known:
+            yield "RP302", "error", (*at, number), f"there is no listener '{name}'", guesses(name, known)
+
+
+def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
+    """Mail has somewhere to go, and every route can be taken."""
+    if whole and not config.routes and len(config.upstreams) > 1:
+        message = "there is more than one, and no route says which to use"
+        yield "RP308", "error", ("upstreams",), message, "add routes: [{upstream: NAME}]"
     for number, route in enumerate(config.routes):
-        if route.is_catch_all and number + 1 < len(config.routes):
-            yield (
-                "RP305",
-                "warning",
-                ("routes", number + 1),
-                f"route {number + 1} takes everything before this one",
-                "put it last",
-            )
-            return
+        for before, earlier in enumerate(config.routes[:number]):
+            if _covers(earlier, route):
+                message = f"routes[{before}] takes all that this one could"
+                hint = "put it last" if earlier.is_catch_all else "put the narrower one first"
+                yield "RP305", "warning", ("routes", number), message, hint
+                break
+
+
+def _covers(earlier: Route, later: Route) -> bool:
+    """Whether every condition of the earlier route holds wherever those of the later one do."""
+    return (
+        _all_in(later.listeners, earlier.listeners)
+        and _all_in(later.logins, earlier.logins)
+        and _all_in(later.recipient_domains, earlier.recipient_domains)
+        and _all_in(later.senders, earlier.senders)
+        and (not earlier.networks or (bool(later.networks) and _within(later.networks, earlier.networks)))
+    )
+
+
+def _within(inner: Sequence[Network], outer: Sequence[Network]) -> bool:
+    """Whether each inner network lies in one of the outer ones."""
+    return all(
+        any(one.network_address in net and one.prefixlen >= net.prefixlen for net in outer) for one in inner
+    )
+
+
+def _all_in(later: Sequence[str], earlier: Sequence[str]) -> bool:
+    return not earlier or (bool(later) and set(later) <= set(earlier))
 
 
 def _later(config: Config) -> Iterator[Found]:
+    """Words that are part of the format and that this version can't act on."""
     for number, route in enumerate(config.routes):
         if route.delivery == "queue":
-            yield (
-                "RP307",
-                "error",
-                ("routes", number, "delivery"),
-                f"delivery: queue {_LATER}",
-                "leave it out, or write pass-through",
-            )
+            at: yaml.Path = ("routes", number, "delivery")
+            yield "RP307", "error", at, f"delivery: queue {_LATER}", "leave it out, or write pass-through"
     if config.rules:
-        yield "RP307", "error", ("rules",), f"rules {_pl(_LATER)}", "write a plugin, or leave the list empty"
+        message = "the rule language comes with a later version"
+        yield "RP307", "error", ("rules",), message, "write a plugin, or leave the list empty"
     if config.spool is not None:
         yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
+    if config.state is not None:
+        message = "nothing is kept there yet; counters and the ledger of hand-overs are in memory"
+        yield "RP307", "warning", ("state",), message, "leave it out"
     for name, upstream in config.upstreams.items():
         if upstream.tls in ("dane", "mta-sts"):
             yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
     for number, entry in enumerate(config.pipeline):
         if entry.on_error == "hold":
-            yield (
-                "RP307",
-                "error",
-                ("pipeline", number, entry.name, "on_error"),
-                f"on_error: hold {_LATER}",
-                "use defer",
-            )
+            at = ("pipeline", number, entry.name, "on_error")
+            yield "RP307", "error", at, f"on_error: hold needs the spool, which {_LATER}", "use defer"
 
 
-def _pl(text: str) -> str:
-    return text.replace("comes", "come", 1)
+def _upstream(name: str, upstream: Any) -> Iterator[Found]:
+    at: yaml.Path = ("upstreams", name)
+    if not upstream.targets:
+        yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
+    if upstream.address is not None and upstream.addresses:
+        yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
+    if upstream.protocol == "lmtp" and upstream.tls in ("required", "verify"):
+        message = "STARTTLS over LMTP is not spoken here"
+        yield "RP309", "error", (*at, "tls"), message, "use off, or implicit"
+    for one, other in (("login", "password"), ("password", "login"), ("client_key", "client_cert")):
+        if getattr(upstream, one) is not None and getattr(upstream, other) is None:
+            yield "RP309", "error", (*at, one), f"{one} without {other}", ""
 
 
-def _upstreams(config: Config) -> Iterator[Found]:
-    for name, upstream in config.upstreams.items():
-        at: yaml.Path = ("upstreams", name)
-        if not upstream.targets:
-            yield "RP102", "error", at, "an upstream needs an address", "write address: HOST:PORT"
-        if upstream.address is not None and upstream.addresses:
-            yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
-        starts = upstream.tls in ("required", "verify")
-        if upstream.protocol == "lmtp" and starts:
-            yield (
-                "RP309",
-                "error",
-                (*at, "tls"),
-                "STARTTLS over LMTP is not spoken here",
-                "use off, or implicit",
-            )
-        if (upstream.login is None) != (upstream.password is None):
-            yield "RP309", "error", at, "login and password belong together", ""
-        local = all(target.address.is_loopback for target in upstream.targets)
-        if upstream.login and upstream.tls not in ("verify", "implicit") and not local:
-            yield (
-                "RP703",
-                "error",
-                (*at, "login"),
-                "a password would go to whoever answers",
-                "use tls: verify, or implicit",
-            )
-        if (upstream.client_cert is None) != (
-            upstream.client_key is None
-        ) and upstream.client_key is not None:
-            yield "RP309", "error", (*at, "client_key"), "client_key without client_cert", ""
-    for number, listener in enumerate(config.listeners):
-        tls = listener.tls
-        if tls.mode != "off" and (tls.cert is None or tls.key is None):
-            missing = "cert" if tls.cert is None else "key"
+def _listener(number: int, listener: Listener) -> Iterator[Found]:
+    at: yaml.Path = ("listeners", number)
+    tls = listener.tls
+    for key in ("cert", "key"):
+        if tls.mode != "off" and getattr(tls, key) is None:
             yield (
                 "RP102",
                 "error",
-                ("listeners", number, "tls"),
-                f"TLS needs '{missing}'",
+                (*at, "tls"),
+                f"key '{key}' is missing",
                 "write cert and key, or mode: off",
             )
-        if tls.mode == "off" and tls.required:
-            yield "RP309", "error", ("listeners", number, "tls", "required"), "TLS is required but off", ""
+            break
+    if tls.mode == "off" and tls.required:
+        yield "RP309", "error", (*at, "tls", "required"), "TLS is required but off", "write mode: starttls"
+    if "bytes_in_flight" in listener.limits.model_fields_set:
+        message = "this limit is for the whole process"
+        yield (
+            "RP309",
+            "error",
+            (*at, "limits", "bytes_in_flight"),
+            message,
+            "move it to the limits at the top",
+        )
 
 
-def _order(
-    config: Config, choices: Sequence[tuple[PipelineEntry, type[Plugin[Any]], Any]]
-) -> Iterator[Found]:
-    places = {entry.name: number for number, entry in enumerate(config.pipeline)}
-    for entry, cls, _ in choices:
-        for needed in cls.after or ():
-            if needed in places and places[needed] > places[entry.name]:
-                at: yaml.Path = ("pipeline", places[entry.name])
-                yield (
-                    "RP306",
-                    "error",
-                    at,
-                    f"'{entry.name}' reads what '{needed}' finds, which comes later",
-                    f"put '{needed}' before it",
-                )
-
-
-def _wide(networks: Iterable[Any]) -> Iterator[Any]:
-    for network in networks:
-        limit = _WIDE_V4 if isinstance(network, IPv4Network) else _WIDE_V6
-        if network.prefixlen <= limit:
-            yield network
-
-
-def _doors(config: Config) -> Iterator[Found]:
-    for network in _wide(config.relay.networks):
-        if network.prefixlen == 0:
-            yield (
-                "RP701",
-                "warning",
-                ("relay", "networks"),
-                f"{network} makes this an open relay",
-                "list your own networks only",
-            )
-        else:
-            yield (
-                "RP702",
-                "warning",
-                ("relay", "networks"),
-                f"{network} lets very many clients relay",
-                "list your own networks only",
-            )
+def _sizes(config: Config) -> Iterator[Found]:
+    room = config.limits.bytes_in_flight
+    own = "message_size" in config.limits.model_fields_set
+    if config.limits.message_size > room:
+        at: yaml.Path = ("limits", "message_size" if own else "bytes_in_flight")
+        yield "RP309", "error", at, "the largest message would never fit into bytes_in_flight", ""
     for number, listener in enumerate(config.listeners):
-        yield from _listener_doors(number, listener)
-    for domain in config.relay.domains:
-        if _is_public(domain.removeprefix(".")):
-            yield (
-                "RP705",
-                "warning",
-                ("relay", "domains"),
-                f"'{domain}' is not one organisation's domain",
-                "list your own domains",
-            )
-    metrics = config.metrics.listen
-    if metrics is not None and not metrics.is_loopback:
-        yield (
-            "RP704",
-            "warning",
-            ("metrics", "listen"),
-            "the monitoring port has no password",
-            "listen on 127.0.0.1",
-        )
+        if "message_size" in listener.limits.model_fields_set and listener.limits.message_size > room:
+            at = ("listeners", number, "limits", "message_size")
+            yield "RP309", "error", at, "the largest message would never fit into bytes_in_flight", ""
 
 
-def _listener_doors(number: int, listener: Listener) -> Iterator[Found]:
-    for key in ("xclient", "xforward", "proxy_protocol"):
-        for network in _wide(getattr(listener, key).networks):
-            at: yaml.Path = ("listeners", number, key, "networks")
-            yield "RP702", "warning", at, f"{network} may speak for any client", "list your own proxies only"
-    auth = listener.auth
-    if auth and not auth.require_tls and not listener.listen.is_loopback:
-        yield (
-            "RP703",
-            "warning",
-            ("listeners", number, "auth", "require_tls"),
-            "passwords may come unencrypted",
-            "write require_tls: true",
-        )
-    if auth and auth.require_tls and listener.tls.mode == "off":
-        yield (
-            "RP703",
-            "warning",
-            ("listeners", number, "auth"),
-            "AUTH is offered only over TLS, which is off here",
-            "configure tls",
-        )
-
-
-def _is_public(domain: str) -> bool:
-    if "." not in domain:
-        return True
-    from publicsuffixlist import PublicSuffixList
-
-    return bool(PublicSuffixList().is_public(domain))
-
-
-def check_files(config: Config, folder: Path) -> Iterator[Found]:
-    """Look at the files that a configuration names."""
-    for number, listener in enumerate(config.listeners):
-        tls = listener.tls
-        if tls.mode != "off" and tls.cert is not None and tls.key is not None:
-            yield from _pair(tls.cert, tls.key, ("listeners", number, "tls"))
-        if tls.client_ca is not None:
-            yield from _readable(tls.client_ca, ("listeners", number, "tls", "client_ca"))
-        backend = listener.auth.backend if listener.auth else None
-        if backend is not None and backend.file is not None:
-            yield from _passwords(backend.file, ("listeners", number, "auth", "backend"))
-    for name, upstream in config.upstreams.items():
-        if upstream.ca is not None:
-            yield from _readable(upstream.ca, ("upstreams", name, "ca"))
-        if upstream.client_cert is not None:
-            yield from _pair(
-                upstream.client_cert,
-                upstream.client_key or upstream.client_cert,
-                ("upstreams", name, "client_cert"),
-            )
-        if upstream.password is not None:
-            try:
-                upstream.password.reveal()
-            except SecretError as error:
-                yield "RP121", "error", ("upstreams", name, "password"), str(error), ""
-    if not folder.is_dir():
-        yield "RP108", "error", (), f"the folder {folder} is not there", ""
-
-
-def _readable(path: Path, at: yaml.Path) -> Iterator[Found]:
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        yield "RP501", "error", at, f"{path}: {error.strerror}", ""
-
-
-def _pair(cert: Path, key: Path, at: yaml.Path) -> Iterator[Found]:
-    from cryptography import x509
-
-    try:
-        if key.stat().st_mode & 0o007:
-            yield "RP502", "warning", at, f"{key} can be read by everybody", f"chmod o= {key}"
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-        end = x509.load_pem_x509_certificates(cert.read_bytes())[0].not_valid_after_utc
-    except ssl.SSLError as error:
-        reason = (
-            "certificate and key don't belong together"
-            if "MISMATCH" in str(error)
-            else "not usable PEM files"
-        )
-        yield "RP501", "error", at, f"{cert}, {key}: {reason}", ""
-    except (OSError, ValueError) as error:
-        name = getattr(error, "filename", None) or cert
-        yield "RP501", "error", at, f"{name}: {getattr(error, 'strerror', None) or 'not usable'}", ""
-    else:
-        left = end - dt.datetime.now(dt.UTC)
-        if left.days < _SOON_DAYS:
-            when = "has ended" if left.total_seconds() < 0 else f"ends in {left.days} days"
-            yield "RP503", "warning", at, f"the certificate in {cert} {when}", "renew it"
-
-
-def _passwords(path: Path, at: yaml.Path) -> Iterator[Found]:
-    try:
-        if path.stat().st_mode & 0o007:
-            yield "RP502", "warning", at, f"{path} can be read by everybody", f"chmod o= {path}"
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            _, colon, hashed = line.strip().partition(":")
-            if line.strip() and not line.startswith("#") and not (colon and hashed.startswith("$")):
-                yield (
-                    "RP504",
-                    "error",
-                    at,
-                    f"{path}:{number}: wanted login:hash",
-                    "hashes are of argon2 or bcrypt",
-                )
-    except (OSError, UnicodeDecodeError) as error:
-        yield "RP504", "error", at, f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", ""
+def _order(chosen: Sequence[Chosen]) -> Iterator[Found]:
+    places = {entry.name: entry.number for entry in chosen}
+    for entry in chosen:
+        for needed in entry.plugin.after or ():
+            if places.get(needed, -1) > entry.number:
+                message = f"'{entry.name}' reads what '{needed}' finds, which comes later"
+                yield "RP306", "error", ("pipeline", entry.number), message, f"put '{needed}' before it"

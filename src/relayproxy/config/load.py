@@ -5,45 +5,40 @@ settings are used for.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.catalogue import Catalogue, PluginError
 from relayproxy.config import yaml
-from relayproxy.config.base import Context
-from relayproxy.config.checks import check_config, check_files
+from relayproxy.config.base import Context, quoted
+from relayproxy.config.checks import ABSENCE, Chosen, check_config
+from relayproxy.config.files import check_files
+from relayproxy.config.layers import Layers
 from relayproxy.config.models import Common, Config, PipelineEntry
-from relayproxy.config.problems import Problem, guesses, render, snippet
-from relayproxy.config.secrets import EnvText
-from relayproxy.config.shape import keys_at, kind_at
+from relayproxy.config.partial import Partial
+from relayproxy.config.problems import Found, Problem, guesses, render
+from relayproxy.config.shape import misread
+from relayproxy.config.translate import Translation, spoken
+from relayproxy.config.values import expanded
 
-PREFIX = "RELAYPROXY__"
 _COMMON = tuple(Common.model_fields)
-_BOOLEAN_LOOKING = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 Choice: TypeAlias = tuple[PipelineEntry, type[Plugin[Any]], Settings]
 Plugins: TypeAlias = Callable[[Sequence[Path]], Mapping[str, type[Plugin[Any]]]]
 
 
-@dataclass(slots=True)
-class Layer:
-    """One source of settings: its value, how it is called, and, for a file, its text and places."""
-
-    name: str
-    value: dict[str, Any]
-    text: str = ""
-    document: yaml.Document = field(default_factory=yaml.Document)
-    origins: dict[yaml.Path, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of it: `config` is None when there is any error. `raw` is the merged value as written."""
+    """What came of it: `config` is None when there is any error. `raw` is the merged value as written.
+
+    `choices` are the pipeline's plugins with their settings, `origins` says where each value in `raw` is from.
+    """
 
     config: Config | None
     choices: tuple[Choice, ...]
@@ -52,7 +47,11 @@ class Loaded:
     source: str
     text: str
     raw: dict[str, Any]
-    origins: dict[yaml.Path, str]
+    layers: Layers
+
+    def origin(self, at: yaml.Path) -> str:
+        """Return where a value is from: `file:line`, a variable's name, `command line` or `default`."""
+        return self.layers.origin(at)
 
 
 def load(
@@ -68,9 +67,9 @@ def load(
     return loading.run(plugins, files=files)
 
 
-def report(loaded: Loaded, form: str = "text") -> str:
-    """Return the problems as they are shown."""
-    return render(loaded.problems, form)
+def report(loaded: Loaded, form: str = "text", *, color: bool = False) -> str:
+    """Return the problems as they are shown: `form` is text, json or github."""
+    return render(loaded.problems, form, color=color)
 
 
 class _Loading:
@@ -78,189 +77,49 @@ class _Loading:
 
     def __init__(self, path: Path | None, overrides: dict[str, Any], environ: Mapping[str, str]) -> None:
         self._path = path
-        self._overrides = overrides
-        self._environ = environ
-        self._folder = path.resolve().parent if path else Path.cwd()
-        self._problems: list[Problem] = []
-        self._layers: list[Layer] = []
-        self._owner: dict[yaml.Path, Layer] = {}
+        folder = path.resolve().parent if path else Path.cwd()
+        self._context = Context(folder, environ)
+        self._layers = Layers(path, overrides, environ)
+        self._problems = self._layers.problems
         self._names: dict[int, str] = {}
 
     def run(self, plugins: Plugins, *, files: bool) -> Loaded:
-        self._read_layers()
-        raw: dict[str, Any] = {}
-        for layer in self._layers:
-            self._merge(raw, layer.value, (), layer)
+        raw = self._layers.raw
         config: Config | None = None
-        choices: tuple[Choice, ...] = ()
-        broken = any(problem.code in ("RP107", "RP108") for problem in self._problems)
-        if not broken:
-            self._booleans(raw)
-            config = self._validate(raw)
-            catalogue = self._catalogue(raw, plugins)
-            if catalogue is not None:
-                choices = self._choose(raw, config, catalogue)
+        choices: list[Choice] = []
+        if self._layers.readable:
+            shaped = self._shaped(raw)
+            config, wrong = self._validate(raw, shaped)
+            chosen = self._choose(raw, plugins)
             if config is not None:
-                for code, severity, at, message, hint in check_config(config, choices):
-                    self._add(code, severity, at, message, hint)
+                known = {entry.name: entry for entry in config.pipeline}
+                choices = [(known[c.name], c.plugin, c.settings) for c in chosen if c.settings is not None]
+            partial = Partial(shaped, wrong, self._context)
+            if partial.config is not None:
+                self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)
                 if files:
-                    for code, severity, at, message, hint in check_files(config, self._folder):
-                        self._add(code, severity, at, message, hint)
-        problems = tuple(sorted(self._problems, key=lambda p: (p.file, p.line, p.column, p.code)))
+                    self._check(check_files(partial.config), partial)
+        problems = tuple(sorted(self._problems, key=self._layers.rank))
         failed = any(problem.severity == "error" for problem in problems)
         return Loaded(
             None if failed else config,
-            choices,
+            tuple(choices),
             problems,
-            self._folder,
+            self._context.folder,
             str(self._path) if self._path else "command line",
-            self._layers[0].text if self._layers else "",
+            self._layers.text,
             raw,
-            {at: self._origin(at) for at, _ in yaml.walk(raw)},
-        )
-
-    # -- layers ---------------------------------------------------------------------------------------------
-
-    def _read_layers(self) -> None:
-        if self._path is not None:
-            self._read_file(self._path)
-            for extra in sorted((self._path.parent / "conf.d").glob("*.yaml")):
-                self._read_file(extra)
-        self._read_environment()
-        if self._overrides:
-            self._layers.append(Layer("command line", self._overrides))
-
-    def _read_file(self, path: Path) -> None:
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            self._problems.append(
-                Problem("RP108", "error", str(path), 0, 0, f"not UTF-8 at octet {error.start}")
-            )
-            return
-        except OSError as error:
-            reason = error.strerror or "unreadable"
-            self._problems.append(Problem("RP108", "error", str(path), 0, 0, f"can't be read: {reason}"))
-            return
-        document = yaml.read(text.removeprefix("\ufeff"))
-        layer = Layer(str(path), {}, text, document)
-        for fault in document.faults:
-            self._problems.append(
-                Problem(
-                    fault.code,
-                    "error",
-                    layer.name,
-                    fault.span.line,
-                    fault.span.column,
-                    fault.message,
-                    hint=fault.hint,
-                    snippet=snippet(text, fault.span.line, secret=False),
-                    length=fault.span.length,
-                )
-            )
-        if document.value is None and not document.faults:
-            self._problems.append(Problem("RP107", "error", layer.name, 1, 1, "the file is empty"))
-        elif isinstance(document.value, dict):
-            layer.value = document.value
-        elif not document.faults:
-            self._problems.append(Problem("RP110", "error", layer.name, 1, 1, "a mapping of keys is wanted"))
-        self._layers.append(layer)
-
-    def _read_environment(self) -> None:
-        """RELAYPROXY__A__B is the key a.b; with _FILE behind it, the value is in that file."""
-        layer = Layer("environment", {})
-        for name in sorted(self._environ):
-            if not name.startswith(PREFIX):
-                continue
-            text, parts, file = self._environ[name], name.removeprefix(PREFIX).lower().split("__"), ""
-            if parts[-1].endswith("_file") and parts[-1] != "_file":
-                parts[-1], file = parts[-1].removesuffix("_file"), text
-                try:
-                    text = Path(file).read_text("utf-8").rstrip("\r\n")
-                except (OSError, UnicodeDecodeError) as error:
-                    self._problems.append(Problem("RP108", "error", name, 0, 0, f"{file}: {error}"))
-                    continue
-            path: yaml.Path = tuple(
-                int(part) if part.isascii() and part.isdigit() else part for part in parts
-            )
-            read = yaml.parse_scalar(text)
-            value = EnvText.of(text, name, file) if isinstance(read, str) else read
-            layer.origins[path] = name
-            self._put(layer.value, path, value)
-        if layer.value:
-            self._layers.append(layer)
-
-    @staticmethod
-    def _put(target: dict[Any, Any], path: yaml.Path, value: Any) -> None:
-        for part in path[:-1]:
-            inner = target.get(part)
-            if not isinstance(inner, dict):
-                inner = target[part] = {}
-            target = inner
-        target[path[-1]] = value
-
-    def _merge(self, into: Any, value: Any, path: yaml.Path, layer: Layer) -> None:
-        """Lay a value over what is there: mappings key by key, anything else in its place."""
-        for key, item in value.items():
-            at = (*path, key)
-            if isinstance(into, list):
-                if not (isinstance(key, int) and key < len(into)):
-                    self._foreign(at, layer)
-                    continue
-                there: Any = into[key]
-            else:
-                there = into.get(key)
-            if (
-                isinstance(item, dict)
-                and isinstance(there, (dict, list))
-                and (item or isinstance(there, dict))
-            ):
-                self._merge(there, item, at, layer)
-            else:
-                into[key] = item
-                for below, _ in yaml.walk(item, at):
-                    self._owner[below] = layer
-            self._owner.setdefault(at, layer)
-
-    def _foreign(self, at: yaml.Path, layer: Layer) -> None:
-        name = layer.origins.get(at, ".".join(map(str, at)))
-        self._problems.append(
-            Problem("RP109", "error", name, 0, 0, "names an element of a list that isn't there")
+            self._layers,
         )
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _booleans(self, raw: dict[str, Any]) -> None:
-        """yes, no, on and off are text; where true or false is wanted, say so instead of guessing."""
-        for layer in self._layers:
-            for at, text in layer.document.plain.items():
-                if (
-                    text.lower() in _BOOLEAN_LOOKING
-                    and self._owner.get(at) is layer
-                    and kind_at(Config, at) is bool
-                ):
-                    meant = "true" if text.lower() in ("yes", "on", "y") else "false"
-                    self._add("RP105", "error", at, f"'{text}' is text in YAML 1.2", f"write {meant}")
-                    self._replace(raw, at, meant == "true")
-
-    @staticmethod
-    def _replace(raw: Any, at: yaml.Path, value: Any) -> None:
-        for part in at[:-1]:
-            raw = raw[part]
-        raw[at[-1]] = value
-
-    def _context(self) -> Context:
-        return Context(self._folder, self._environ)
-
-    def _validate(self, raw: dict[str, Any]) -> Config | None:
-        shaped = dict(raw)
-        if isinstance(raw.get("pipeline"), list):
-            shaped["pipeline"] = [self._entry(number, entry) for number, entry in enumerate(raw["pipeline"])]
-        try:
-            return Config.model_validate(shaped, context=self._context())
-        except ValidationError as error:
-            self._take(error, Config, ())
-        return None
+    def _shaped(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return what the models read: pipeline entries are written shorter than they are."""
+        pipeline = raw.get("pipeline")
+        if not isinstance(pipeline, list):
+            return raw
+        return {**raw, "pipeline": [self._entry(number, entry) for number, entry in enumerate(pipeline)]}
 
     def _entry(self, number: int, entry: Any) -> Any:
         """Turn `name` or `{name: {...}}` into what the model reads."""
@@ -269,236 +128,162 @@ class _Loading:
             return {"name": entry}
         if isinstance(entry, dict) and len(entry) == 1:
             name, options = next(iter(entry.items()))
-            if options is None:
-                options = {}
-            if isinstance(options, dict):
+            options = {} if options is None else options
+            if isinstance(name, str) and isinstance(options, dict):
                 self._names[number] = name
                 common = {key: value for key, value in options.items() if key in _COMMON}
                 rest = {key: value for key, value in options.items() if key not in _COMMON}
                 return {"name": name, "options": rest, **common}
-        self._add(
-            "RP110",
-            "error",
-            ("pipeline", number),
-            "an entry is the name of a plugin, or {name: {options}}",
-            "write '- spf', or '- dmarc: {on_fail: observe}'",
+        return {}
+
+    def _validate(self, raw: dict[str, Any], shaped: dict[str, Any]) -> tuple[Config | None, set[yaml.Path]]:
+        """Return the configuration, and the paths in `shaped` that are wrong."""
+        wrong: set[yaml.Path] = set()
+        for number in range(len(raw["pipeline"])) if isinstance(raw.get("pipeline"), list) else ():
+            if number not in self._names:
+                wrong.add(("pipeline", number))
+                hint = "write '- spf', or '- dmarc: {on_fail: observe}'"
+                message = "an entry is the name of a plugin, or {name: {options}}"
+                self._add(("pipeline", number), "RP110", message, hint)
+        for found in misread(Config, shaped):
+            wrong.add(found.path)
+            self._add(self._place(found.path), found.code, found.message, found.hint)
+        translation = Translation(
+            self._add,
+            Config,
+            place=self._place,
+            written=self._layers.has,
+            known={self._place(path) for path in wrong},
         )
-        return {"name": f"entry_{number}"}
+        config: Config | None = None
+        unnamed: set[yaml.Path] = {path for path in wrong if path[0] == "pipeline" and len(path) == 2}
+        try:
+            config = Config.model_validate(_left(shaped, unnamed), context=self._context)
+        except ValidationError as error:
+            translation.take(error)
+        wrong |= translation.wrong
+        return (None if wrong else config), wrong
 
-    def _take(self, error: ValidationError, model: type[BaseModel], base: yaml.Path) -> None:
-        """Turn pydantic's errors into problems at their places."""
-        items = error.errors(include_url=False)
-        places = [tuple(item["loc"]) for item in items]
-        for item in items:
-            loc = tuple(item["loc"])
-            if item["type"] == "too_short" and any(
-                len(p) > len(loc) and p[: len(loc)] == loc for p in places
-            ):
-                # What is in the list is wrong, so it counts as empty: one cause, one problem.
-                continue
-            self._take_one(item, self._place((*base, *loc)), model, base)
+    def _place(self, loc: yaml.Path) -> yaml.Path:
+        """Return where a location of the models is written: a pipeline entry stands below its name."""
+        if len(loc) > 2 and loc[0] == "pipeline" and isinstance(loc[1], int):
+            name = self._names.get(loc[1])
+            if name is None or loc[2] == "name":
+                return loc[:2]
+            return ("pipeline", loc[1], name, *(loc[3:] if loc[2] == "options" else loc[2:]))
+        return loc
 
-    def _place(self, loc: tuple[Any, ...]) -> yaml.Path:
-        """Find what a location means in the file: pipeline entries are written differently, unions add tags."""
-        path: yaml.Path = tuple(loc)
-        if (
-            len(path) > 2
-            and path[0] == "pipeline"
-            and isinstance(path[1], int)
-            and path[2] != self._names.get(path[1])
-        ):
-            name = self._names.get(path[1])
-            rest = path[3:] if path[2] == "options" else path[2:]
-            path = ("pipeline", path[1], name, *rest) if name and path[2] != "name" else path[:2]
-        kept: yaml.Path = ()
-        for part in path:
-            if (*kept, part) in self._owner or part == path[-1]:
-                kept = (*kept, part)
-        return kept
-
-    def _take_one(self, item: Any, at: yaml.Path, model: type[BaseModel], base: yaml.Path) -> None:
-        kind, context = item["type"], item.get("ctx") or {}
-        inner: yaml.Path = at[len(base) :]
-        match kind:
-            case "extra_forbidden":
-                known = keys_at(model, inner[:-1])
-                if base or at[:1] == ("pipeline",):
-                    known = [*known, *_COMMON]
-                self._add(
-                    "RP101", "error", at, f"unknown key '{at[-1]}'", guesses(str(at[-1]), known), on_key=True
-                )
-            case "missing":
-                self._add("RP102", "error", at[:-1], f"key '{at[-1]}' is missing", on_key=True)
-            case "literal_error":
-                wanted = str(context.get("expected", ""))
-                words = [word.strip("' ") for word in wanted.replace(" or ", ",").split(",")]
-                hint = (
-                    guesses(str(item["input"]), words)
-                    if isinstance(item["input"], str)
-                    else f"one of {wanted}"
-                )
-                self._add("RP202", "error", at, "not one of the known words", hint or f"one of {wanted}")
-            case _ if kind.startswith("RP"):
-                self._add(kind, "error", at, item["msg"], str(context.get("hint", "")))
-            case "too_short":
-                self._add("RP102", "error", at, "at least one is needed here")
-            case _ if "greater" in kind or "less" in kind:
-                self._add("RP203", "error", at, _first_lower(item["msg"]))
-            case _ if kind.endswith(("_type", "_parsing")):
-                self._add("RP110", "error", at, _wanted(kind), _surprise(item["input"]))
-            case _:
-                text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-                self._add("RP210", "error", at, _first_lower(text))
+    def _check(self, found: Iterable[Found], partial: Partial) -> None:
+        """Report what the checks found, save for what only lacks because it is wrong."""
+        for code, severity, at, message, hint in found:
+            path = partial.original(at)
+            while path and isinstance(path[-1], int) and not self._layers.has(path):
+                path = path[:-1]  # one value stands where a list could
+            near = path[:2] if code in ABSENCE else path if code.startswith("RP7") else None
+            if near is None or not partial.lacks(near):
+                self._add(path, code, message, hint, severity=severity)
 
     # -- plugins --------------------------------------------------------------------------------------------
 
+    def _choose(self, raw: dict[str, Any], plugins: Plugins) -> list[Chosen]:
+        """Find the plugin of every entry and validate its options, whether or not the rest is right."""
+        catalogue = self._catalogue(raw, plugins)
+        chosen: list[Chosen] = []
+        if catalogue is None:
+            return chosen
+        seen: set[str] = set()
+        for number, name in self._names.items():
+            written = raw["pipeline"][number]
+            at: yaml.Path = ("pipeline", number, name) if isinstance(written, dict) else ("pipeline", number)
+            if name in seen:
+                self._add(at, "RP402", f"plugin '{name}' is there twice", on_key=True)
+                continue
+            seen.add(name)
+            cls = self._plugin(catalogue, name, at)
+            if cls is not None:
+                options = written[name] if isinstance(written, dict) else None
+                chosen.append(Chosen(number, name, cls, self._settings(cls, options or {}, at)))
+        return chosen
+
     def _catalogue(self, raw: dict[str, Any], plugins: Plugins) -> Mapping[str, type[Plugin[Any]]] | None:
-        given = raw.get("plugin_folders") or []
-        folders = [
-            self._folder / Path(folder).expanduser()
-            for folder in (given if isinstance(given, list) else [])
-            if isinstance(folder, str)
-        ]
+        given = raw.get("plugin_folders")
+        folders = []
+        for number, text in enumerate(given if isinstance(given, list) else ()):
+            try:
+                folder = expanded(self._context.folder, text) if isinstance(text, str) and text else None
+                found = folder is None or folder.is_dir()
+            except (PydanticCustomError, ValueError):
+                folder, found = None, True  # the models say so
+            if not found:
+                hint = "relative paths start at the folder of the configuration"
+                self._add(("plugin_folders", number), "RP401", f"there is no folder {quoted(text)}", hint)
+            elif folder is not None:
+                folders.append(folder)
         try:
             return plugins(folders)
         except PluginError as error:
-            self._add("RP401", "error", ("plugin_folders",), error.message)
+            self._add(("plugin_folders",), "RP401", error.message)
             return None
 
-    def _choose(
-        self, raw: dict[str, Any], config: Config | None, catalogue: Mapping[str, type[Plugin[Any]]]
-    ) -> tuple[Choice, ...]:
-        """Find the plugin of every entry and validate its options, whether or not the rest is right."""
-        choices: list[Choice] = []
-        seen: set[str] = set()
-        for number, name in self._names.items():
-            at: yaml.Path = ("pipeline", number)
-            written = raw["pipeline"][number]
-            if isinstance(written, dict):
-                at = (*at, name)
-            if name in seen:
-                self._add("RP402", "error", at, f"plugin '{name}' is there twice", on_key=True)
-                continue
-            seen.add(name)
-            if name not in catalogue:
-                self._add(
-                    "RP303",
-                    "error",
-                    at,
-                    f"there is no plugin '{name}'",
-                    guesses(name, catalogue),
-                    on_key=True,
-                )
-                continue
-            try:
-                cls = catalogue[name]
-            except PluginError as error:
-                place = (
-                    f" ({error.file}:{error.line})"
-                    if error.line
-                    else f" ({error.file})"
-                    if error.file
-                    else ""
-                )
-                self._add("RP401", "error", at, f"{error.message}{place}", on_key=True)
-                continue
-            options = (written.get(name) or {}) if isinstance(written, dict) else {}
-            own = {key: value for key, value in options.items() if key not in _COMMON}
-            try:
-                settings = cls.settings.model_validate(own, context=self._context())
-            except ValidationError as error:
-                self._take(error, cls.settings, ("pipeline", number, name))
-                continue
-            if config is not None:
-                choices.append((config.pipeline[number], cls, settings))
-        return tuple(choices)
+    def _plugin(
+        self, catalogue: Mapping[str, type[Plugin[Any]]], name: str, at: yaml.Path
+    ) -> type[Plugin[Any]] | None:
+        if name not in catalogue:
+            self._add(at, "RP303", f"there is no plugin '{name}'", guesses(name, catalogue), on_key=True)
+            return None
+        try:
+            return catalogue[name]
+        except PluginError as error:
+            place = (
+                f" ({error.file}:{error.line})" if error.line else f" ({error.file})" if error.file else ""
+            )
+            self._add(at, "RP401", f"{error.message}{place}", on_key=True)
+            return None
+
+    def _settings(self, cls: type[Plugin[Any]], options: Mapping[str, Any], at: yaml.Path) -> Settings | None:
+        """Validate a plugin's own options; None where they are wrong."""
+        own = {key: value for key, value in options.items() if key not in _COMMON}
+        bent = list(misread(cls.settings, own))
+        for found in bent:
+            self._add((*at, *found.path), found.code, found.message, found.hint)
+        translation = Translation(
+            self._add,
+            cls.settings,
+            base=at,
+            written=self._layers.has,
+            extra=_COMMON,
+            known={(*at, *found.path) for found in bent},
+        )
+        try:
+            settings: Settings = cls.settings.model_validate(own, context=self._context)
+        except ValidationError as error:
+            translation.take(error)
+            return None
+        return None if bent else settings
 
     # -- problems -------------------------------------------------------------------------------------------
 
     def _add(
-        self, code: str, severity: str, at: yaml.Path, message: str, hint: str = "", *, on_key: bool = False
+        self,
+        at: yaml.Path,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        on_key: bool = False,
+        where: yaml.Path | None = None,
+        severity: str = "error",
     ) -> None:
-        layer = self._owner_of(at)
-        where = _spoken(at)
-        if layer is None or not layer.text:
-            name = "configuration"
-            if layer is not None:
-                name = layer.origins.get(at, layer.name)
-            elif self._path is not None:
-                name = str(self._path)
-            self._problems.append(Problem(code, severity, name, 0, 0, message, where, hint))
-            return
-        spans = layer.document
-        span = (spans.keys.get(at) if on_key else None) or spans.values.get(at) or spans.keys.get(at)
-        near = at
-        while span is None and near:
-            near = near[:-1]
-            span = spans.keys.get(near) or spans.values.get(near)
-        span = span or yaml.Span(1, 1)
-        secret = code.startswith("RP12")
-        shown = snippet(layer.text, span.line, secret=secret)
-        whole = not shown.endswith("***")
-        self._problems.append(
-            Problem(
-                code,
-                severity,
-                layer.name,
-                span.line,
-                span.column,
-                message,
-                where,
-                hint,
-                shown,
-                span.length if whole else 1,
-            )
-        )
-
-    def _owner_of(self, at: yaml.Path) -> Layer | None:
-        while at and at not in self._owner:
-            at = at[:-1]
-        if at in self._owner:
-            return self._owner[at]
-        return self._layers[0] if self._layers else None
-
-    def _origin(self, at: yaml.Path) -> str:
-        layer = self._owner.get(at)
-        if layer is None:
-            return "default"
-        span = layer.document.values.get(at)
-        if span is not None and layer.text:
-            return f"{layer.name}:{span.line}"
-        return layer.origins.get(at, layer.name)
+        said = spoken(at if where is None else where, self._layers.raw)
+        self._problems.append(self._layers.problem(at, code, severity, message, said, hint, on_key=on_key))
 
 
-def _spoken(at: yaml.Path) -> str:
-    text = ""
-    for part in at[:-1] if len(at) > 1 else at[:0]:
-        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
-    return text
-
-
-def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _wanted(kind: str) -> str:
-    names = {
-        "string": "text is wanted",
-        "bool": "true or false is wanted",
-        "int": "a whole number is wanted",
-        "float": "a number is wanted",
-        "tuple": "a list is wanted",
-        "list": "a list is wanted",
-        "dict": "a mapping is wanted",
-        "model": "a mapping is wanted",
-        "model_attributes": "a mapping is wanted",
-    }
-    return names.get(kind.rpartition("_")[0], "another kind of value is wanted")
-
-
-def _surprise(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return f"YAML reads this as {str(value).lower() if value is not None else 'nothing'}; quote it to make it text"
-    if isinstance(value, (int, float)):
-        return "YAML reads this as a number; quote it to make it text"
-    return ""
+def _left(shaped: dict[str, Any], unnamed: set[yaml.Path]) -> dict[str, Any]:
+    """Return the value with a name for entries that have none: what is wrong with them is said already."""
+    if not unnamed:
+        return shaped
+    pipeline = [
+        {"name": "unnamed"} if ("pipeline", number) in unnamed else entry
+        for number, entry in enumerate(shaped["pipeline"])
+    ]
+    return {**shaped, "pipeline": pipeline}

@@ -101,7 +101,7 @@ class Config(Model):
     spool: Spool | None = None
     """Where queued messages are kept; comes with a later version."""
     state: State | None = None
-    """Where counters and the ledger of hand-overs are kept. Left out: in memory."""
+    """Where counters and the ledger of hand-overs will be kept, with a later version; now in memory."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

@@ -86,7 +86,7 @@ class State(Model):
     @property
     def path(self) -> Path:
         """The file."""
-        return Path(unquote(self.url.removeprefix("sqlite://")))
+        return Path("/" + unquote(self.url.removeprefix("sqlite://")).lstrip("/"))
 
 
 class Spool(Model):

@@ -14,6 +14,7 @@ from typing import Annotated, TypeAlias
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from relayproxy.config.base import context_of, quoted, refusal
+from relayproxy.config.values import expanded
 
 _KINDS = ("env", "file", "credential")
 _HINT = "write {env: NAME}, {file: path} or {credential: name}"
@@ -101,7 +102,7 @@ def _parse(value: object, info: ValidationInfo) -> Secret:
     if not isinstance(name, str) or not name or "\0" in name:
         raise refusal("RP121", f"the name of the {kind} is missing", _HINT)
     if kind == "file":
-        name = str(context.folder / Path(name).expanduser())
+        name = str(expanded(context.folder, name))
     if kind == "credential" and ("/" in name or name in (".", "..")):
         raise refusal("RP121", f"{quoted(name)} is not the name of a credential", _HINT)
     return Secret(kind, name, context.environ)

@@ -379,7 +379,17 @@ def _resolved(value: Any, info: ValidationInfo) -> Path:
         return value
     if not isinstance(value, str) or not value or "\0" in value:
         raise refusal("RP211", "a path is wanted", "relative paths start at the folder of the configuration")
-    return context_of(info).folder / Path(value).expanduser() if value[0] != "/" else Path(value)
+    return expanded(context_of(info).folder, value)
+
+
+def expanded(folder: Path, text: str) -> Path:
+    """Return the path that `text` means in `folder`; `~` is a home. Raises a refusal for a home that isn't there."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        raise refusal(
+            "RP211", f"{quoted(text)} begins with a home that isn't there", "write the whole path"
+        ) from None
 
 
 FilePath: TypeAlias = Annotated[

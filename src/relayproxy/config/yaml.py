@@ -11,10 +11,14 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from relayproxy.config.syntax import Fault, Span, explain, forbidden_character
+
 Path: TypeAlias = tuple[str | int, ...]
 
 _DEEPEST = 40
 _MOST_NODES = 200_000
+_LONGEST = 4 * 2**20
+_LONGEST_NUMBER = 40  # Python refuses to read integers of very many digits
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
@@ -24,30 +28,12 @@ _WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fal
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of a file: `line` and `column` count from 1, `length` in characters (at least 1)."""
-
-    line: int
-    column: int
-    length: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong with the YAML itself: `code` names it, `hint` may be empty."""
-
-    code: str
-    message: str
-    span: Span
-    hint: str = ""
-
-
 @dataclass(slots=True)
 class Document:
     """A file's value, the places of its keys and values by path, and what is wrong with it.
 
-    `plain` holds the paths of plain scalars with their text as written.
+    `plain` holds the paths of plain scalars with their text as written. `readable` is False where the file has
+    no value because it could not be parsed to its end.
     """
 
     value: Any = None
@@ -55,6 +41,7 @@ class Document:
     values: dict[Path, Span] = field(default_factory=dict)
     plain: dict[Path, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    readable: bool = True
 
 
 class _Loader(yaml.CSafeLoader):
@@ -69,56 +56,77 @@ def parse_scalar(text: str) -> Any:
         return None
     if text in _WORDS:
         return _WORDS[text]
-    if _INT.match(text):
-        return int(text, 0)
-    if _FLOAT.match(text) and not _LEADING_ZERO.match(text):
-        lowered = text.lower().replace(".inf", "inf").replace(".nan", "nan")
-        return float(lowered)
+    if len(text) <= _LONGEST_NUMBER:
+        if _INT.match(text):
+            return int(text, 0)
+        if _FLOAT.match(text) and not _LEADING_ZERO.match(text):
+            lowered = text.lower().replace(".inf", "inf").replace(".nan", "nan")
+            return float(lowered)
     return text
 
 
 def read(text: str) -> Document:
     """Parse one YAML document. Never raises: what is wrong is in `faults`."""
     document = Document()
-    loader = None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        document.faults.append(_syntax(text, error))
+    fault = _unparsable(text)
+    if fault is not None:
+        document.faults.append(fault)
+        document.readable = False
         return document
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        document.faults.append(_unreadable(text, error))
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:  # an alias to nothing; the events before were fine
+        document.faults.append(explain(text, error))
+        document.readable = False
         return document
     finally:
-        if loader is not None:
-            loader.dispose()
+        loader.dispose()
     if node is not None:
         _Builder(document).build(node)
     return document
 
 
-def _syntax(text: str, error: yaml.MarkedYAMLError) -> Fault:
-    mark = error.problem_mark or error.context_mark
-    span = Span(mark.line + 1, mark.column + 1) if mark else Span(1, 1)
-    problem = (error.problem or "can't be read").replace("\n", " ")
-    if "but found another document" in problem or "document start" in problem:
-        return Fault("RP107", "the file holds more than one YAML document", span, "one file, one document")
-    lines = text.splitlines()
-    line = lines[span.line - 1] if span.line <= len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return Fault("RP107", "a tab in the indentation", span, "indent with blanks")
-    context = f" {error.context}" if error.context else ""
-    return Fault("RP107", f"not YAML:{context}: {problem}" if context else f"not YAML: {problem}", span)
+def _unparsable(text: str) -> Fault | None:
+    """Return why a text can't be composed, or None.
+
+    The composer in C recurses and ends the process on a file that is nested deeply enough, so the depth is
+    counted in the events first.
+    """
+    if len(text) > _LONGEST:
+        return Fault("RP107", "the file is larger than 4 MiB", Span(1, 1))
+    fault = forbidden_character(text)
+    if fault is not None:
+        return fault
+    depth = documents = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEEPEST:
+                    return Fault("RP107", f"nested deeper than {_DEEPEST} levels", _start(event))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            elif isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    return Fault(
+                        "RP107",
+                        "the file holds more than one YAML document",
+                        _start(event),
+                        "one file, one document: remove the ---",
+                    )
+    except yaml.MarkedYAMLError as error:
+        return explain(text, error)
+    except yaml.YAMLError:
+        return Fault("RP107", "a character that YAML doesn't allow", Span(1, 1))
+    return None
 
 
-def _unreadable(text: str, error: Exception) -> Fault:
-    position = getattr(error, "position", None)
-    if isinstance(position, int):
-        before = text[:position]
-        span = Span(before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1)
-        return Fault("RP107", "a character that YAML doesn't allow", span)
-    return Fault("RP107", f"not YAML: {type(error).__name__}", Span(1, 1))
+def _start(event: yaml.Event) -> Span:
+    mark = event.start_mark
+    assert mark is not None
+    return Span(mark.line + 1, mark.column + 1)
 
 
 class _Builder:
@@ -127,31 +135,42 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._count = 0
+        self._full = False
 
     def build(self, node: yaml.Node) -> None:
         self._document.value = self._value(node, ())
+        if self._full:
+            self._document.readable = False
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         self._count += 1
         span = _span(node)
         self._document.values[path] = span
         if self._count > _MOST_NODES or len(path) > _DEEPEST:
-            if not any(fault.code == "RP107" for fault in self._document.faults):
-                what = "deep" if len(path) > _DEEPEST else "large once its aliases are followed"
-                self._document.faults.append(Fault("RP107", f"the document is too {what}", span))
+            self._overflow(span, len(path))
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*path, number)) for number, item in enumerate(node.value)]
         text = str(node.value)
-        plain = isinstance(node, yaml.ScalarNode) and not node.style
-        if plain and (node.tag or "").endswith(":str"):
+        if not (node.tag or "").endswith(":str"):
+            fault = Fault(
+                "RP107", "tags (!) have no meaning here", span, "a text that begins with ! needs quotes"
+            )
+            self._document.faults.append(fault)
+        elif not node.style:  # type: ignore[attr-defined]  # the stubs leave it out
             self._document.plain[path] = text
             return parse_scalar(text)
-        if not (node.tag or "").endswith(":str"):
-            self._document.faults.append(Fault("RP107", f"the tag {node.tag} has no meaning here", span))
         return text
+
+    def _overflow(self, span: Span, depth: int) -> None:
+        """Refuse the document once; the places that would follow say nothing new."""
+        if not self._full:
+            what = "deep" if depth > _DEEPEST else "large"
+            message = f"the document is too {what} once its aliases are followed"
+            self._document.faults.append(Fault("RP107", message, span))
+        self._full = True
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         value: dict[str, Any] = {}
@@ -162,13 +181,14 @@ class _Builder:
                 continue
             key = str(key_node.value)
             if key == "<<":
-                self._document.faults.append(Fault("RP104", "merge keys (<<) are not part of YAML 1.2", span))
+                hint = "an alias can stand for a whole value: limits: *usual"
+                fault = Fault("RP104", "merge keys (<<) are not part of YAML 1.2", span, hint)
+                self._document.faults.append(fault)
                 continue
             if key in value:
                 first = self._document.keys[(*path, key)]
-                self._document.faults.append(
-                    Fault("RP103", f"key '{key}' is there twice", span, f"the first is in line {first.line}")
-                )
+                hint = f"the first is in line {first.line}"
+                self._document.faults.append(Fault("RP103", f"key '{key}' is there twice", span, hint))
                 continue
             self._document.keys[(*path, key)] = span
             value[key] = self._value(value_node, (*path, key))
@@ -193,5 +213,5 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def dump(value: Any) -> str:
-    """Write plain values as YAML, in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+    """Write plain values as YAML, in their order, one value in a line."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)

@@ -39,7 +39,7 @@ async def converse(sock: socket.socket, *, lmtp: bool, implicit_tls: bool, proxi
             finally:
                 writer.close()
     except (OSError, TimeoutError, EOFError, ValueError) as error:
-        return False, f"{step}: {error or type(error).__name__}"
+        return False, f"{step}: {str(error) or type(error).__name__}"
     return True, "alive"
 
 

@@ -1,0 +1,144 @@
+"""What stands round a session in a rehearsal, and remembers what passes.
+
+A log, a pipeline, a next hop and a password check for `relayproxy test`. Must not know which message is played.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from relayproxy.app import SystemClock
+from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
+from relayproxy.core.pipeline import Call, Entry, Pipeline, Result, Scope
+from relayproxy.core.ports import Capabilities, NextHop, Transaction
+from relayproxy.model.client import Client, Credentials
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
+from relayproxy.model.mail import Mail, Step
+from relayproxy.model.message import Message
+from relayproxy.model.reply import Reply
+
+
+class Memory(Log):
+    """A log that keeps its events."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _line: None, time.time)
+        self.events: list[dict[str, Any]] = []
+
+    def event(self, fields: dict[str, Any]) -> None:
+        """Keep an event."""
+        self.events.append(fields)
+
+
+class Watched(Pipeline):
+    """A pipeline that remembers which mail it was asked about, and what was asked before there was a mail."""
+
+    def __init__(self, entries: Sequence[Entry], memory: Memory, metrics: Metrics) -> None:
+        super().__init__(entries, clock=SystemClock(), log=memory, metrics=metrics)
+        self.mail: Mail | None = None
+        self.steps: list[Step] = []
+        self.noted: tuple[Finding, ...] = ()
+        self._memory = memory
+        self._took: dict[tuple[str, str], float] = {}
+
+    async def decide_client(
+        self, hook: str, client: Client, scope: Scope, **more: Any
+    ) -> tuple[Any, tuple[Finding, ...]]:
+        """See Pipeline."""
+        verdict, findings = await super().decide_client(hook, client, scope, **more)
+        self.noted += findings
+        return verdict, findings
+
+    async def decide(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> Any:
+        """See Pipeline."""
+        self.mail = mail
+        return await super().decide(hook, mail, scope, **more)
+
+    async def rewritten(self, mail: Mail, rcpt: Recipient | None, scope: Scope) -> Any:
+        """See Pipeline."""
+        self.mail = mail
+        return await super().rewritten(mail, rcpt, scope)
+
+    async def _call(
+        self,
+        call: Call,
+        scope: Scope,
+        mail: Mail | None,
+        arguments: dict[str, Any],
+        before: Sequence[Result],
+    ) -> Result:
+        """The trace of a mail has its hooks; those of the connection come before any mail and are noted here."""
+        result = await super()._call(call, scope, mail, arguments, before)
+        if mail is None:
+            key = call.hook, call.entry.name
+            took = self._took.pop(key, None)
+            answer = result.value.action.name.lower() if result.value is not None else "ok"
+            if result.value is not None and call.entry.observe:
+                answer = f"would {answer}"
+            self.steps.append(
+                Step(*key, took or 0.0, "not run" if took is None else answer, self._memory_of(*key))
+            )
+        return result
+
+    async def _fenced(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> tuple[Any, str, float]:
+        value, error, seconds = await super()._fenced(call, scope, arguments)
+        self._took[call.hook, call.entry.name] = seconds
+        return value, error, seconds
+
+    def _memory_of(self, hook: str, plugin: str) -> str:
+        """What the log says about a fault of this hook."""
+        for event in self._memory.events:
+            if event["event"] == "plugin_fault" and (event["hook"], event["plugin"]) == (hook, plugin):
+                return str(event["error"])
+        return ""
+
+
+class Recorder:
+    """Passes everything on to another next hop and keeps what was sent (ports.NextHop)."""
+
+    def __init__(self, hop: NextHop) -> None:
+        self.name = hop.name
+        self.per_recipient = hop.per_recipient
+        self.sent: bytes | None = None
+        self._hop = hop
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """See ports.NextHop."""
+        return self._hop.capabilities
+
+    def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
+        """See ports.NextHop."""
+        return _Recorded(self, self._hop.begin(client, envelope, size))
+
+
+class _Recorded:
+    """Implements ports.Transaction."""
+
+    def __init__(self, recorder: Recorder, inner: Transaction) -> None:
+        self.per_recipient = inner.per_recipient
+        self._recorder = recorder
+        self._inner = inner
+
+    async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
+        """See ports.Transaction."""
+        return await self._inner.recipients(recipients)
+
+    async def send(self, lead: bytes, message: Message) -> list[Reply]:
+        """See ports.Transaction."""
+        self._recorder.sent = lead + bytes(message)
+        return await self._inner.send(lead, message)
+
+    def abort(self) -> None:
+        """See ports.Transaction."""
+        self._inner.abort()
+
+
+class Believes:
+    """An authenticator for logins that are only supposed (ports.Authenticator)."""
+
+    async def check(self, client: Client, credentials: Credentials) -> bool:  # noqa: ARG002  (the port's names)
+        """Take everybody for who they say they are."""
+        return True
