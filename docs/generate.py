@@ -7,11 +7,13 @@ With --check nothing is written; the exit code says whether a page has fallen be
 import sys
 from pathlib import Path
 
-from docs import configuration_page, errors_page, hooks_page
+from docs import cli_page, configuration_page, errors_page, hooks_page, metrics_page
 
 HERE = Path(__file__).parent
 PAGES = {
     HERE / "hooks.md": hooks_page.render,
+    HERE / "cli.md": cli_page.render,
+    HERE / "metrics.md": metrics_page.render,
     HERE / "errors.md": errors_page.render,
     HERE / "reference" / "configuration.md": configuration_page.render,
 }

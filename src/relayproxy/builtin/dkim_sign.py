@@ -1,48 +1,56 @@
-"""dkim_sign: sign what our own users send, with every key of the domain in From (RFC 6376, RFC 8301, RFC 8463).
+"""dkim_sign: sign what our own users send with every key of the author's domain (RFC 6376, RFC 8301, RFC 8463).
 
-- dkim_sign: {keys: /etc/relayproxy/dkim}
-
-A domain that has a key never leaves unsigned: a key that can't be read, or a signature that fails, defers the mail.
+A domain that has a key never leaves unsigned: a key that can't be read, a signature that fails, or a From that names
+the domain among others stops the message. Must not know how a signature is made.
 """
 
-import ipaddress
+import asyncio
 import re
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from relayproxy.api import (
     AddHeader,
     App,
-    Client,
-    Clock,
     Direction,
     Edits,
     Mail,
+    Message,
     Opinion,
     Plugin,
     Settings,
     hook,
+    printable,
     reject,
     to_a_label,
 )
-from relayproxy.mailauth.canonical import body_hash
+from relayproxy.mailauth.canonical import body_digest
 from relayproxy.mailauth.dkim_keys import KeyFault, SigningKey, read_key
-from relayproxy.mailauth.dkim_sign import IF_PRESENT, OVERSIGNED, sign
+from relayproxy.mailauth.dkim_sign import HEADERS, IF_PRESENT, check_names, sign
 from relayproxy.mailauth.from_header import Author, read_author
 
 _SUFFIXES = (".key", ".pem")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_REMEMBERED = 1000
-_NOBODY = Author()
-_AMBIGUOUS = frozenset({"several-fields", "several-mailboxes"})
+_ON_THE_LOOP = 65_536  # octets of a body that are hashed at once; more would keep other sessions waiting
+_SHORT_RSA = 2048
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,9})\s*([smhdw])\Z")
+_FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
+_NAMED = re.compile(r"@\s*([^\s<>()\[\],;:@\"\\?=]+)")
+_LONGEST_FROM = 8192
+_NEVER_SIGNED = frozenset({"dkim-signature", "received", "return-path"})  # RFC 6376 section 5.4.1
 
 
 def _seconds(value: object) -> object:
-    """Read `7d`, `12h`, `30m` or `90s`."""
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value) if isinstance(value, str) else None
+    """Read `7d`, `12h`, `30m`, `90s`, or a number of seconds."""
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.match(value)
     if found is None:
         raise ValueError("write a number and a unit: 7d, 12h")
     return int(found[1]) * _UNITS[found[2]]
@@ -52,10 +60,31 @@ def _domain(value: str) -> str:
     return to_a_label(value.strip().rstrip("."))
 
 
+def _signable(name: str) -> str:
+    if not _FIELD_NAME.match(name):
+        raise ValueError(f"{name!r} is not the name of a header field")
+    if name.lower() in _NEVER_SIGNED:
+        raise ValueError(f"{name} changes on the way and can't be signed")
+    return name
+
+
+def _sender(value: str) -> str:
+    local, at, domain = value.strip().rpartition("@")
+    return local.lower() + at + _domain(domain)
+
+
 Domain = Annotated[str, AfterValidator(_domain)]
+Sender = Annotated[str, AfterValidator(_sender)]
+HeaderName = Annotated[str, AfterValidator(_signable)]
+Duration = Annotated[
+    int,
+    BeforeValidator(_seconds),
+    Field(gt=0, lt=10**9),
+    WithJsonSchema({"type": ["string", "integer"], "examples": ["7d", "12h"], "title": "duration"}),
+]
 
 
-class KeySettings(Settings):
+class NamedKey(Settings):
     """One key that is named, rather than found in the folder."""
 
     domain: Domain
@@ -64,16 +93,17 @@ class KeySettings(Settings):
     """The selector (s=): the record is at SELECTOR._domainkey.DOMAIN."""
     key: str
     """The file of the private key: PEM, or the base64 of an Ed25519 seed."""
-    senders: tuple[Domain, ...] = ()
-    """Domains in From that this key signs besides its own."""
+    senders: tuple[Sender, ...] = ()
+    """Whose mail it signs, by From, in place of all of its domain: `news@example.org` is one author, `example.org` a
+    domain, `.example.org` all domains below it. What is closest to the author counts."""
 
 
 class Bound(Settings):
-    """Who may have a domain's mail signed; anyone trusted, when a domain isn't listed."""
+    """Who may have a domain's mail signed; nobody, if both are empty."""
 
-    logins: tuple[str, ...] = ()
+    logins: frozenset[str] = frozenset()
     """Logins."""
-    networks: tuple[str, ...] = ()
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks of the client."""
 
 
@@ -81,42 +111,82 @@ class DkimSignSettings(Settings):
     """Where the keys are, and what a signature is to cover."""
 
     keys: str | None = None
-    """A folder with keys: DOMAIN/SELECTOR.key or DOMAIN.SELECTOR.key (also .pem)."""
-    sign: tuple[KeySettings, ...] = ()
+    """A folder of keys: DOMAIN/SELECTOR.key or DOMAIN.SELECTOR.key; the ending may also be .pem."""
+    sign: tuple[NamedKey, ...] = ()
     """Keys named one by one."""
     parent_domains: bool = True
-    """Whether a subdomain without a key of its own is signed with its parent's."""
+    """Whether a domain without a key of its own is signed with that of the domain above it."""
     require: bool = False
-    """Whether mail from a domain without a key is refused (550 5.7.1) instead of left unsigned."""
-    expire: Annotated[int, BeforeValidator(_seconds)] | None = None
-    """How long a signature is valid (x=), such as 7d; longer than mail may wait in queues."""
-    oversigned: tuple[str, ...] = OVERSIGNED
+    """Whether mail of a domain without a key is refused (550 5.7.1) rather than left unsigned."""
+    expire: Duration | None = None
+    """How long a signature holds (x=), such as 7d: longer than mail may wait in queues."""
+    headers: tuple[HeaderName, ...] = HEADERS
     """Header fields that are signed once more than they occur, so that none can be added."""
-    if_present: tuple[str, ...] = IF_PRESENT
-    """Header fields that are signed where they occur."""
+    headers_if_present: tuple[HeaderName, ...] = IF_PRESENT
+    """Header fields for which this is done only where they occur."""
     bind: dict[Domain, Bound] = Field(default_factory=dict)
-    """For a domain, who may have it signed."""
+    """Who may have a domain (and those below it) signed. Without an entry: whoever may relay."""
+
+    @model_validator(mode="after")
+    def _some_key(self) -> "DkimSignSettings":
+        if not self.keys and not self.sign:
+            raise ValueError("name the keys: `keys` is a folder, `sign` a list")
+        return self
 
 
 @dataclass(slots=True)
 class KeyFile:
-    """A key file as it was when last read."""
+    """A key and its file, as it was when last read."""
 
     domain: str
     selector: str
     path: Path
     senders: tuple[str, ...] = ()
-    stamp: tuple[int, int] = (0, 0)
+    stamp: tuple[int, int, int] = (0, 0, 0)
     key: SigningKey | None = None
 
     def current(self) -> SigningKey:
-        """Return the key, read again if its file has changed. Raises OSError and KeyFault."""
-        facts = self.path.stat()
-        stamp = (facts.st_mtime_ns, facts.st_size)
-        if self.key is None or stamp != self.stamp:
-            self.key = None
-            self.key, self.stamp = read_key(self.path.read_bytes()), stamp
+        """Return the key, read again if its file has changed. Raises KeyFault."""
+        try:
+            facts = self.path.stat()
+            stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if self.key is None or stamp != self.stamp:
+                self.key = None
+                self.key, self.stamp = read_key(self.path.read_bytes()), stamp
+        except OSError as error:
+            raise KeyFault(f"{self.path}: {error.strerror}") from error
+        except KeyFault as fault:
+            raise KeyFault(f"{self.path}: {fault}") from fault
         return self.key
+
+
+def find_keys(folder: Path) -> list[KeyFile]:
+    """Return the keys of a folder by the names of their files, without reading them. Raises KeyFault."""
+    if not folder.is_dir():
+        raise KeyFault(f"there is no folder {folder}")
+    files = [
+        _named(path, path.relative_to(folder).with_suffix("").parts)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _SUFFIXES and path.is_file()
+    ]
+    if not files:
+        raise KeyFault(f"there is no key in {folder}: wanted is DOMAIN/SELECTOR.key")
+    return files
+
+
+def _named(path: Path, parts: tuple[str, ...]) -> KeyFile:
+    domain, _, selector = parts[0].rpartition(".") if len(parts) == 1 else (parts[0], "", parts[1])
+    try:
+        if len(parts) > 2:
+            raise ValueError("the folder is too deep")  # noqa: TRY301  (one way to refuse a name)
+        check_names(_domain(domain), selector)
+    except ValueError as error:
+        raise KeyFault(f"{path} is not DOMAIN/SELECTOR.key or DOMAIN.SELECTOR.key: {error}") from error
+    return KeyFile(_domain(domain), selector, path)
+
+
+class AmbiguousAuthor(Exception):  # noqa: N818  (it is what From holds)
+    """From doesn't name one author, but does name a domain that has a key."""
 
 
 class DkimSign(Plugin[DkimSignSettings]):
@@ -127,129 +197,135 @@ class DkimSign(Plugin[DkimSignSettings]):
     signer = True
     directions = frozenset({Direction.OUTBOUND, Direction.INTERNAL})
 
-    def __init__(self, options: DkimSignSettings) -> None:
-        super().__init__(options)
-        if not options.keys and not options.sign:
-            raise ValueError("dkim_sign needs 'keys' (a folder) or 'sign' (a list)")
-        self._keys: dict[str, list[KeyFile]] = {}
-        self._authors: dict[str, tuple[bytes, Author]] = {}
-        self._networks = {
-            domain: [ipaddress.ip_network(network) for network in bound.networks]
-            for domain, bound in options.bind.items()
-        }
-        self._clock: Clock
-
     @hook
     def startup(self, app: App) -> None:
-        """Find the keys and read each once: a bad one is an error now, not with the first mail."""
+        """Find the keys and read each once: a bad one is an error now, not with the first mail. Raises KeyFault."""
         self._clock = app.clock
-        files = [
-            KeyFile(one.domain, one.selector, app.folder / Path(one.key).expanduser(), one.senders)
-            for one in self.options.sign
-        ]
-        if self.options.keys:
-            files += _found(app.folder / Path(self.options.keys).expanduser())
-        for file in files:
-            try:
-                key = file.current()
-            except OSError as error:
-                raise KeyFault(f"{file.path}: {error.strerror}") from error
-            except KeyFault as fault:
-                raise KeyFault(f"{file.path}: {fault}") from fault
-            if key.algorithm.startswith("rsa") and key.bits < 2048:
-                self.log.warning("%s: RSA with %d bits; 2048 are wanted today", file.path, key.bits)
-            for domain in (file.domain, *file.senders):
-                self._keys.setdefault(domain, []).append(file)
+        self._keys: dict[str, list[KeyFile]] = {}
+        self._authors: set[str] = set()
+        for file in self._files(app.folder):
+            key = file.current()
+            if key.algorithm == "rsa-sha256" and key.bits < _SHORT_RSA:
+                self.log.warning("%s: RSA with %d bits is short, 2048 are usual", file.path, key.bits)
+            if file.path.stat().st_mode & 0o007:
+                self.log.warning("%s: everybody on this machine may use this key file", file.path)
+            for sender in file.senders or (file.domain,):
+                self._keys.setdefault(sender, []).append(file)
+                self._authors.add(sender.rpartition("@")[2])
 
-    def _keys_for(self, domain: str) -> list[KeyFile]:
-        while domain:
-            if domain in self._keys:
-                return self._keys[domain]
-            if not self.options.parent_domains:
+    def _files(self, folder: Path) -> Iterator[KeyFile]:
+        for one in self.options.sign:
+            try:
+                check_names(one.domain, one.selector)
+            except ValueError as error:
+                raise KeyFault(f"{one.key}: {error}") from error
+            yield KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser(), one.senders)
+        if self.options.keys:
+            yield from find_keys(folder / Path(self.options.keys).expanduser())
+
+    def _keys_for(self, domain: str, local: str = "") -> list[KeyFile]:
+        """Return the keys that sign for an author; those that are closest to it."""
+        found = self._keys.get(f"{local.lower()}@{domain}") or self._keys.get(domain)
+        for above in _above(domain):
+            if found:
                 break
-            domain = domain.partition(".")[2]
-        return []
+            found = self._keys.get(f".{above}") or (
+                self._keys.get(above) if self.options.parent_domains else None
+            )
+        return found or []
+
+    def _signers(self, message: Message) -> tuple[str, list[KeyFile]]:
+        """Return the author's domain and its keys. Raises AmbiguousAuthor."""
+        author, named = _author(message)
+        if not author.anomalies:
+            return author.domain, self._keys_for(author.domain, author.local)
+        if named is None or any(domain in self._authors or self._keys_for(domain) for domain in named):
+            raise AmbiguousAuthor(author.reason)
+        return "", []
 
     @hook
     def message(self, mail: Mail) -> Opinion:
-        """Refuse what can't be signed truthfully: an ambiguous author, or a domain that is not the sender's to use."""
-        author = read_author(mail.message)
-        if len(self._authors) >= _REMEMBERED:
-            self._authors.clear()
-        self._authors[mail.id] = (mail.message.head, author)
-        if _AMBIGUOUS.intersection(author.anomalies):
-            return reject("From must name one author to be signed here")
-        keys = self._keys_for(author.domain)
+        """Refuse what can't be signed in good faith: no single author, or a domain that isn't the client's to use."""
+        try:
+            domain, keys = self._signers(mail.message)
+        except AmbiguousAuthor as fault:
+            return reject(f"This can't be signed: {fault}", reason=f"dkim_sign: {fault}")
         if not keys:
-            return (
-                reject(f"No key to sign for {author.domain or 'this author'}")
-                if self.options.require
-                else None
-            )
-        if not self._may(mail.client, keys[0].domain, author.domain):
-            return reject(f"This client may not send as {author.domain}")
+            if not self.options.require:
+                return None
+            return reject(f"There is no key to sign mail of {printable(domain or 'this author', 253)}")
+        if not all(self._may(mail, one) for one in {domain, *(file.domain for file in keys)}):
+            return reject(f"This client may not send mail of {printable(domain, 253)}")
         return None
 
-    def _may(self, client: Client, *domains: str) -> bool:
-        for domain in domains:
-            bound = self.options.bind.get(domain)
-            if bound is None:
-                continue
-            if client.identity and client.identity in bound.logins:
-                continue
-            if client.ip and any(
-                ipaddress.ip_address(client.ip) in network for network in self._networks[domain]
-            ):
-                continue
-            return False
+    def _may(self, mail: Mail, domain: str) -> bool:
+        """Whether the client may have a domain signed: the entry of the domain counts, or of the next above it."""
+        for name in (domain, *_above(domain)) if self.options.bind else ():
+            bound = self.options.bind.get(name)
+            if bound is not None:
+                client = mail.client
+                return (bool(client.identity) and client.identity in bound.logins) or (
+                    bool(client.ip) and any(ip_address(client.ip) in network for network in bound.networks)
+                )
         return True
 
     @hook
-    def before_forward(self, mail: Mail) -> Edits:
-        """Sign with every key of the domain; raising defers the mail, so that it never leaves unsigned."""
-        head, author = self._authors.pop(mail.id, (b"", _NOBODY))
-        if head is not mail.message.head:
-            # Another plugin has edited the header since.
-            author = read_author(mail.message)
-        keys = self._keys_for(author.domain)
+    def before_forward(self, mail: Mail) -> Edits | Awaitable[Edits]:
+        """Add a signature for each key. Whatever is wrong is raised, so that the message is not sent."""
+        keys = self._signers(mail.message)[1]
         if not keys:
             return None
+        if len(mail.message.body) > _ON_THE_LOOP:
+            return self._sign_large(mail.message, keys)
+        return self._signatures(mail.message, keys, body_digest(mail.message))
+
+    async def _sign_large(self, message: Message, keys: Iterable[KeyFile]) -> Edits:
+        return self._signatures(message, keys, await asyncio.to_thread(body_digest, message))
+
+    def _signatures(self, message: Message, keys: Iterable[KeyFile], body: bytes) -> list[AddHeader]:
         now = int(self._clock.time())
-        hashed = body_hash(mail.message.body)[0]
-        return [
-            AddHeader(
-                "DKIM-Signature",
-                sign(
-                    mail.message,
-                    file.current(),
-                    domain=file.domain,
-                    selector=file.selector,
-                    now=now,
-                    expire=now + self.options.expire if self.options.expire else 0,
-                    oversigned=self.options.oversigned,
-                    if_present=self.options.if_present,
-                    hashed=hashed,
-                ),
+        expire = self.options.expire
+        values = [
+            sign(
+                message,
+                file.current(),
+                domain=file.domain,
+                selector=file.selector,
+                now=now,
+                expire=None if expire is None else now + expire,
+                headers=self.options.headers,
+                if_present=self.options.headers_if_present,
+                body=body,
             )
             for file in keys
         ]
+        return [AddHeader("DKIM-Signature", value) for value in values]
 
 
-def _found(folder: Path) -> list[KeyFile]:
-    """List the keys of a folder by their names. Raises KeyFault."""
-    if not folder.is_dir():
-        raise KeyFault(f"the key folder {folder} is not there")
-    files: list[KeyFile] = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in _SUFFIXES or not path.is_file():
-            continue
-        parts = path.relative_to(folder).with_suffix("").parts
-        domain, selector = (
-            parts if len(parts) == 2 else (parts[0].rpartition(".")[0], parts[0].rpartition(".")[2])
-        )
-        if len(parts) > 2 or not domain or not selector:
-            raise KeyFault(f"{path}: wanted DOMAIN/SELECTOR{path.suffix} or DOMAIN.SELECTOR{path.suffix}")
-        files.append(KeyFile(_domain(domain), selector, path))
-    if not files:
-        raise KeyFault(f"no key in {folder}: wanted DOMAIN/SELECTOR.key")
-    return files
+def _above(domain: str) -> Iterator[str]:
+    while domain := domain.partition(".")[2]:
+        yield domain
+
+
+def _author(message: Message) -> tuple[Author, frozenset[str] | None]:
+    """Return what From says, and, if it doesn't name one author, the domains that it names (None: can't be told).
+
+    Only From and what may be taken for it are looked at, so the answer is remembered by their octets: both hooks
+    ask, and few senders send one message only.
+    """
+    block = b"".join(field.raw for field in message.fields if field.name.lower() in ("", "from"))
+    return _remembered(block) if len(block) <= 1000 else _read(block)
+
+
+def _read(block: bytes) -> tuple[Author, frozenset[str] | None]:
+    message = Message(block)
+    author = read_author(message)
+    if not author.anomalies:
+        return author, frozenset()
+    if len(block) > _LONGEST_FROM:
+        return author, None
+    text = "\n".join(text for field in message.fields for text in (field.value, field.text))
+    return author, frozenset(_domain(name) for name in _NAMED.findall(text) if len(name) <= 253)
+
+
+_remembered = lru_cache(1000)(_read)

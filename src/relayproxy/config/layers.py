@@ -93,7 +93,9 @@ class Layers:
                 _at(layer, Span(1, 1), "RP110", "error", message, "", "begin with version: 1")
             )
         elif must:
-            self._unreadable(layer.name, "the file is empty")
+            self.readable = False
+            hint = "begin with version: 1"
+            self.problems.append(_at(layer, Span(1, 1), "RP108", "error", "the file is empty", "", hint))
         return text
 
     def _unreadable(self, name: str, message: str) -> None:

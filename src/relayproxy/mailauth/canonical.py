@@ -1,31 +1,38 @@
-"""DKIM canonicalisation (RFC 6376 section 3.4) at C speed.
+"""The canonical forms of DKIM (RFC 6376 section 3.4): header fields one by one, bodies piece by piece.
 
-Loops of bytes.replace instead of passes of regular expressions: 10 MB of words in 0.1 s. Linear in the input, whatever
-it is; a mapped body is read in pieces and never copied whole. Must not know keys or signatures.
+Works by bytes.replace, which runs at the speed of memory, where regular expressions take a hundred times as long.
+The cost is linear in the input, whatever it is, and a mapped body is never copied whole. Must not know keys,
+signatures, or which fields are signed.
 """
 
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
 
-from relayproxy.model.message import Buffer
+from relayproxy.model.message import Message
 
-_PIECE = 1_048_576
+_PIECE = 262_144  # octets looked at in one go: they stay in the processor's cache, and other threads get their turn
+_CRLF = b"\r\n"
 
 
-class Hash(Protocol):
-    """What takes the octets; `hashlib` objects do."""
+@dataclass(frozen=True, slots=True)
+class BodyForm:
+    """How a body is hashed: by which algorithm, and how many octets of it (the tag l=; None: all of them)."""
 
-    def update(self, data: bytes, /) -> None:
-        """Take more octets."""
-        ...
+    relaxed: bool = True
+    limit: int | None = None
 
-    def digest(self) -> bytes:
-        """Return the digest."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class BodyDigest:
+    """The SHA-256 of a body in a form, and how many octets all of its canonical form has."""
+
+    digest: bytes
+    octets: int
 
 
 def _collapse(data: bytes) -> bytes:
-    """Make every run of blanks and tabs one blank; halving runs takes as many passes as the longest has bits."""
+    """Make each run of blanks and tabs one blank. Every pass halves the runs, so there are few of them."""
     data = data.replace(b"\t", b" ")
     while b"  " in data:
         data = data.replace(b"  ", b" ")
@@ -33,90 +40,98 @@ def _collapse(data: bytes) -> bytes:
 
 
 def relaxed_header(raw: bytes) -> bytes:
-    """Canonicalise one header field, `raw` as received with its folds (section 3.4.2); ends with CRLF."""
+    """Return one header field, given as received with its folds, in relaxed form (section 3.4.2) with a CRLF."""
     name, _, value = raw.partition(b":")
-    value = _collapse(value.replace(b"\r\n", b""))
-    return name.rstrip(b" \t").lower() + b":" + value.strip(b" ") + b"\r\n"
+    value = _collapse(value.replace(_CRLF, b"")).strip(b" ")
+    return b"%b:%b\r\n" % (name.rstrip(b" \t").lower(), value)
 
 
-def relaxed_lines(data: bytes) -> bytes:
-    """Canonicalise whole body lines: blanks collapsed, none before CRLF (section 3.4.4, without the end)."""
-    return _collapse(data).replace(b" \r\n", b"\r\n")
+def canonical_body(pieces: Iterable[bytes], *, relaxed: bool) -> Iterator[bytes]:
+    """Yield the octets of a body's canonical form (sections 3.4.3 and 3.4.4), wherever the pieces were cut.
 
-
-class BodyHasher:
-    """Feed it a body; `digest` is its hash. `relaxed` chooses the algorithm, `limit` is `l=` or None.
-
-    Trailing empty lines are held back until a line that isn't empty follows them.
+    A body that doesn't end with CRLF is treated as if it did, because it will when it arrives by DATA.
     """
-
-    def __init__(self, *, relaxed: bool = True, limit: int | None = None, into: Hash | None = None) -> None:
-        self._hash: Hash = into if into is not None else sha256()
-        self._relaxed = relaxed
-        self._limit = limit
-        self._parts: list[bytes] = []
-        self._empty = 0
-        self.octets = 0
-        """Octets of the canonical body so far, before `limit` cut any off."""
-
-    def update(self, data: bytes) -> None:
-        """Take the next octets of the body."""
-        cut = data.rfind(b"\r\n")
-        if self._parts and self._parts[-1].endswith(b"\r") and data.startswith(b"\n"):
-            # The CRLF was cut in two: what is held back becomes whole lines.
-            cut = max(cut, -1)
-            held = b"".join(self._parts) + data[:1]
-            self._parts = []
-            self._lines(held)
-            self.update(data[1:])
-            return
-        if cut < 0:
-            self._parts.append(data)
-            return
-        self._parts.append(data[: cut + 2])
-        lines, self._parts = b"".join(self._parts), [data[cut + 2 :]] if cut + 2 < len(data) else []
-        self._lines(lines)
-
-    def _lines(self, lines: bytes) -> None:
-        if self._relaxed:
-            lines = relaxed_lines(lines)
-        end = len(lines)
-        while end >= 2 and lines[end - 2 : end] == b"\r\n":
-            end -= 2
+    held = b""  # the end of a piece, of which only the next tells what it is: blanks, or half a CRLF
+    empty = 0  # line ends that may turn out to be the end of the body
+    begun = False
+    for piece in pieces:
+        data, held = _hold(held + piece, relaxed)
+        if relaxed:
+            data = _collapse(data).replace(b" \r\n", _CRLF)
+        end = _end(data)
         if end:
-            self._emit(b"\r\n" * self._empty + lines[:end])
-            self._empty = 0
-        self._empty += (len(lines) - end) // 2
-
-    def _emit(self, data: bytes) -> None:
-        if self._limit is not None:
-            room = max(0, self._limit - self.octets)
-            self._hash.update(data[:room])
-        else:
-            self._hash.update(data)
-        self.octets += len(data)
-
-    def digest(self) -> bytes:
-        """End the body and return its hash; call it once."""
-        last = b"".join(self._parts)
-        self._parts = []
-        if last:
-            # Blanks at the end of a last line without CRLF stay, as other verifiers have it.
-            self._emit(b"\r\n" * self._empty + (_collapse(last) if self._relaxed else last))
-            self._empty = 0
-        # A body that isn't empty ends with exactly one CRLF; an empty one is CRLF when simple, nothing when relaxed.
-        if self.octets or not self._relaxed:
-            self._emit(b"\r\n")
-        return self._hash.digest()
+            yield from _line_ends(empty)
+            yield data if end == len(data) else data[:end]
+            empty, begun = 0, True
+        empty += (len(data) - end) // 2
+    if held.strip(b" "):
+        yield from _line_ends(empty)
+        yield held
+        begun = True
+    if begun or not relaxed:
+        yield _CRLF
 
 
-def body_hash(body: Buffer, *, relaxed: bool = True, limit: int | None = None) -> tuple[bytes, int]:
-    """Return the SHA-256 of a body's canonical form, and how many octets that form has."""
-    hasher = BodyHasher(relaxed=relaxed, limit=limit)
+def _hold(data: bytes, relaxed: bool) -> tuple[bytes, bytes]:
+    """Cut off what can't be judged yet."""
+    cr = b"\r" if data.endswith(b"\r") else b""
+    if cr:
+        data = data[:-1]
+    if relaxed and data.endswith((b" ", b"\t")):
+        return data.rstrip(b" \t"), b" " + cr
+    return data, cr
+
+
+def _end(data: bytes) -> int:
+    """Return where the line ends at the end of `data` begin."""
+    # A CR or LF that is half of nothing belongs to the text before it.
+    if data.endswith(b"\r"):
+        return len(data)
+    start = len(data.rstrip(_CRLF))
+    ends = data[start:]
+    odd = max(ends.rfind(b"\r\r"), ends.rfind(b"\n\n")) + 1
+    return start + odd + ends.startswith(b"\n", odd)
+
+
+def _line_ends(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield _CRLF * min(count, _PIECE)
+        count -= _PIECE
+
+
+def _pieces(message: Message) -> Iterator[bytes]:
+    if message.reader is not None:
+        yield from message.reader()
+        return
+    body = message.body
     if isinstance(body, bytes) and len(body) <= _PIECE:
-        hasher.update(body)
-    else:
-        view = memoryview(body)
-        for start in range(0, len(view), _PIECE):
-            hasher.update(bytes(view[start : start + _PIECE]))
-    return hasher.digest(), hasher.octets
+        yield body
+        return
+    view = memoryview(body)
+    for start in range(0, len(view), _PIECE):
+        yield bytes(view[start : start + _PIECE])
+
+
+def body_digests(message: Message, forms: Collection[BodyForm]) -> dict[BodyForm, BodyDigest]:
+    """Return the digests of a message's body in all `forms`, in one pass for each algorithm."""
+    found: dict[BodyForm, BodyDigest] = {}
+    for relaxed in {form.relaxed for form in forms}:
+        hashes = {form: sha256() for form in forms if form.relaxed == relaxed}
+        octets = 0
+        for data in canonical_body(_pieces(message), relaxed=relaxed):
+            for form, hash_ in hashes.items():
+                if form.limit is None or form.limit >= octets + len(data):
+                    hash_.update(data)
+                elif form.limit > octets:
+                    hash_.update(data[: form.limit - octets])
+            octets += len(data)
+        found |= {form: BodyDigest(hash_.digest(), octets) for form, hash_ in hashes.items()}
+    return found
+
+
+def body_digest(message: Message) -> bytes:
+    """Return the SHA-256 of a message's body in relaxed form."""
+    return body_digests(message, (_WHOLE,))[_WHOLE].digest
+
+
+_WHOLE = BodyForm()

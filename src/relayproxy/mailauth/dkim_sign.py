@@ -1,16 +1,19 @@
-"""Making a DKIM-Signature (RFC 6376 section 5): relaxed/relaxed, oversigned, never with l=.
+"""Making a DKIM-Signature (RFC 6376 section 5): relaxed/relaxed, oversigned, and never with l=.
 
-Returns the field's value; the message is not touched. Must not know which domains there are, nor the clock.
+Returns the value of the field; the message is not touched. Must not know which domains there are, where keys are
+kept, or what time it is.
 """
 
 import base64
 import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from relayproxy.mailauth.canonical import body_hash, relaxed_header
+from relayproxy.mailauth.canonical import body_digest, relaxed_header
 from relayproxy.mailauth.dkim_keys import SigningKey
 from relayproxy.model.message import Message
 
-OVERSIGNED = (
+HEADERS = (
     "From",
     "Reply-To",
     "To",
@@ -24,15 +27,26 @@ OVERSIGNED = (
     "Content-Type",
     "Content-Transfer-Encoding",
 )
-"""Signed once more than they occur, also when they don't: nobody can add another afterwards."""
+"""Signed once more than they occur, even where they don't: nobody can add one of them afterwards."""
 
 IF_PRESENT = ("Sender", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Id", "Feedback-ID")
-"""Signed (and oversigned) where they occur; forwarders may add them where they don't."""
+"""Signed in the same way where they occur. A mailing list may add them where they don't, and often changes nothing
+else, so that the signature holds."""
 
-_FOLD = 76
-_DOMAIN = re.compile(
-    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\Z", re.IGNORECASE
-)
+_WIDTH = 76
+_SIGNATURE_LINE = 70
+_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\Z")
+_IDENTITY = re.compile(r"[!-:<>-~]*@(?P<domain>[A-Za-z0-9._-]+)\Z")  # no ";" and no "=" in the local part
+
+
+@lru_cache(1000)
+def check_names(domain: str, selector: str) -> None:
+    """Raise ValueError for a domain (A-labels) or selector that can't be the name of a key record."""
+    if len(f"{selector}._domainkey.{domain}") > 253:
+        raise ValueError("the name of the key record is longer than 253 characters")
+    for name in (domain, selector):
+        if not _NAME.match(name.lower()) or any(len(label) > 63 for label in name.split(".")):
+            raise ValueError(f"{name!r} is no host name")
 
 
 def sign(
@@ -42,60 +56,73 @@ def sign(
     domain: str,
     selector: str,
     now: int,
-    expire: int = 0,
-    identity: str = "",
-    oversigned: tuple[str, ...] = OVERSIGNED,
-    if_present: tuple[str, ...] = IF_PRESENT,
-    hashed: bytes = b"",
+    expire: int | None = None,
+    identity: str | None = None,
+    headers: Sequence[str] = HEADERS,
+    if_present: Sequence[str] = IF_PRESENT,
+    body: bytes | None = None,
 ) -> str:
-    """Return the value of a DKIM-Signature field, folded.
+    """Return the value of a DKIM-Signature field, folded with CRLF and a tab.
 
-    `now` and `expire` (0: none) in seconds since the epoch; `identity` is the i= tag or "". `hashed` is the body's
-    hash where it is known already. Raises ValueError for a domain or selector that can't stand in a tag, and for a
-    message that doesn't have exactly one From.
+    `now` and `expire` are t= and x=, in seconds since the epoch; `identity` is i=, an address within `domain`;
+    `body` is the body's digest (canonical.body_digest) where it is known already. Raises ValueError for names
+    that can't stand in a tag, and for a message that doesn't have exactly one From.
     """
-    if not (_DOMAIN.match(domain) and _DOMAIN.match(selector)):
-        raise ValueError("the domain and the selector are host names")
-    names, block = _chosen(message, oversigned, if_present)
-    digest = base64.b64encode(hashed or body_hash(message.body)[0]).decode("ascii")
-    tags = f"v=1; a={key.algorithm}; c=relaxed/relaxed; d={domain};\r\n\ts={selector}; t={now};"
-    if expire:
-        tags += f" x={expire};"
-    if identity:
-        tags += f"\r\n\ti={identity};"
-    unsigned = f"{tags}\r\n\th={_folded(names)};\r\n\tbh={digest};\r\n\tb="
-    block += relaxed_header(b"DKIM-Signature: " + unsigned.encode("ascii")).removesuffix(b"\r\n")
-    signature = base64.b64encode(key.sign(block)).decode("ascii")
-    lines = [signature[at : at + _FOLD - 6] for at in range(0, len(signature), _FOLD - 6)]
-    return unsigned + "\r\n\t ".join(lines)
+    check_names(domain, selector)
+    names, block = _covered(message, headers, if_present)
+    tags = [f"v=1; a={key.algorithm}; c=relaxed/relaxed; d={domain};"]
+    times = f"t={now};" if expire is None else f"t={now}; x={expire};"
+    tags.append(f"s={selector}; {times}")
+    if identity is not None:
+        tags.append(f"i={_checked(identity, domain)};")
+    tags.append(_h_tag(names))
+    tags.append(f"bh={_base64(body if body is not None else body_digest(message))};")
+    tags.append("b=")
+    value = "\r\n\t".join(tags)
+    block += relaxed_header(f"DKIM-Signature: {value}".encode("ascii"))[:-2]
+    signature = _base64(key.sign(block))
+    lines = [signature[at : at + _SIGNATURE_LINE] for at in range(0, len(signature), _SIGNATURE_LINE)]
+    return value + "\r\n\t ".join(lines)
 
 
-def _chosen(
-    message: Message, oversigned: tuple[str, ...], if_present: tuple[str, ...]
-) -> tuple[list[str], bytes]:
-    """Return the names for h= and the canonical form of the fields that they stand for, from the bottom up."""
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii")
+
+
+def _checked(identity: str, domain: str) -> str:
+    found = _IDENTITY.match(identity)
+    if not found or not f".{found['domain']}".lower().endswith(f".{domain}".lower()):
+        raise ValueError(f"{identity!r} is no address within {domain}")
+    return identity
+
+
+def _covered(
+    message: Message, headers: Iterable[str], if_present: Iterable[str]
+) -> tuple[tuple[str, ...], bytes]:
+    """Return the names for h=, and in relaxed form the fields that they stand for: each name's from the bottom up."""
     by_name: dict[str, list[bytes]] = {}
     for field in message.fields:
-        if field.name:
-            by_name.setdefault(field.name.lower(), []).append(field.raw)
+        by_name.setdefault(field.name.lower(), []).append(field.raw)
     if len(by_name.get("from", ())) != 1:
-        raise ValueError("a message is signed when it has exactly one From")
+        raise ValueError("only a message with exactly one From can be signed")
+    present = [name for name in if_present if name.lower() in by_name]
     names: list[str] = []
     parts: list[bytes] = []
-    for name in (*oversigned, *if_present):
-        raws = by_name.get(name.lower(), [])
-        if not raws and name in if_present:
-            continue
+    for name in dict.fromkeys(("From", *headers, *present)):
+        raws = by_name.pop(name.lower(), ())
         names += [name] * (len(raws) + 1)
-        parts += [relaxed_header(raw) for raw in reversed(raws)]
-    return names, b"".join(parts)
+        parts += map(relaxed_header, reversed(raws))
+    return tuple(names), b"".join(parts)
 
 
-def _folded(names: list[str]) -> str:
-    lines = [""]
-    for number, name in enumerate(names):
-        word = name + (":" if number + 1 < len(names) else "")
-        if lines[-1] and len(lines[-1]) + len(word) > _FOLD - 4:
-            lines.append("")
-        lines[-1] += word
-    return "\r\n\t ".join(lines)
+@lru_cache(1000)
+def _h_tag(names: tuple[str, ...]) -> str:
+    """Return h= with line breaks behind colons; most messages have the same fields as another one before."""
+    lines = [f"h={names[0]}"]
+    for name in names[1:]:
+        lines[-1] += ":"
+        if len(lines[-1]) + len(name) < _WIDTH:
+            lines[-1] += name
+        else:
+            lines.append(name)
+    return "\r\n\t".join(lines) + ";"
