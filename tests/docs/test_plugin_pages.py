@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
+from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.catalogue import Catalogue
@@ -20,6 +22,10 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("headers.md", HeadersSettings),
         ("require_tls.md", RequireTlsSettings),
         ("require_tls.md", Requirement),
+        ("dkim_sign.md", DkimSignSettings),
+        ("dkim_sign.md", NamedKey),
+        ("dkim_sign.md", Bound),
+        ("dkim_verify.md", DkimVerifySettings),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

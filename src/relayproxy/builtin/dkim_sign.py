@@ -185,6 +185,18 @@ def _named(path: Path, parts: tuple[str, ...]) -> KeyFile:
     return KeyFile(_domain(domain), selector, path)
 
 
+def key_files(options: DkimSignSettings, folder: Path) -> Iterator[KeyFile]:
+    """Yield the keys that the settings name, without reading them; paths start at `folder`. Raises KeyFault."""
+    for one in options.sign:
+        try:
+            check_names(one.domain, one.selector)
+        except ValueError as error:
+            raise KeyFault(f"{one.key}: {error}") from error
+        yield KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser(), one.senders)
+    if options.keys:
+        yield from find_keys(folder / Path(options.keys).expanduser())
+
+
 class AmbiguousAuthor(Exception):  # noqa: N818  (it is what From holds)
     """From doesn't name one author, but does name a domain that has a key."""
 
@@ -203,7 +215,7 @@ class DkimSign(Plugin[DkimSignSettings]):
         self._clock = app.clock
         self._keys: dict[str, list[KeyFile]] = {}
         self._authors: set[str] = set()
-        for file in self._files(app.folder):
+        for file in key_files(self.options, app.folder):
             key = file.current()
             if key.algorithm == "rsa-sha256" and key.bits < _SHORT_RSA:
                 self.log.warning("%s: RSA with %d bits is short, 2048 are usual", file.path, key.bits)
@@ -212,16 +224,6 @@ class DkimSign(Plugin[DkimSignSettings]):
             for sender in file.senders or (file.domain,):
                 self._keys.setdefault(sender, []).append(file)
                 self._authors.add(sender.rpartition("@")[2])
-
-    def _files(self, folder: Path) -> Iterator[KeyFile]:
-        for one in self.options.sign:
-            try:
-                check_names(one.domain, one.selector)
-            except ValueError as error:
-                raise KeyFault(f"{one.key}: {error}") from error
-            yield KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser(), one.senders)
-        if self.options.keys:
-            yield from find_keys(folder / Path(self.options.keys).expanduser())
 
     def _keys_for(self, domain: str, local: str = "") -> list[KeyFile]:
         """Return the keys that sign for an author; those that are closest to it."""

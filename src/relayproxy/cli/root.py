@@ -11,6 +11,7 @@ _COMMANDS = {
     "check": ("relayproxy.cli.check", "check"),
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
+    "dkim": ("relayproxy.cli.dkim", "dkim"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

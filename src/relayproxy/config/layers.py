@@ -4,6 +4,7 @@ Knows for every value which layer it is from and where it stands there. Must not
 that the models tell a list from a mapping.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from relayproxy.config.problems import Problem
 from relayproxy.config.shape import keys_at
 from relayproxy.config.syntax import Span
 
+_SAYS_KEY = frozenset({"RP101", "RP103", "RP209", "RP303"})
+_QUOTED = re.compile("'.*'")
 COMMAND_LINE = "command line"
 
 
@@ -212,7 +215,16 @@ class Layers:
 
 
 def _at(layer: Layer, span: Span, code: str, severity: str, message: str, where: str, hint: str) -> Problem:
-    shown, caret, length = layer.listing.excerpt(span) if layer.listing is not None else ("", 0, 0)
+    """Return a problem at a place. On a line that is not shown, a key that is like no other may be a secret."""
+    listing = layer.listing
+    shown, caret, length = listing.excerpt(span) if listing is not None else ("", 0, 0)
+    if (
+        listing is not None
+        and span.line in listing.hidden
+        and code in _SAYS_KEY
+        and "did you mean" not in hint
+    ):
+        message = _QUOTED.sub("'***'", message, count=1)
     return Problem(
         code, severity, layer.name, span.line, span.column, message, where, hint, shown, caret, length
     )

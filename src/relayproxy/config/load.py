@@ -20,6 +20,7 @@ from relayproxy.config.base import Context, quoted
 from relayproxy.config.checks import ABSENCE, Chosen, check_config
 from relayproxy.config.files import check_files
 from relayproxy.config.layers import Layers
+from relayproxy.config.masking import key_shown
 from relayproxy.config.models import Common, Config, PipelineEntry
 from relayproxy.config.partial import Partial
 from relayproxy.config.problems import Found, Problem, guesses, render
@@ -229,7 +230,9 @@ class _Loading:
         self, catalogue: Mapping[str, type[Plugin[Any]]], name: str, at: yaml.Path
     ) -> type[Plugin[Any]] | None:
         if name not in catalogue:
-            self._add(at, "RP303", f"there is no plugin '{name}'", guesses(name, catalogue), on_key=True)
+            self._add(
+                at, "RP303", f"there is no plugin '{key_shown(name)}'", guesses(name, catalogue), on_key=True
+            )
             return None
         try:
             return catalogue[name]

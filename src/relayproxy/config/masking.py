@@ -15,7 +15,9 @@ _NAMES = ("password", "passwd", "passphrase", "secret", "token", "credential", "
 _PARTS = frozenset(
     {"pass", "pwd", "pw", "psw", "passwort", "api_key", "private_key", "access_key", "auth_key"}
 )
-_KEY = re.compile(r"""(?:^\W*|[,{]\s*["']?)([A-Za-z][\w-]*)|([A-Za-z][\w-]*)["']?\s*:""", re.ASCII)
+_KEY = re.compile(r"""(?:^\W*|[,{]\s*["']?)([A-Za-z][\w-]*)|([A-Za-z][\w-]*)[^\w,]*:""", re.ASCII)
+_WORD = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+_NEW_KEY = re.compile(r"""(?:-\s+)*(["']?)[A-Za-z_][\w.-]*\1\s*:(?:\s|$)""", re.ASCII)
 _HARMLESS = frozenset({"pass_through", "passthrough"})
 _SHORTEST = 4
 _ALIKE = 0.75
@@ -39,6 +41,14 @@ def is_secret_name(word: str) -> bool:
     return any(lowered.endswith(name) for name in _PARTS)
 
 
+def key_shown(key: str) -> str:
+    """Return a key as a message may say it: `password:hunter2`, a blank forgotten, is a key that holds a secret."""
+    for word in _WORD.finditer(key):
+        if is_secret_name(word[0]) and word.end() < len(key):
+            return key[: word.end()] + "..."
+    return key
+
+
 def hidden_lines(lines: Sequence[str]) -> frozenset[int]:
     """Return the numbers (from 1) of the lines that name a secret, or stand below or within one that does."""
     hidden: set[int] = set()
@@ -51,9 +61,7 @@ def hidden_lines(lines: Sequence[str]) -> frozenset[int]:
         indent = len(line) - len(line.lstrip(" \t"))
         while above and above[-1][0] >= indent:
             above.pop()
-        continues = (
-            last in hidden and not lines[last - 1].rstrip().endswith(("}", "]")) and _is_open(lines[last - 1])
-        )
+        continues = last in hidden and (_is_open(lines[last - 1]) or not _NEW_KEY.match(text))
         below = bool(above) and above[-1][1] in hidden
         if below or continues or any(is_secret_name(first or then) for first, then in _KEY.findall(text)):
             hidden.add(number)
@@ -67,9 +75,8 @@ def _is_open(line: str) -> bool:
     text = line.rstrip()
     if text.endswith((":", ",", "|", ">", "-", "+", "{", "[", "?")):
         return True
-    return any(text.count(sign) % 2 for sign in "'\"") or text.count("{") + text.count("[") > text.count(
-        "}"
-    ) + text.count("]")
+    opened = text.count("{") + text.count("[") > text.count("}") + text.count("]")
+    return opened or any(text.count(sign) % 2 for sign in "'\"")
 
 
 _WIDEST = 110

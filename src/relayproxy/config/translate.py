@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from relayproxy.config import yaml
-from relayproxy.config.masking import is_secret_name
+from relayproxy.config.masking import is_secret_name, key_shown
 from relayproxy.config.problems import guesses, is_like
 from relayproxy.config.shape import keys_at, wants_list
 
@@ -107,8 +107,9 @@ class Translation:
         if kind == "extra_forbidden":
             known = keys_at(self._root, inner[:-1])
             known += self._extra if len(inner) <= 1 else ()
-            hint = guesses(str(at[-1]), known, "keys here")
-            self._report(at, "RP101", f"unknown key '{at[-1]}'", hint, on_key=True, where=at[:-1])
+            key = key_shown(str(at[-1]))
+            hint = guesses(key.removesuffix("..."), known, "keys here")
+            self._report(at, "RP101", f"unknown key '{key}'", hint, on_key=True, where=at[:-1])
         elif kind == "missing":
             self._report(at[:-1], "RP102", f"key '{at[-1]}' is missing", on_key=True)
         elif kind == "too_short":
@@ -167,9 +168,9 @@ def spoken(at: yaml.Path, raw: Any) -> str:
             if isinstance(name, str) and name.isprintable():
                 text += f' "{name[:_LONGEST_NAME]}"'
         elif (at[0], number) in (("upstreams", 1), ("pipeline", 2)):
-            text += f' "{part}"'
+            text += f' "{key_shown(part)}"'
         else:
-            text += f" > {part}" if text else part
+            text += f" > {key_shown(part)}" if text else key_shown(part)
     return text
 
 

@@ -79,7 +79,7 @@ Duration: TypeAlias = Annotated[
     float, BeforeValidator(parse_duration), AfterValidator(_positive), _DURATION_TEXT, _DURATION_SCHEMA
 ]
 
-_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?b|)\s*", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,16}(?:\.\d{1,6})?)\s*([kmgt]?)(i?b|)\s*", re.ASCII | re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LARGEST = 2**50
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from relayproxy.config.masking import key_shown
 from relayproxy.config.syntax import Fault, Span, explain, forbidden_character
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -24,6 +25,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
 )
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
@@ -188,7 +190,9 @@ class _Builder:
             if key in value:
                 first = self._document.keys[(*path, key)]
                 hint = f"the first is in line {first.line}"
-                self._document.faults.append(Fault("RP103", f"key '{key}' is there twice", span, hint))
+                self._document.faults.append(
+                    Fault("RP103", f"key '{key_shown(key)}' is there twice", span, hint)
+                )
                 continue
             self._document.keys[(*path, key)] = span
             value[key] = self._value(value_node, (*path, key))
@@ -214,4 +218,9 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def dump(value: Any) -> str:
     """Write plain values as YAML, in their order, one value in a line."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
+    if _BREAKS.search(text):  # written raw, these would be read as line breaks
+        return yaml.safe_dump(
+            value, sort_keys=False, allow_unicode=False, default_flow_style=False, width=2**20
+        )
+    return text

@@ -50,18 +50,30 @@ async def connect(
 
     Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back.
     """
+    if settings.protocol == "lmtp" and settings.tls in ("required", "verify"):
+        raise ConnectError(f"{address}: STARTTLS is not spoken over LMTP")
     try:
         async with asyncio.timeout(settings.timeouts.connect):
             try:
                 return await _connect(settings, address, client, key, settings.tls, outbox)
             except ConnectError as error:
-                if settings.tls != "opportunistic" or not isinstance(
-                    error.__cause__, (ssl.SSLError, aiosmtplib.SMTPException)
-                ):
+                if settings.tls != "opportunistic" or not _tls_failed(settings, error.__cause__):
                     raise
                 return await _connect(settings, address, client, key, "off", outbox)
     except TimeoutError:
         raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
+
+
+def _tls_failed(settings: UpstreamSettings, error: BaseException | None) -> bool:
+    """Whether an opportunistic connection may do without TLS: not where it would show our password to whoever broke it.
+
+    A next hop that can't be reached or doesn't greet us won't do so the second time either.
+    """
+    return (
+        not settings.login
+        and isinstance(error, (ssl.SSLError, aiosmtplib.SMTPException))
+        and not isinstance(error, (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPHeloError))
+    )
 
 
 async def _connect(

@@ -41,6 +41,7 @@ class SmtpTransaction:
         self._connection: Connection | None = None
         self._dead: Reply | None = None
         self._accepted = 0
+        self._setup = 1
 
     # -- recipients -----------------------------------------------------------------------------------------
 
@@ -82,9 +83,13 @@ class SmtpTransaction:
                 return await self._open(connection, recipients)
             except WireError as error:
                 self._lose()
-                told = any(reply.code != 421 for reply in error.replies)
-                if fresh or told:
-                    return self._die(f"Lost upstream {upstream.name}", str(error), len(recipients))
+                answers = error.replies[self._setup - 1 :]
+                if fresh or any(reply.code != 421 for reply in answers):
+                    if answers and answers[0].code >= 400:
+                        upstream.trouble(self._client, str(error))
+                        self._dead = answers[0]
+                        return [answers[0]] * len(recipients)
+                    return self._cut_short(answers[1:], str(error), len(recipients))
                 connection = None
 
     def _missing(self, connection: Connection) -> Reply | None:
@@ -103,7 +108,7 @@ class SmtpTransaction:
         if self._upstream.settings.send_client == "xforward" and "XFORWARD" in extensions:
             commands.append(self._xforward(extensions))
         commands.append(mail_command(self._envelope, self._size, extensions))
-        setup = len(commands)
+        setup = self._setup = len(commands)
         commands += [rcpt_command(recipient, extensions) for recipient in recipients]
         if "PIPELINING" in extensions:
             commands.append("")
@@ -140,7 +145,7 @@ class SmtpTransaction:
             return [self._checked(reply) for reply in replies]
         except WireError as error:
             self._lose()
-            return self._die(f"Lost upstream {self._upstream.name}", str(error), len(recipients))
+            return self._cut_short(error.replies, str(error), len(recipients))
 
     async def _one_by_one(
         self, connection: Connection, commands: list[str], *, stop_at: int = 0
@@ -148,9 +153,12 @@ class SmtpTransaction:
         """Send commands to a next hop that doesn't pipeline; stop after a refusal before `stop_at`."""
         replies: list[Reply] = []
         for number, command in enumerate(commands, 1):
-            replies += await connection.wire.ask(
-                f"{command}\r\n".encode(), 1, self._upstream.settings.timeouts.command
-            )
+            try:
+                replies += await connection.wire.ask(
+                    f"{command}\r\n".encode(), 1, self._upstream.settings.timeouts.command
+                )
+            except WireError as error:
+                raise WireError(str(error), (*replies, *error.replies)) from error
             if number <= stop_at and not replies[-1].ok:
                 return replies + [replies[-1]] * (stop_at - number)
         return replies
@@ -247,6 +255,13 @@ class SmtpTransaction:
         self._upstream.trouble(self._client, why)
         self._dead = Reply(451, "4.4.1", f"{what}, try again later")
         return [self._dead] * count
+
+    def _cut_short(self, answers: Sequence[Reply], why: str, count: int) -> list[Reply]:
+        """The connection went while recipients were offered: who was refused before that stays refused."""
+        rest = self._die(f"Lost upstream {self._upstream.name}", why, count)
+        return [answer if answer.code >= 400 else rest[0] for answer in answers[:count]] + rest[
+            len(answers) :
+        ]
 
     def _lose(self) -> None:
         connection, self._connection = self._connection, None

@@ -62,6 +62,8 @@ class Wire(asyncio.Protocol):
             self._replies, self._wanted, self._deadline = [], 0, 0.0
             if not waiter.done():
                 waiter.set_result(replies)
+        if not self._wanted and not self._reader.idle:
+            nonsense = nonsense or "a part of a reply that nothing asked for"
         if nonsense:
             self.fail(nonsense)
 
@@ -174,6 +176,9 @@ class Wire(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; nothing is waited for."""
         self.broken = self.broken or "closed by us"
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(WireError(self.broken, tuple(self._replies)))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

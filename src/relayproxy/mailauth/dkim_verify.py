@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, relaxed_header
 from relayproxy.mailauth.dkim_header import (
-    Claim,
     KeyRecord,
     Signature,
     SignatureFault,
@@ -23,6 +22,7 @@ from relayproxy.mailauth.dkim_header import (
     read_signature,
 )
 from relayproxy.mailauth.dkim_keys import LEAST_BITS
+from relayproxy.mailauth.dkim_tags import Claim, without_b
 from relayproxy.mailauth.lookup import Answer, Question
 from relayproxy.model.message import Message
 
@@ -82,7 +82,7 @@ def _read(raw: bytes) -> Found:
 
 def questions(found: Iterable[Found]) -> tuple[Question, ...]:
     """Return what has to be asked for."""
-    names = (signature.key_name for signature in found if isinstance(signature, Signature))
+    names = (signature.claim.key_name for signature in found if isinstance(signature, Signature))
     return tuple((name, "TXT") for name in dict.fromkeys(names))
 
 
@@ -108,7 +108,7 @@ def verify(
     for field in message.fields:
         fields.setdefault(field.name.lower(), []).append(field.raw)
     return tuple(
-        _Verification(one, fields, digests[one.form], now).run(answers[one.key_name, "TXT"])
+        _Verification(one, fields, digests[one.form], now).run(answers[one.claim.key_name, "TXT"])
         if isinstance(one, Signature)
         else one
         for one in found
@@ -126,6 +126,9 @@ class _Verification:
         self._body = body
         self._now = now
         self._block = b""
+        self._uncovered = tuple(
+            name for name in DISPLAYED if len(fields.get(name, ())) > signature.names.count(name)
+        )
 
     def run(self, answer: Answer) -> DkimResult:
         """Return the best result that a record at the key's name leads to."""
@@ -161,7 +164,7 @@ class _Verification:
         return replace(
             self._result(result, reason),
             bits=key.bits,
-            uncovered=tuple(self._uncovered()),
+            uncovered=self._uncovered,
             testing=record.testing,
         )
 
@@ -186,7 +189,7 @@ class _Verification:
         if not self._block:
             left = {name: list(self._fields.get(name, ())) for name in self._signature.names}
             parts = [left[name].pop() for name in self._signature.names if left[name]]
-            own = self._signature.without_b()
+            own = without_b(self._signature.raw)
             if self._signature.relaxed:
                 self._block = b"".join(map(relaxed_header, parts)) + relaxed_header(own)[:-2]
             else:
@@ -204,13 +207,8 @@ class _Verification:
             yield "it was made in the future"
         if limit is not None and limit < self._body.octets:
             yield f"l= leaves {self._body.octets - limit} octets of the body unsigned"
-        if "from" in self._uncovered():
+        if "from" in self._uncovered:
             yield "a From is unsigned"
-
-    def _uncovered(self) -> Iterator[str]:
-        for name in DISPLAYED:
-            if len(self._fields.get(name, ())) > self._signature.names.count(name):
-                yield name
 
 
 _ORDER = ("pass", "policy", "neutral", "fail", "temperror", "permerror")

@@ -4,6 +4,7 @@
 ever serialised through a MIME library. Must not know how it arrived or where the body's buffer lives.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.header import decode_header
@@ -12,6 +13,7 @@ from typing import TypeAlias
 
 Buffer: TypeAlias = bytes | memoryview
 
+_NAME = re.compile(rb"[!-~]+\Z")
 _COPIED = 65_536
 _BLANKS = " \t"
 
@@ -68,8 +70,7 @@ def split_fields(head: bytes) -> tuple[HeaderField, ...]:
         raw = block[start:stop]
         name, colon, _ = raw.partition(b":")
         name = name.rstrip(b" \t")
-        good = bool(colon) and bool(name) and all(32 < c < 127 for c in name)
-        fields.append(HeaderField(name.decode("ascii") if good else "", raw))
+        fields.append(HeaderField(name.decode("ascii") if colon and _NAME.match(name) else "", raw))
         start = stop
     return tuple(fields)
 
