@@ -1,16 +1,24 @@
 """Fixtures for the whole suite: real servers, each the test's own."""
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tests.servers.dovecot import Dovecot
 from tests.servers.postfix import Postfix
 from tests.servers.process import public_folder
 from tests.servers.relay import Relay, a_relay
 from tests.servers.tls import Certificates, make_certificates
+
+# In CI the examples are the same every time: a new counter-example belongs to the developer who finds it, and no
+# example has a deadline, as the machine is shared.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
 @pytest.fixture(scope="session")

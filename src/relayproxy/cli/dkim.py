@@ -28,7 +28,7 @@ _STRING = 255  # octets of one string of a TXT record (RFC 1035 section 3.3.14)
 _SHORT_RSA = 2048
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def dkim() -> None:
     """Make DKIM keys, list them, and check what DNS publishes of them."""
 

@@ -216,11 +216,28 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from walk(item, (*path, number))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 readers would take for something else; PyYAML knows what 1.1 readers would."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if parse_scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump(value: Any) -> str:
     """Write plain values as YAML, in their order, one value in a line."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
-    if _BREAKS.search(text):  # written raw, these would be read as line breaks
-        return yaml.safe_dump(
-            value, sort_keys=False, allow_unicode=False, default_flow_style=False, width=2**20
-        )
-    return text
+    text = _dumped(value, unicode=True)
+    # Written raw, these would be read as line breaks.
+    return _dumped(value, unicode=False) if _BREAKS.search(text) else text
+
+
+def _dumped(value: Any, *, unicode: bool) -> str:
+    made = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, default_flow_style=False, width=2**20
+    )
+    assert isinstance(made, str)
+    return made
