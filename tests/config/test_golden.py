@@ -5,16 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.catalogue import Catalogue
 from relayproxy.config.load import load, report
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
 
 
+def few(folders):
+    """Return some plugins, so that a new one changes no expectation."""
+    catalogue = Catalogue(folders)
+    return {name: catalogue[name] for name in ("dmarc", "headers", "iprev", "require_tls", "spf")}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_an_admin_reads(name, monkeypatch):
     monkeypatch.chdir(GOLDEN)
-    loaded = load(Path(f"{name}.yaml"), environ={})
+    loaded = load(Path(f"{name}.yaml"), environ={}, plugins=few)
     shown = report(loaded) + "\n"
     expected = GOLDEN / f"{name}.txt"
     if os.environ.get("RELAYPROXY_GOLDEN") == "write":
@@ -26,4 +33,4 @@ def test_what_an_admin_reads(name, monkeypatch):
 
 
 def test_there_are_enough_kinds_of_mistakes():
-    assert len(CASES) >= 35
+    assert len(CASES) >= 100

@@ -1,5 +1,6 @@
 """Layers, origins, and the promise that loading answers instead of raising."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,11 @@ def test_the_schema_knows_plugins_and_their_settings(tmp_path, draft):
     assert "subject_prefix" in text
     assert ("$defs" in made) == (draft == "2020-12")
     assert ("definitions" in made) == (draft == "07")
+    for reference in re.findall(r"'\$ref': '#/([^']+)'", text):
+        found = made
+        for part in reference.split("/"):
+            found = found[part]
+        assert found
 
 
 def codes(loaded):

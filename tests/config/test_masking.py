@@ -1,7 +1,7 @@
 """No secret is ever shown, whatever is wrong with the file round it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayproxy.config.load import load, report
@@ -46,6 +46,7 @@ def test_a_secret_that_breaks_the_file_is_not_shown(tmp_path, form, before):
     assert SECRET not in shown(tmp_path, HEAD + form % (before + SECRET))
 
 
+@settings(derandomize=True, max_examples=400, deadline=None)
 @given(
     st.sampled_from(FORMS), st.integers(0, 400), st.text(":{}[],'\"*&!@%|>#?- \n\tx", min_size=1, max_size=4)
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from relayproxy.config import values
+from relayproxy.config import quantities, values
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from relayproxy.config import values
     ],
 )
 def test_durations(text, seconds):
-    assert values.parse_duration(text) == seconds
+    assert quantities.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_durations(text, seconds):
 )
 def test_not_durations(text):
     with pytest.raises(PydanticCustomError):
-        values.parse_duration(text)
+        quantities.parse_duration(text)
 
 
 @given(st.integers(0, 10**13))
 def test_durations_can_be_written_back(microseconds):
     seconds = microseconds / 10**6
-    assert values.parse_duration(values.format_duration(seconds)) == pytest.approx(seconds, abs=1e-6)
+    assert quantities.parse_duration(quantities.format_duration(seconds)) == pytest.approx(seconds, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_durations_can_be_written_back(microseconds):
     ],
 )
 def test_sizes(text, octets):
-    assert values.parse_size(text) == octets
+    assert quantities.parse_size(text) == octets
 
 
 @pytest.mark.parametrize("text", ["", "MB", "50 XB", "-1", "0", 0, -5, True, 1.5, "1e6", "2000 TiB", None])
 def test_not_sizes(text):
     with pytest.raises(PydanticCustomError):
-        values.parse_size(text)
+        quantities.parse_size(text)
 
 
 @given(st.integers(1, 2**50))
 def test_sizes_can_be_written_back(octets):
-    assert values.parse_size(values.format_size(octets)) == octets
+    assert quantities.parse_size(quantities.format_size(octets)) == octets
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.1", "fd00::/8", "::1"])
@@ -174,8 +174,8 @@ def test_not_sender_patterns(text):
 @given(st.text(max_size=40))
 def test_no_text_raises_anything_but_a_refusal(text):
     parsers = (
-        values.parse_duration,
-        values.parse_size,
+        quantities.parse_duration,
+        quantities.parse_size,
         values.parse_network,
         values.parse_endpoint,
         values.parse_domain,

@@ -6,21 +6,20 @@ Yields (code, severity, path, message, hint). What would be dangerous is in `saf
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
-from typing import Any, TypeAlias
+from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, Listener, Route
+from relayproxy.config.models import Config, Listener
 from relayproxy.config.problems import Found, guesses
+from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 ABSENCE = frozenset({"RP102", "RP309"})
 """Codes that say something is not there: not said where it is there and wrong."""
 
 _LATER = "comes with a later version"
+_MOST_GUESSES = 50  # each compares a word with every name there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ def _named(raw: Mapping[str, Any], key: str) -> list[str]:
 
 def _names(config: Config, listeners: Sequence[str], upstreams: Sequence[str]) -> Iterator[Found]:
     """Names that are used are defined, and once."""
+    unknown = _Unknown(listeners, upstreams)
     places: dict[str, str] = {}
     seen: set[str] = set()
     for number, listener in enumerate(config.listeners):
@@ -79,29 +79,41 @@ def _names(config: Config, listeners: Sequence[str], upstreams: Sequence[str]) -
             yield "RP304", "error", ("listeners", number, "listen"), message, ""
         places.setdefault(place, listener.name)
         asked = listener.auth.backend.upstream if listener.auth and listener.auth.backend else None
-        if asked is not None and asked not in upstreams:
-            yield _unknown_upstream(asked, upstreams, ("listeners", number, "auth", "backend", "upstream"))
+        if asked is not None:
+            yield from unknown.upstream(asked, ("listeners", number, "auth", "backend", "upstream"))
     for number, entry in enumerate(config.pipeline):
         at: yaml.Path = ("pipeline", number, entry.name, "when", "listener")
-        yield from _unknown_listeners(entry.when.listener if entry.when else (), listeners, at)
+        yield from unknown.listeners(entry.when.listener if entry.when else (), at)
     labels: set[str] = set()
     for number, route in enumerate(config.routes):
-        if route.upstream not in upstreams:
-            yield _unknown_upstream(route.upstream, upstreams, ("routes", number, "upstream"))
-        yield from _unknown_listeners(route.listeners, listeners, ("routes", number, "listeners"))
+        yield from unknown.upstream(route.upstream, ("routes", number, "upstream"))
+        yield from unknown.listeners(route.listeners, ("routes", number, "listeners"))
         if route.name is not None and route.name in labels:
             yield "RP304", "error", ("routes", number, "name"), f"two routes are called '{route.name}'", ""
         labels.add(route.label)
 
 
-def _unknown_upstream(name: str, known: Sequence[str], at: yaml.Path) -> Found:
-    return "RP301", "error", at, f"there is no upstream '{name}'", guesses(name, known)
+class _Unknown:
+    """Finds names that lead nowhere; only the first of very many come with a guess."""
 
+    def __init__(self, listeners: Sequence[str], upstreams: Sequence[str]) -> None:
+        self._listeners, self._upstreams = frozenset(listeners), frozenset(upstreams)
+        self._guessed = 0
 
-def _unknown_listeners(names: Sequence[str], known: Sequence[str], at: yaml.Path) -> Iterator[Found]:
-    for number, name in enumerate(names):
-        if name not in known:
-            yield "RP302", "error", (*at, number), f"there is no listener '{name}'", guesses(name, known)
+    def upstream(self, name: str, at: yaml.Path) -> Iterator[Found]:
+        if name not in self._upstreams:
+            hint = self._guess(name, self._upstreams)
+            yield "RP301", "error", at, f"there is no upstream '{name}'", hint
+
+    def listeners(self, names: Sequence[str], at: yaml.Path) -> Iterator[Found]:
+        for number, name in enumerate(names):
+            if name not in self._listeners:
+                hint = self._guess(name, self._listeners)
+                yield "RP302", "error", (*at, number), f"there is no listener '{name}'", hint
+
+    def _guess(self, name: str, known: frozenset[str]) -> str:
+        self._guessed += 1
+        return guesses(name, known) if self._guessed <= _MOST_GUESSES else ""
 
 
 def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
@@ -109,35 +121,10 @@ def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
     if whole and not config.routes and len(config.upstreams) > 1:
         message = "there is more than one, and no route says which to use"
         yield "RP308", "error", ("upstreams",), message, "add routes: [{upstream: NAME}]"
-    for number, route in enumerate(config.routes):
-        for before, earlier in enumerate(config.routes[:number]):
-            if _covers(earlier, route):
-                message = f"routes[{before}] takes all that this one could"
-                hint = "put it last" if earlier.is_catch_all else "put the narrower one first"
-                yield "RP305", "warning", ("routes", number), message, hint
-                break
-
-
-def _covers(earlier: Route, later: Route) -> bool:
-    """Whether every condition of the earlier route holds wherever those of the later one do."""
-    return (
-        _all_in(later.listeners, earlier.listeners)
-        and _all_in(later.logins, earlier.logins)
-        and _all_in(later.recipient_domains, earlier.recipient_domains)
-        and _all_in(later.senders, earlier.senders)
-        and (not earlier.networks or (bool(later.networks) and _within(later.networks, earlier.networks)))
-    )
-
-
-def _within(inner: Sequence[Network], outer: Sequence[Network]) -> bool:
-    """Whether each inner network lies in one of the outer ones."""
-    return all(
-        any(one.network_address in net and one.prefixlen >= net.prefixlen for net in outer) for one in inner
-    )
-
-
-def _all_in(later: Sequence[str], earlier: Sequence[str]) -> bool:
-    return not earlier or (bool(later) and set(later) <= set(earlier))
+    for number, before in unreachable(config.routes):
+        message = f"routes[{before}] takes all that this one could"
+        hint = "put it last" if config.routes[before].is_catch_all else "put the narrower one first"
+        yield "RP305", "warning", ("routes", number), message, hint
 
 
 def _later(config: Config) -> Iterator[Found]:
@@ -152,7 +139,7 @@ def _later(config: Config) -> Iterator[Found]:
     if config.spool is not None:
         yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
     if config.state is not None:
-        message = "nothing is kept there yet; counters and the ledger of hand-overs are in memory"
+        message = "nothing is kept there yet: counters will be, with a later version"
         yield "RP307", "warning", ("state",), message, "leave it out"
     for name, upstream in config.upstreams.items():
         if upstream.tls in ("dane", "mta-sts"):
@@ -217,8 +204,34 @@ def _sizes(config: Config) -> Iterator[Found]:
 
 def _order(chosen: Sequence[Chosen]) -> Iterator[Found]:
     places = {entry.name: entry.number for entry in chosen}
+    needs = {entry.name: [name for name in entry.plugin.after or () if name in places] for entry in chosen}
+    reached = {name: _reached(needs, name) for name in needs}
+    said: set[str] = set()
     for entry in chosen:
-        for needed in entry.plugin.after or ():
-            if places.get(needed, -1) > entry.number:
+        circle = {name for name in reached[entry.name] if entry.name in reached[name]}
+        if circle:
+            if entry.name not in said:
+                others = ", ".join(f"'{name}'" for name in sorted(circle - {entry.name}))
+                message = f"'{entry.name}' reads what it finds itself" + (
+                    f", through {others}" if others else ""
+                )
+                hint = "no order helps: `after` goes round in a circle"
+                yield "RP306", "error", ("pipeline", entry.number), message, hint
+            said |= circle
+            continue
+        for needed in needs[entry.name]:
+            if places[needed] > entry.number:
                 message = f"'{entry.name}' reads what '{needed}' finds, which comes later"
                 yield "RP306", "error", ("pipeline", entry.number), message, f"put '{needed}' before it"
+
+
+def _reached(needs: Mapping[str, Sequence[str]], start: str) -> set[str]:
+    """Return what a plugin needs, directly or through others."""
+    found: set[str] = set()
+    todo = list(needs[start])
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(needs[name])
+    return found

@@ -73,7 +73,10 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RP304": ("defined twice", "Two things have the same name, or two listeners the same address."),
     "RP305": ("can never be reached", "An earlier route takes everything that this one could."),
-    "RP306": ("wrong order", "A plugin stands before one whose findings it reads."),
+    "RP306": (
+        "wrong order",
+        "A plugin stands before one whose findings it reads, or plugins read each other's findings in a circle.",
+    ),
     "RP307": ("comes with a later version", "The word is known, but this version can't do it yet."),
     "RP308": ("nowhere to send", "There is more than one upstream and no route says which to use."),
     "RP309": ("contradiction", "Two settings exclude each other, or one is of no use without another."),

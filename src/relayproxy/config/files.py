@@ -49,7 +49,12 @@ def check_files(config: Config) -> Iterator[Found]:
 
 
 def _folder(path: Path, at: yaml.Path) -> Iterator[Found]:
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        yield "RP501", "error", at, f"{path}: {error.strerror or 'unreadable'}", ""
+        return
+    if not there:
         yield "RP501", "error", at, f"the folder {path} is not there", f"mkdir -p {path}"
 
 

@@ -59,10 +59,14 @@ class Layers:
     # -- files ----------------------------------------------------------------------------------------------
 
     def _extras(self, folder: Path) -> list[Path]:
-        if not folder.is_dir():
+        try:
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        except OSError as error:
+            if self.readable:  # else it is the same cause
+                self._unreadable(str(folder), f"can't be read: {error.strerror or 'unreadable'}")
             return []
         extras = []
-        for path in sorted(folder.iterdir()):
+        for path in paths:
             if path.suffix == ".yaml":
                 extras.append(path)
             elif not path.name.startswith("."):
@@ -80,6 +84,9 @@ class Layers:
             return ""
         except OSError as error:
             self._unreadable(layer.name, f"can't be read: {error.strerror or 'unreadable'}")
+            return ""
+        except ValueError:
+            self._unreadable(layer.name, "is not a path")
             return ""
         document = layer.document = yaml.read(text)
         layer.listing = Listing(text)

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from relayproxy.config.base import Model
-from relayproxy.config.values import Duration, Size
+from relayproxy.config.quantities import Duration, Size
 
 
 class Limits(Model):

@@ -5,6 +5,7 @@ settings are used for.
 """
 
 import os
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,7 @@ class _Loading:
 
     def __init__(self, path: Path | None, overrides: dict[str, Any], environ: Mapping[str, str]) -> None:
         self._path = path
-        folder = path.resolve().parent if path else Path.cwd()
-        self._context = Context(folder, environ)
+        self._context = Context(_folder_of(path), environ)
         self._layers = Layers(path, overrides, environ)
         self._problems = self._layers.problems
         self._names: dict[int, str] = {}
@@ -95,7 +95,7 @@ class _Loading:
             if config is not None:
                 known = {entry.name: entry for entry in config.pipeline}
                 choices = [(known[c.name], c.plugin, c.settings) for c in chosen if c.settings is not None]
-            partial = Partial(shaped, wrong, self._context)
+            partial = Partial(shaped, wrong, self._context, config)
             if partial.config is not None:
                 self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)
                 if files:
@@ -215,6 +215,10 @@ class _Loading:
                 found = folder is None or folder.is_dir()
             except (PydanticCustomError, ValueError):
                 folder, found = None, True  # the models say so
+            except OSError as error:
+                message = f"{quoted(text)}: {error.strerror or 'unreadable'}"
+                self._add(("plugin_folders", number), "RP401", message)
+                continue
             if not found:
                 hint = "relative paths start at the folder of the configuration"
                 self._add(("plugin_folders", number), "RP401", f"there is no folder {quoted(text)}", hint)
@@ -262,6 +266,11 @@ class _Loading:
         except ValidationError as error:
             translation.take(error)
             return None
+        except Exception as error:  # noqa: BLE001  (the fence round validators of plugins; their text may hold a secret)
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"checking its options raised {type(error).__name__} ({frame.filename}:{frame.lineno})"
+            self._add(at, "RP401", message, on_key=True)
+            return None
         return None if bent else settings
 
     # -- problems -------------------------------------------------------------------------------------------
@@ -279,6 +288,14 @@ class _Loading:
     ) -> None:
         said = spoken(at if where is None else where, self._layers.raw)
         self._problems.append(self._layers.problem(at, code, severity, message, said, hint, on_key=on_key))
+
+
+def _folder_of(path: Path | None) -> Path:
+    """Return where relative paths start; of a path that leads nowhere, the folder as it is written."""
+    try:
+        return path.resolve().parent if path else Path.cwd()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, an octet 0, a folder that is gone
+        return path.parent if path else Path("/")
 
 
 def _left(shaped: dict[str, Any], unnamed: set[yaml.Path]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
 from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
 from relayproxy.config.pipeline import Common, PipelineEntry, When
+from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Relay, Route
 from relayproxy.config.secrets import Secret, SecretError
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
-from relayproxy.config.values import Duration, Endpoint, FilePath, Grace, HostName, Name
+from relayproxy.config.values import Endpoint, FilePath, HostName, Name
 
 __all__ = [
     "Auth",
@@ -101,7 +102,7 @@ class Config(Model):
     spool: Spool | None = None
     """Where queued messages are kept; comes with a later version."""
     state: State | None = None
-    """Where counters and the ledger of hand-overs will be kept, with a later version; now in memory."""
+    """Where counters are kept; comes with a later version. The ledger of hand-overs is in shared memory instead."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

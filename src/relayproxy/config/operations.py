@@ -7,7 +7,8 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.values import Duration, Endpoint, FilePath, NameServer, parse_endpoint
+from relayproxy.config.quantities import Duration
+from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 
 
 class Dns(Model):
@@ -78,7 +79,7 @@ def _sqlite(url: str) -> str:
 
 
 class State(Model):
-    """Where counters and the ledger of hand-overs are kept."""
+    """Where counters are kept. Comes with a later version; the ledger of hand-overs is in shared memory."""
 
     url: Annotated[str, AfterValidator(_sqlite)]
     """`sqlite:///path`; the path is absolute."""

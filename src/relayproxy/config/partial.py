@@ -4,6 +4,7 @@ With it, the checks of one part against another run in the same go as those of e
 Whatever is wrong is left out; what stands behind it in a list moves up, and `original` says where it was.
 """
 
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -30,12 +31,21 @@ class _Lenient(Config):
 
 
 class Partial:
-    """What can be read of `shaped`, of which the paths in `wrong` can't. `config` is None if nothing can."""
+    """What can be read of `shaped`, of which the paths in `wrong` can't: `config`, None if nothing can.
 
-    def __init__(self, shaped: dict[str, Any], wrong: set[Path], context: Context) -> None:
+    `whole` is the configuration where nothing is wrong.
+    """
+
+    def __init__(
+        self, shaped: dict[str, Any], wrong: set[Path], context: Context, whole: Config | None
+    ) -> None:
         self.wrong = {path[:-1] if path[-1:] == ("[key]",) else path for path in wrong}
-        self.config: Config | None = None
+        self.config = whole
         self._moved: dict[Path, list[int]] = {}
+        if whole is None:
+            self._read(shaped, context)
+
+    def _read(self, shaped: dict[str, Any], context: Context) -> None:
         for _ in range(_MOST_ROUNDS):
             self._moved = {}
             try:
@@ -81,4 +91,9 @@ class Partial:
 
     def lacks(self, path: Path) -> bool:
         """Whether something at or below a path, or above it, is left out."""
-        return any(bad[: len(path)] == path[: len(bad)] for bad in self.wrong)
+        return path in self._above or any(path[:depth] in self.wrong for depth in range(len(path)))
+
+    @cached_property
+    def _above(self) -> frozenset[Path]:
+        """The paths in `wrong` and those above them: asked of every finding, so looked up."""
+        return frozenset(bad[:depth] for bad in self.wrong for depth in range(len(bad) + 1))

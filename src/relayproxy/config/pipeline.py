@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from relayproxy.config.base import Model
-from relayproxy.config.values import Duration, Name, one_or_many
+from relayproxy.config.quantities import Duration
+from relayproxy.config.values import Name, one_or_many
 
 
 class When(Model):

@@ -1,6 +1,7 @@
 """What would be dangerous: open relays, forged clients, passwords in the clear, ports open to the world.
 
-All of these are warnings, as there may be a firewall that we can't see. Must not touch anything outside the values.
+Warnings, as there may be a firewall that we can't see; an error only for our own password, which nothing there would
+protect. Must not touch anything outside the values.
 """
 
 from collections.abc import Iterable, Iterator

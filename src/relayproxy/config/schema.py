@@ -52,7 +52,7 @@ def schema(plugins: Mapping[str, type[Plugin[Any]]], *, draft: str = "2020-12") 
         "items": {"anyOf": entries},
     }
     definitions.pop("PipelineEntry", None)
-    made = {"$schema": _DIALECTS[draft], "title": "relayproxy configuration", **made}
+    made = {"$schema": _DIALECTS[draft], **made, "title": "relayproxy configuration"}
     return _draft_07(made) if draft == "07" else made
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relayproxy.config.base import Model
+from relayproxy.config.quantities import Duration
 from relayproxy.config.secrets import SecretRef
-from relayproxy.config.values import Duration, FilePath, HopAddress, IpAddress
+from relayproxy.config.values import FilePath, HopAddress, IpAddress
 
 
 class Timeouts(Model):
