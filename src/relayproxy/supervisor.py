@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -29,6 +30,7 @@ from relayproxy.shared import GenerationMemory, LedgerMemory
 
 _STALLED = 30.0  # seconds without a heartbeat before a worker is killed
 _START_PATIENCE = 60.0
+_RETIRE_PATIENCE = 2.0
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY = 60.0  # a worker that lived so long starts the back-off anew
 _MOST_CONTROL = 65_536
@@ -89,7 +91,7 @@ class Supervisor:
         self._log = log
         self._control_path = control
         self._generations: list[Generation] = []
-        self._sockets: dict[tuple[Where, int], list[socket.socket]] = {}
+        self._sockets: dict[Where, list[socket.socket]] = {}
         self._monitors: dict[Where, socket.socket] = {}
         self._ledger: LedgerMemory | None = None
         self._selector = selectors.DefaultSelector()
@@ -164,6 +166,7 @@ class Supervisor:
             if self._ledger is None or self._ledger.workers < count:
                 self._ledger = LedgerMemory(count)
         except (OSError, ssl.SSLError, SocketError) as error:
+            self._forget_sockets()
             raise StartError(str(error)) from error
         generation = Generation(number, plan, GenerationMemory(count), sockets, contexts, monitor)
         for slot in range(count):
@@ -178,20 +181,12 @@ class Supervisor:
         return generation
 
     def _sockets_for(self, where: Where, count: int) -> list[socket.socket]:
-        """Return the sockets of a listener, those already open if there are any."""
-        key = (where, count if not where.path else 1)
-        if key not in self._sockets:
-            if not where.path and where.port:
-                self._release_other_counts(where)
-            self._sockets[key] = open_sockets(where, count)
-        opened = self._sockets[key]
-        return opened if len(opened) >= count else opened * count
-
-    def _release_other_counts(self, where: Where) -> None:
-        """Another number of workers needs other sockets; a single one without SO_REUSEPORT must go first."""
-        for key in [key for key in self._sockets if key[0] == where and key[1] == 1]:
-            for sock in self._sockets.pop(key):
-                sock.close()
+        """Return the sockets of a listener, a different one for each worker: those already open, and more if needed."""
+        have = self._sockets.setdefault(where, [])
+        wanted = 1 if where.path else count
+        if len(have) < wanted:
+            have += open_sockets(where, wanted - len(have), have)
+        return have[:1] * count if where.path else have[:count]
 
     def _monitor_for(self, config: Config) -> socket.socket | None:
         place = config.metrics.listen
@@ -203,14 +198,19 @@ class Supervisor:
         return self._monitors[where]
 
     def _forget_sockets(self) -> None:
-        """Close what no generation uses any more."""
-        used = {id(sock) for g in self._generations for row in g.sockets for sock in row}
-        for key in [key for key, row in self._sockets.items() if not any(id(sock) in used for sock in row)]:
-            for sock in {id(sock): sock for sock in self._sockets.pop(key)}.values():
-                sock.close()
-        monitors = {id(g.monitor) for g in self._generations}
-        for where in [where for where, sock in self._monitors.items() if id(sock) not in monitors]:
-            self._monitors.pop(where).close()
+        """Close at once what the newest generation does not use: nobody would accept what still arrived there."""
+        newest = self._generations[-1] if self._generations else None
+        used = {id(sock) for row in newest.sockets for sock in row} if newest else set()
+        for where, row in list(self._sockets.items()):
+            for sock in row:
+                if id(sock) not in used:
+                    sock.close()
+            row[:] = [sock for sock in row if id(sock) in used]
+            if not row:
+                del self._sockets[where]
+        for where, sock in list(self._monitors.items()):
+            if newest is None or sock is not newest.monitor:
+                self._monitors.pop(where).close()
 
     def _fork(self, generation: Generation, slot: int) -> None:
         """Start one worker; it inherits everything and returns here never."""
@@ -391,10 +391,25 @@ class Supervisor:
                 if not previous.leaving:
                     previous.leaving = True
                     self._tell(previous, signal.SIGUSR1)
+                    self._await_retired(previous)
             self._log.info("reloaded", generation=generation.number, source=plan.source)
             self._last_reload = {"ok": True, "at": started}
         _notify("READY=1")
         return self._last_reload
+
+    def _await_retired(self, generation: Generation) -> None:
+        """Wait a moment until old workers accept no more: whoever connects after a reload meets the new ones."""
+        end = time.monotonic() + _RETIRE_PATIENCE
+        while time.monotonic() < end:
+            pipes = [
+                child.pipe
+                for child in generation.children.values()
+                if child.pipe >= 0 and child.ready and not child.words.endswith(b"L")
+            ]
+            if not pipes:
+                return
+            for pipe in select.select(pipes, [], [], end - time.monotonic())[0]:
+                self._heard(pipe, generation)
 
     def _stop(self) -> None:
         """SIGTERM: drain; a second one ends at once."""
@@ -505,7 +520,12 @@ def _serve(plan: Plan, place: Place, pipe: int) -> int:
         worker = Worker(plan.config, plan.choices, plan.folder, place)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, worker.stop)
-        loop.add_signal_handler(signal.SIGUSR1, worker.retire)
+
+        def retire() -> None:
+            worker.retire()
+            os.write(pipe, b"L")
+
+        loop.add_signal_handler(signal.SIGUSR1, retire)
         await worker.start()
         os.write(pipe, b"R")
         await worker.run()

@@ -18,11 +18,11 @@ def close(sockets: list[socket.socket]) -> None:
 def test_one_tcp_socket():
     (sock,) = opened = open_sockets(Where("127.0.0.1", 0), 1)
     assert not sock.getblocking()
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
     assert bound(sock) == f"127.0.0.1:{sock.getsockname()[1]}"
     with socket.create_connection(sock.getsockname()):
         pass
     close(opened)
+    assert bound(sock) == "closed"
 
 
 def test_a_socket_for_each_worker_on_one_port():
@@ -47,9 +47,19 @@ def test_a_socket_for_each_worker_on_one_port():
     close(opened)
 
 
+def test_more_sockets_beside_those_that_are_open():
+    first = open_sockets(Where("127.0.0.1", 0), 1)
+    more = open_sockets(Where("127.0.0.1", 0), 2, first)
+    assert len({sock.fileno() for sock in first + more}) == 3
+    assert len({bound(sock) for sock in first + more}) == 1
+    close(first + more)
+
+
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_address_in_use(count: int):
-    taken = open_sockets(Where("127.0.0.1", 0), 1)
+@pytest.mark.parametrize("taken_by", [1, 3])
+def test_an_address_in_use(taken_by: int, count: int):
+    """By another instance of us as well, which would take a share of the connections."""
+    taken = open_sockets(Where("127.0.0.1", 0), taken_by)
     port = taken[0].getsockname()[1]
     with pytest.raises(SocketError, match=rf"^can't listen on 127\.0\.0\.1:{port}: Address already in use$"):
         open_sockets(Where("127.0.0.1", port), count)

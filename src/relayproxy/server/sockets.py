@@ -6,6 +6,7 @@ Opened by the supervisor before it forks and kept open across reloads, so that n
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,31 +32,29 @@ class Where:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def open_sockets(where: Where, count: int) -> list[socket.socket]:
-    """Return a listening socket for each of `count` workers (the same one for Unix paths). Raises SocketError."""
+def open_sockets(where: Where, count: int, beside: Sequence[socket.socket] = ()) -> list[socket.socket]:
+    """Return a listening socket for each of `count` workers (the same one for Unix paths). Raises SocketError.
+
+    `beside` are sockets of ours that listen there already; without them nobody else may.
+    """
     try:
         if where.path:
             return [_unix(where)] * count
-        return _tcp(where, count)
+        return _tcp(where, count, beside)
     except OSError as error:
         raise SocketError(f"can't listen on {where}: {error.strerror or error}") from error
 
 
-def _tcp(where: Where, count: int) -> list[socket.socket]:
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    port = where.port
+def _tcp(where: Where, count: int, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    port = beside[0].getsockname()[1] if beside else where.port
+    if port and not beside:
+        # With SO_REUSEPORT we would share the port with whoever of our user listens there: another instance of us.
+        _bound(where, port, shared=False).close()
     opened: list[socket.socket] = []
     try:
         for _ in range(count):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            opened.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if count > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where.host != "::"))
-            sock.bind((where.host, port))
-            port = sock.getsockname()[1]
+            opened.append(_bound(where, port, shared=True))
+            port = opened[0].getsockname()[1]
         # Listening only once all are bound: an address in use must not leave half of them open.
         for sock in opened:
             sock.listen(BACKLOG)
@@ -65,6 +64,21 @@ def _tcp(where: Where, count: int) -> list[socket.socket]:
             sock.close()
         raise
     return opened
+
+
+def _bound(where: Where, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where.host != "::"))
+        sock.bind((where.host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _unix(where: Where) -> socket.socket:
@@ -95,7 +109,9 @@ def _unix(where: Where) -> socket.socket:
 
 
 def bound(sock: socket.socket) -> str:
-    """Write the address of a socket as people do, with the port that it really has."""
+    """Write the address of a socket as people do, with the port that it really has; "closed" for a closed one."""
+    if sock.fileno() < 0:
+        return "closed"
     name = sock.getsockname()
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
