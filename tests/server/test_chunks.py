@@ -36,7 +36,16 @@ async def test_nothing_at_all_is_a_message_too(sink: UpstreamSink):
     async with serving(sink) as served, await served.client() as client:
         await client.envelope()
         assert (await client.say("BDAT 0 LAST")).code == 250
-    assert [content.strip() for content in received(sink)] == [b""]
+    assert received(sink) == [b""]
+
+
+async def test_a_cr_at_the_very_end_is_normalised_like_any_other(sink: UpstreamSink):
+    async with serving(sink, normalise=True) as served, await served.client() as client:
+        await client.envelope()
+        await client.send(b"BDAT 16 LAST\r\nSubject: x\r\n\r\na\r")
+        assert (await client.read()).code == 250
+    assert received(sink) == [b"Subject: x\r\n\r\na\r\n"]
+    assert sink.complaints == []
 
 
 @pytest.mark.parametrize(

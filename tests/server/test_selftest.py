@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+from ipaddress import ip_network
 
 import pytest
 from tests.server.harness import LOOPBACK, Served, serving
 from tests.servers.tls import Certificates
 
 from relayproxy.api import Plugin, Settings, defer, hook, reject
+from relayproxy.core.policy import Limits
 from relayproxy.server import selftest as module
 from relayproxy.server.selftest import converse
 from relayproxy.testing.upstream import Fault, FaultPlan, Say, Step, UpstreamSink, answer
@@ -103,16 +105,32 @@ async def test_a_step_that_hangs_is_named(sink: UpstreamSink, monkeypatch: pytes
         plugin.gate.set()
 
 
-async def test_a_refusal_in_place_of_the_banner_ends_it(sink: UpstreamSink):
+async def test_a_refusal_in_place_of_the_banner_is_an_answer_too(sink: UpstreamSink):
+    """A listener at its limit of connections, or with a plugin that wants none of ours, is not dead."""
+
     class Refuses(Plugin[Settings]):
         @hook
         def connect(self, client):
             return reject("Not you")
 
     async with serving(sink, plugins=[Refuses(Settings())]) as served:
+        assert await probe(served) == (True, "alive, and turned us away: 554 5.7.1 Not you")
+    async with serving(sink, limits=Limits(connections=1)) as served, await served.client():
         well, text = await probe(served)
-        assert not well
-        assert text.startswith("EHLO: ")
+        assert well
+        assert "421 4.7.0 Too many connections" in text
+
+
+async def test_a_listener_for_balancers_elsewhere(sink: UpstreamSink, certificates: Certificates):
+    elsewhere = (ip_network("192.0.2.0/24"),)
+    async with serving(sink, proxy=elsewhere) as served:
+        assert await probe(served, proxied=True) == (
+            True,
+            "alive, and turned us away: 421 4.7.0 PROXY header required",
+        )
+    tls = certificates.server_context()
+    async with serving(sink, proxy=elsewhere, tls=tls, implicit=True) as served:
+        assert await probe(served, proxied=True, implicit_tls=True) == (True, "alive, and turned us away")
 
 
 async def test_nobody_listens():

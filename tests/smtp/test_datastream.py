@@ -109,3 +109,11 @@ def test_normalised_content_has_only_crlf(pieces):
         assert kept.data.count(b"\n") == lines
         assert kept.data.count(b"\r") == lines
         assert check.dots
+
+
+def test_a_last_piece_of_one_octet_adds_no_line():
+    for size in (262_144, 262_145, 262_146, 524_289):
+        body = b"x" * (size - 2) + b"\r\n"
+        for dotless in (True, False):
+            message = Message(b"", memoryview(body), dotless=dotless)
+            assert b"".join(bytes(piece) for piece in wire_chunks(message)) == body

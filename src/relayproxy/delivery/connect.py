@@ -50,8 +50,6 @@ async def connect(
 
     Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back.
     """
-    if settings.protocol == "lmtp" and settings.tls in ("required", "verify"):
-        raise ConnectError(f"{address}: STARTTLS is not spoken over LMTP")
     try:
         async with asyncio.timeout(settings.timeouts.connect):
             try:
@@ -84,6 +82,8 @@ async def _connect(
     tls: str,
     outbox: Outbox | None,
 ) -> Connection:
+    if settings.protocol == "lmtp" and tls in ("required", "verify"):
+        raise ConnectError(f"{address}: STARTTLS is not spoken over LMTP")
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     library: aiosmtplib.SMTP | None = None

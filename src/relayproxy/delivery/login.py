@@ -10,6 +10,9 @@ from relayproxy.core.log import Log
 from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.model.client import Client, Credentials
 
+_NO_VERDICT = frozenset({500, 502, 503, 504, 530, 538})
+"""Refusals of AUTH itself, not of the credentials: unknown, out of sequence, no such mechanism, not without TLS."""
+
 
 class UpstreamLogin:
     """Implements ports.Authenticator."""
@@ -38,7 +41,7 @@ class UpstreamLogin:
                     await library.connect()
                     await library.login(credentials.login, credentials.password)
             except aiosmtplib.SMTPAuthenticationError as error:
-                if error.code >= 500:
+                if error.code >= 500 and error.code not in _NO_VERDICT:
                     return False
                 problem = f"{address}: {error.code}"
             except (aiosmtplib.SMTPException, OSError, ssl.SSLError, TimeoutError, ValueError) as error:

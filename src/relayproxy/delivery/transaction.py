@@ -122,6 +122,9 @@ class SmtpTransaction:
             for reply in replies[: setup - 1]:
                 if not reply.ok:
                     raise WireError(f"a command before MAIL was answered {reply}")
+        if mail.code == 421 and not connection.fresh:
+            # The next hop was about to hang up, whatever was asked: a matter of this connection, not of this mail.
+            raise WireError(f"MAIL was answered {mail}", tuple(replies[:setup]))
         if not mail.ok:
             _refusal(mail, "MAIL")
             self._dead = mail

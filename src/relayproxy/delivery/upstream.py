@@ -165,15 +165,18 @@ class Upstream:
         try:
             async with asyncio.timeout(self.settings.timeouts.connect):
                 await turn
-        except TimeoutError:
-            self._leave()
-            raise ConnectError(f"all {self.settings.pool_size} connections are in use") from None
-        except BaseException:
-            self._leave()
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                # The place was given just now: the next in the queue takes it.
+                self._leave()
+            else:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                self._open -= 1
+                self._cells["busy"].dec()
+            if isinstance(error, TimeoutError):
+                raise ConnectError(f"all {self.settings.pool_size} connections are in use") from None
             raise
-        finally:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
 
     def _leave(self) -> None:
         self._open -= 1

@@ -8,8 +8,14 @@ import asyncio
 import socket
 import ssl
 
+from relayproxy.model.reply import printable
+
 _PATIENCE = 10.0
 _COMMANDS = ("{hello} livez.invalid", "MAIL FROM:<>", "RCPT TO:<postmaster>", "QUIT")
+
+
+class _TurnedAwayError(Exception):
+    """The listener answers, but doesn't want to speak with us: its limits, its plugins, or not a balancer it knows."""
 
 
 async def converse(sock: socket.socket, *, lmtp: bool, implicit_tls: bool, proxied: bool) -> tuple[bool, str]:
@@ -18,7 +24,7 @@ async def converse(sock: socket.socket, *, lmtp: bool, implicit_tls: bool, proxi
     context: ssl.SSLContext | None = None
     if implicit_tls:
         # The probe asks whether anybody is at home, not who: our own certificate names another host.
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     try:
@@ -28,9 +34,11 @@ async def converse(sock: socket.socket, *, lmtp: bool, implicit_tls: bool, proxi
                 if proxied:
                     writer.write(b"PROXY UNKNOWN\r\n")
                     if context is not None:
-                        await writer.start_tls(context)
+                        await _start_tls(writer, context)
                 step = "banner"
-                await _reply(reader)
+                banner = await _reply(reader)
+                if banner[:1] in b"45":
+                    return True, f"alive, and turned us away: {printable(banner.decode('latin-1').strip())}"
                 for command in _COMMANDS:
                     line = command.format(hello="LHLO" if lmtp else "EHLO")
                     step = line.partition(" ")[0]
@@ -38,9 +46,19 @@ async def converse(sock: socket.socket, *, lmtp: bool, implicit_tls: bool, proxi
                     await _reply(reader)
             finally:
                 writer.close()
+    except _TurnedAwayError:
+        return True, "alive, and turned us away"
     except (OSError, TimeoutError, EOFError, ValueError) as error:
         return False, f"{step}: {str(error) or type(error).__name__}"
     return True, "alive"
+
+
+async def _start_tls(writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+    """Start TLS behind a PROXY header; who isn't listed for it is let go at once. Raises _TurnedAwayError."""
+    try:
+        await writer.start_tls(context)
+    except ConnectionError as error:
+        raise _TurnedAwayError from error
 
 
 async def _open(
