@@ -1,19 +1,21 @@
-"""Conversations: what a client says and what it hears, without a socket."""
+"""Conversations: every command of the state machine in every state, and what the client hears."""
+
+import itertools
 
 import pytest
+from tests.core.making import RAW, plugin
 
-from relayproxy.api import Reply, TlsInfo
-from relayproxy.core.policy import Limits, ListenerPolicy, Route
-from relayproxy.core.ports import Capabilities
+from relayproxy.api import Reply, defer, hold, reject
+from relayproxy.core.policy import ListenerPolicy, Route
 from relayproxy.testing.session import SessionDriver, Standin
 
-RAW = b"From: <a@example.org>\r\nMessage-ID: <1@example.org>\r\n\r\nhello\r\n"
-TLS = TlsInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256)
+LMTP = ListenerPolicy("l", protocol="lmtp")
 
 
 async def test_a_whole_conversation():
     await SessionDriver().transcript(
         """
+        S: 220 mx.example.net ESMTP relayproxy
         C: MAIL FROM:<a@example.org>
         S: 503 5.5.1 Say hello first
         C: EHLO client.example.org
@@ -28,6 +30,8 @@ async def test_a_whole_conversation():
         S: 250 LIMITS RCPTMAX=1000 MAILMAX=1000
         C: RCPT TO:<b@example.net>
         S: 503 5.5.1 Need MAIL first
+        C: DATA
+        S: 503 5.5.1 Need MAIL and RCPT first
         C: MAIL FROM:<a@example.org> SIZE=100 BODY=8BITMIME RET=HDRS ENVID=Ab+3D
         S: 250 2.1.0 Sender ok
         C: MAIL FROM:<a@example.org>
@@ -44,181 +48,357 @@ async def test_a_whole_conversation():
         S: 354 Go on
         C: Subject: hi
         C:
-        C: hello
+        C: ..hello
         C: .
         S: 250 2.0.0 Ok: queued as TEST id=c0.1
+        C: DATA
+        S: 503 5.5.1 Need MAIL and RCPT first
+        C: MAIL FROM:<>
+        S: 250 2.1.0 Sender ok
+        C: RSET
+        S: 250 2.0.0 Ok
+        C: RCPT TO:<b@example.net>
+        S: 503 5.5.1 Need MAIL first
+        C: MAIL FROM:<> SIZE=52428801
+        S: 552 5.3.4 Message is too big
+        C: MAIL FROM:<a@example.org> FROB
+        S: 555 5.5.4 Parameter FROB not recognized or not offered
+        C: MAIL FROM:a@example.org
+        S: 501 5.5.4 Syntax: MAIL FROM:<address>
         C: QUIT
         S: 221 2.0.0 Bye
         """
     )
 
 
-async def test_dsn_parameters_keep_their_case():
+async def test_a_pipelined_conversation():
     driver = SessionDriver()
-    await driver.say("EHLO x")
-    await driver.say("MAIL FROM:<a@example.org> ENVID=QQ-Mixed")
-    await driver.say("RCPT TO:<b@example.net> ORCPT=rfc822;Bob@Example.NET")
-    sent = (await driver.content(RAW)).sent
-    assert sent.envelope.envid == "QQ-Mixed"
-    assert sent.recipients[0].orcpt == "rfc822;Bob@Example.NET"
+    await driver.transcript(
+        """
+        C: EHLO client.example.org
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250-*
+        S: 250 *
+        C: MAIL FROM:<a@example.org>
+        C: RCPT TO:<b@example.net>
+        C: RCPT TO:<c@elsewhere.example>
+        C: RCPT TO:<d@example.net>
+        C: DATA
+        S: 250 2.1.0 Sender ok
+        S: 250 2.1.5 Ok
+        S: 550 5.7.1 Relaying denied
+        S: 250 2.1.5 Ok
+        S: 354 Go on
+        C: Subject: hi
+        C: .
+        S: 250 2.0.0 Ok: queued as TEST id=c0.1
+        """
+    )
+    assert [str(one.address) for one in driver.upstream.asked] == ["b@example.net", "d@example.net"]
+    assert driver.upstream.sent[0].data.endswith(b"Subject: hi\r\n")
+
+
+async def test_helo_offers_nothing():
+    await SessionDriver().transcript(
+        """
+        C: HELO client.example.org
+        S: 250 mx.example.net
+        C: MAIL FROM:<a@example.org> SIZE=1
+        S: 555 5.5.4 *
+        C: MAIL FROM:<a@example.org> BODY=8BITMIME
+        S: 555 5.5.4 *
+        C: MAIL FROM:<a@example.org>
+        S: 250 2.1.0 Sender ok
+        C: RCPT TO:<b@example.net> NOTIFY=NEVER
+        S: 555 5.5.4 *
+        C: RCPT TO:<b@example.net>
+        S: 250 2.1.5 Ok
+        """
+    )
+
+
+async def test_an_lmtp_conversation():
+    upstream = Standin(per_recipient=True, finals={"c@example.net": Reply(452, "4.2.2", "Mailbox full")})
+    await SessionDriver(policy=LMTP, upstream=upstream, capabilities=[]).transcript(
+        """
+        S: 220 mx.example.net LMTP relayproxy
+        C: EHLO client.example.org
+        S: 500 5.5.1 This is LMTP: say LHLO
+        C: HELO client.example.org
+        S: 500 5.5.1 This is LMTP: say LHLO
+        C: LHLO client.example.org
+        S: 250-mx.example.net
+        S: 250-PIPELINING
+        S: 250-SIZE 52428800
+        S: 250-ENHANCEDSTATUSCODES
+        S: 250-CHUNKING
+        S: 250 LIMITS RCPTMAX=1000 MAILMAX=1000
+        C: MAIL FROM:<a@example.org>
+        S: 250 2.1.0 Sender ok
+        C: RCPT TO:<b@example.net>
+        C: RCPT TO:<nobody@elsewhere.example>
+        C: RCPT TO:<c@example.net>
+        C: RCPT TO:<d@example.net>
+        S: 250 2.1.5 Ok
+        S: 550 5.7.1 Relaying denied
+        S: 250 2.1.5 Ok
+        S: 250 2.1.5 Ok
+        C: DATA
+        S: 354 Go on
+        C: Subject: hi
+        C: .
+        S: 250 2.0.0 Ok: queued as TEST id=c0.1
+        S: 452 4.2.2 Mailbox full
+        S: 250 2.0.0 Ok: queued as TEST id=c0.1
+        C: MAIL FROM:<>
+        S: 250 2.1.0 Sender ok
+        """
+    )
+
+
+async def test_smtp_is_not_lmtp():
+    reply = (await SessionDriver().say("LHLO x"))[0]
+    assert str(reply) == "500 5.5.1 This is SMTP: say EHLO"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 256, "a\x00b", "a\tb"])
+@pytest.mark.parametrize("verb", ["EHLO", "HELO"])
+async def test_a_name_is_one_printable_word(verb, name):
+    driver = SessionDriver()
+    assert str((await driver.say(f"{verb} {name}"))[0]) == f"501 5.5.4 Syntax: {verb} hostname"
+    assert (await driver.say("MAIL FROM:<>"))[0].code == 503
 
 
 @pytest.mark.parametrize(
-    ("networks", "ip", "identity", "code"),
+    "name", ["client", "[192.0.2.1]", "[IPv6:::1]", "-odd_", "bücher.example", "x" * 255]
+)
+async def test_a_name_need_not_be_true(name):
+    driver = SessionDriver()
+    assert (await driver.say(f"EHLO {name}"))[0].ok
+    assert driver.session.client.helo == name
+
+
+async def test_another_hello_ends_the_transaction():
+    driver = SessionDriver()
+    await driver.say("EHLO x", "MAIL FROM:<>", "RCPT TO:<b@example.net>")
+    assert driver.session.in_transaction
+    await driver.say("EHLO y")
+    assert not driver.session.in_transaction
+    assert driver.upstream.aborted == 1
+    assert (await driver.say("RCPT TO:<b@example.net>"))[0].code == 503
+
+
+async def test_a_bad_hello_changes_nothing():
+    driver = SessionDriver()
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    assert (await driver.say("EHLO"))[0].code == 501
+    assert driver.session.in_transaction
+    assert driver.session.client.helo == "x"
+
+
+async def test_a_hello_that_a_plugin_refuses_changes_nothing():
+    """RFC 5321 section 4.1.4: the server stays in the same state."""
+
+    def helo(_self, name):
+        return reject("That is not you") if name == "mx.example.net" else None
+
+    driver = SessionDriver(plugin("names", helo=helo))
+    assert (await driver.say("EHLO mx.example.net"))[0].code == 550
+    assert (await driver.say("MAIL FROM:<>"))[0].code == 503
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    assert (await driver.say("EHLO mx.example.net"))[0].code == 550
+    assert driver.session.in_transaction
+    assert driver.session.client.helo == "x"
+
+
+async def test_findings_of_an_earlier_hello_go_with_it():
+    def helo(_self, name, note):
+        note("helo", "hit", reason=name)
+
+    driver = SessionDriver(plugin("names", helo=helo))
+    await driver.say("EHLO one", "EHLO two", "EHLO three", "MAIL FROM:<>")
+    assert [finding.reason for finding in driver.session.mail_in_progress.findings] == ["three"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "banner"),
     [
-        ((), "192.0.2.1", "", 550),
-        (("192.0.2.0/24",), "192.0.2.1", "", 250),
-        (("192.0.2.0/24",), "198.51.100.1", "", 550),
-        ((), "192.0.2.1", "ana", 250),
-        (("192.0.2.0/24",), "::ffff:192.0.2.1", "", 250),
-        (("0.0.0.0/0",), "", "", 550),
+        (reject("Go away"), "554 5.7.1 Go away"),
+        (defer("Not now"), "421 4.7.1 Not now"),
+        (hold("x"), "220 mx.example.net ESMTP relayproxy"),
     ],
 )
-async def test_relaying_is_for_those_who_may(networks, ip, identity, code):
-    driver = SessionDriver(networks=networks, ip=ip, identity=identity, domains=())
-    assert (await driver.deliver(RAW, recipients=["b@elsewhere.example"])).reply.code == code
+async def test_connect_may_refuse_in_place_of_the_banner(verdict, banner):
+    driver = SessionDriver(plugin("gate", connect=lambda _self: verdict))
+    await driver.start()
+    assert str(driver.banner) == banner
+    assert driver.session.closing is (not driver.banner.ok)
 
 
-async def test_the_upstream_speaks_for_itself():
+# -- refusals by plugins ------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_sender_leaves_no_transaction():
+    driver = SessionDriver(plugin("no", mail=lambda _self: reject("Not from you")))
+    await driver.say("EHLO x")
+    assert str((await driver.say("MAIL FROM:<>"))[0]) == "550 5.7.1 Not from you"
+    assert not driver.session.in_transaction
+    assert driver.upstream.begun == []
+    assert any('"refused"' in line for line in driver.log)
+
+
+async def test_a_refused_recipient_is_never_offered_to_the_next_hop():
+    def rcpt(_self, rcpt):
+        return reject("Not to her") if rcpt.address.local == "eve" else None
+
+    driver = SessionDriver(plugin("no", rcpt=rcpt))
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say(
+        "RCPT TO:<b@example.net>", "RCPT TO:<eve@example.net>", "RCPT TO:<c@example.net>"
+    )
+    assert [reply.code for reply in replies] == [250, 550, 250]
+    assert [one.address.local for one in driver.upstream.asked] == ["b", "c"]
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt"])
+async def test_a_verdict_that_can_not_be_told_yet_counts_in_the_end(stage):
+    """Hold and discard have no reply of their own: they are settled with the message."""
+    driver = SessionDriver(plugin("holding", **{stage: lambda _self: hold("look at it")}))
+    delivery = await driver.deliver(RAW)
+    assert driver.upstream.sent == []
+    assert delivery.reply.temporary, "there is no store here"
+
+
+# -- what the next hop says -------------------------------------------------------------------------------------------
+
+
+async def test_the_next_hop_speaks_for_itself():
     upstream = Standin(
         answers={
             "b@example.net": Reply(550, "5.1.1", "No such user here"),
             "c@example.net": Reply(450, "", "busy"),
+            "d@example.net": Reply(251, "", "will forward"),
+            "e@example.net": Reply(252, "2.5.2", "can't verify\nbut will try"),
         }
     )
     driver = SessionDriver(upstream=upstream)
-    assert str((await driver.deliver(RAW)).reply) == "550 5.1.1 No such user here"
-    assert str((await driver.deliver(RAW, recipients=["c@example.net"])).reply) == "450 4.0.0 busy"
-    upstream.final = Reply(554, "5.7.1", "Spam")
-    assert str((await driver.deliver(RAW, recipients=["d@example.net"])).reply) == "554 5.7.1 Spam"
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say(*(f"RCPT TO:<{name}@example.net>" for name in "bcde"))
+    assert list(map(str, replies)) == [
+        "550 5.1.1 No such user here",
+        "450 4.0.0 busy",
+        "251 2.1.5 will forward",
+        "252 2.5.2 can't verify / but will try",
+    ]
+    assert not driver.session.closing
 
 
-async def test_only_temporary_refusals_make_data_temporary():
-    driver = SessionDriver(upstream=Standin(answers={"b@example.net": Reply(450, "4.2.1", "busy")}))
-    await driver.transcript(
-        """
-        C: HELO x
-        S: 250 mx.example.net
-        C: MAIL FROM:<>
-        S: 250 *
-        C: RCPT TO:<b@example.net>
-        S: 450 4.2.1 busy
-        C: DATA
-        S: 451 4.5.1 *
-        """
-    )
-
-
-async def test_another_route_is_for_another_transaction():
-    hops = {"one": Standin("one"), "two": Standin("two")}
-    routes = (Route("one", "one", recipient_domains=frozenset({"one.example"})), Route("two", "two"))
-    driver = SessionDriver(domains=("one.example", "two.example"), upstreams=hops, routes=routes)
-    await driver.say("EHLO x")
-    await driver.say("MAIL FROM:<a@example.org>")
-    assert (await driver.say("RCPT TO:<a@one.example>"))[0].ok
-    other = (await driver.say("RCPT TO:<b@two.example>"))[0]
-    assert (other.code, other.status) == (452, "4.5.3")
-
-
-async def test_what_the_upstream_can_not_take_is_not_offered():
-    driver = SessionDriver(
-        upstream=Standin(capabilities=Capabilities(frozenset({"PIPELINING", "SIZE"}), 1000))
-    )
-    text = (await driver.say("EHLO x"))[0].text
-    assert "SIZE 1000" in text
-    for keyword in ("8BITMIME", "SMTPUTF8", "DSN", "REQUIRETLS"):
-        assert keyword not in text
-    assert (await driver.say("MAIL FROM:<a@example.org> BODY=8BITMIME"))[0].code == 555
-    assert (await driver.say("MAIL FROM:<a@example.org> SIZE=1001"))[0].code == 552
-
-
-async def test_a_lost_250_is_answered_again_and_not_delivered_again():
-    driver = SessionDriver()
-    first = await driver.deliver(RAW)
-    driver.reconnect()
-    again = await driver.deliver(RAW)
-    assert again.reply == first.reply
-    assert len(driver.upstream.sent) == 1
-    driver.session.confirm()
-    driver.reconnect()
-    assert (await driver.deliver(RAW)).reply.ok
-    assert len(driver.upstream.sent) == 2
-
-
-async def test_a_message_without_message_id_is_never_taken_for_another():
-    driver = SessionDriver()
-    for _ in range(2):
-        assert (await driver.deliver(b"Subject: x\r\n\r\nx\r\n")).reply.ok
-        driver.reconnect()
-    assert len(driver.upstream.sent) == 2
-
-
-async def test_a_client_that_hung_up_before_the_commit_gets_nothing_sent():
-    driver = SessionDriver()
-    await driver.say("EHLO x")
-    await driver.say("MAIL FROM:<a@example.org>")
-    await driver.say("RCPT TO:<b@example.net>")
-    delivery = await driver.content(RAW, gone=lambda: True)
-    assert delivery.reply.temporary
-    assert driver.upstream.sent == []
-    assert driver.upstream.aborted == 1
-
-
-async def test_results_that_claim_to_be_ours_are_taken_off():
-    forged = b"Authentication-Results: mx.example.net; spf=pass\r\nAuthentication-Results: other.example; spf=fail\r\n"
-    delivery = await SessionDriver().deliver(forged + RAW)
-    assert b"mx.example.net; spf" not in delivery.sent.data
-    assert b"other.example; spf=fail" in delivery.sent.data
-
-
-async def test_received_names_us_and_no_recipient():
-    driver = SessionDriver(tls=TLS)
-    data = (await driver.deliver(RAW)).sent.data
-    lead = data.removesuffix(RAW)
-    assert lead.startswith(b"Received: from client.example.org ([192.0.2.1])\r\n\t(using TLSv1.3 ")
-    assert b" with ESMTPS id c0.1;" in lead
-    assert b"example.net>" not in lead
-
-
-async def test_lmtp_answers_for_each_recipient():
-    upstream = Standin(per_recipient=True)
-    driver = SessionDriver(upstream=upstream, policy=ListenerPolicy("l", protocol="lmtp"))
-    delivery = await driver.deliver(RAW, recipients=["a@example.net", "b@example.net"])
-    assert len(delivery.replies) == 2
-    smtp = SessionDriver(upstream=Standin(per_recipient=True))
-    await smtp.say("EHLO x")
-    await smtp.say("MAIL FROM:<>")
-    await smtp.say("RCPT TO:<a@example.net>")
-    assert (await smtp.say("RCPT TO:<b@example.net>"))[0].code == 452
-
-
-async def test_limits_of_a_session():
-    limits = Limits(recipients=1, messages_per_connection=1, headers=10, received_hops=2)
-    driver = SessionDriver(policy=ListenerPolicy("l", limits=limits))
-    assert (await driver.deliver(b"X: y\r\n" * 11 + RAW)).reply.code == 552
-    driver.reconnect()
-    assert str((await driver.deliver(b"Received: x\r\n" * 3 + RAW)).reply).startswith("554 5.4.6")
-    assert (await driver.deliver(RAW)).reply.code == 421
+async def test_a_next_hop_that_closes_closes():
+    driver = SessionDriver(upstream=Standin(answers={"b@example.net": Reply(421, "4.3.2", "Going down")}))
+    assert str((await driver.deliver(RAW)).reply) == "421 4.3.2 Going down"
+    assert driver.session.closing
+    with pytest.raises(ValueError, match="over"):
+        await driver.say("RSET")
+    driver = SessionDriver(upstream=Standin(final=Reply(421, "", "Going down")))
+    assert str((await driver.deliver(RAW)).reply) == "421 4.0.0 Going down"
     assert driver.session.closing
 
 
-@pytest.mark.parametrize("verb", ["XCLIENT", "XFORWARD"])
-async def test_nobody_speaks_for_others_unless_listed(verb):
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        ((450,), 451),
+        ((550,), 554),
+        ((550, 450), 451),
+        ((450, 550), 451),
+        ((550, 250), None),
+        ((450, 250), None),
+    ],
+)
+async def test_data_without_recipients_is_as_final_as_their_refusals(answers, code):
+    told = {f"{n}@example.net": Reply(one, f"{one // 100}.0.0", "x") for n, one in enumerate(answers)}
+    driver = SessionDriver(upstream=Standin(answers=told))
+    await driver.say("EHLO x", "MAIL FROM:<>", *(f"RCPT TO:<{address}>" for address in told))
+    reply = (await driver.say("DATA"))[0]
+    assert reply.code == (code or 354)
+
+
+async def test_mail_and_recipients_of_one_batch_are_one_transaction():
     driver = SessionDriver()
-    await driver.say("EHLO x")
-    assert (await driver.say(f"{verb} ADDR=203.0.113.9"))[0].code == 550
-    assert driver.session.client.ip == "192.0.2.1"
+    await driver.say("EHLO x", "MAIL FROM:<a@example.org> SIZE=123", "RCPT TO:<b@example.net>")
+    await driver.say("RCPT TO:<c@example.net>", "RCPT TO:<d@example.net>")
+    assert [(str(envelope.sender), size) for envelope, size in driver.upstream.begun] == [
+        ("a@example.org", 123)
+    ]
+    assert [one.address.local for one in driver.upstream.asked] == ["b", "c", "d"]
 
 
-async def test_a_login_sends_from_its_own_addresses():
-    policy = ListenerPolicy("l", senders={"ana": ("ana@example.org", ".example.com")})
-    driver = SessionDriver(policy=policy, identity="ana", domains=())
-    for sender, code in (
-        ("ana@example.org", 250),
-        ("x@sub.example.com", 250),
-        ("bob@example.org", 553),
-        ("", 250),
-    ):
-        driver.reconnect()
-        await driver.say("EHLO x")
-        assert (await driver.say(f"MAIL FROM:<{sender}>"))[0].code == code
+RCPTS = ["b@example.net", "no@example.net", "x@elsewhere.example", "c@other.example", ">", "b@example.net"]
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(RCPTS[:5], 3), tuple(RCPTS)], ids=" ".join)
+async def test_a_batch_is_answered_like_one_by_one(order):
+    def driver():
+        hops = {
+            "one": Standin("one", answers={"no@example.net": Reply(550, "5.1.1", "No")}),
+            "two": Standin("two"),
+        }
+        routes = (Route("a", "one", recipient_domains=frozenset({"example.net"})), Route("b", "two"))
+        return SessionDriver(domains=("example.net", "other.example"), upstreams=hops, routes=routes)
+
+    batch, single = driver(), driver()
+    lines = [f"RCPT TO:<{address}>" for address in order]
+    await batch.say("EHLO x", "MAIL FROM:<>")
+    await single.say("EHLO x", "MAIL FROM:<>")
+    assert await batch.say(*lines) == [(await single.say(line))[0] for line in lines]
+    assert batch.session.may_send_data() == single.session.may_send_data()
+
+
+# -- routes -------------------------------------------------------------------------------------------------------------
+
+
+def two_routes(**options):
+    hops = {"one": Standin("one"), "two": Standin("two")}
+    routes = (
+        Route("a", "one", recipient_domains=frozenset({"one.example"})),
+        Route("b", "two", recipient_domains=frozenset({"two.example"})),
+    )
+    domains = ("one.example", "two.example", "three.example")
+    return SessionDriver(domains=domains, upstreams=hops, routes=routes, **options), hops
+
+
+async def test_another_route_is_for_another_transaction():
+    driver, hops = two_routes()
+    await driver.say("EHLO x", "MAIL FROM:<a@example.org>")
+    replies = await driver.say(
+        "RCPT TO:<a@one.example>",
+        "RCPT TO:<b@two.example>",
+        "RCPT TO:<c@one.example>",
+        "RCPT TO:<d@three.example>",
+    )
+    assert [(reply.code, reply.status) for reply in replies] == [
+        (250, "2.1.5"),
+        (452, "4.5.3"),
+        (250, "2.1.5"),
+        (550, "5.1.2"),
+    ]
+    assert (await driver.content(RAW)).sent.recipients == tuple(hops["one"].asked)
+    assert hops["two"].begun == []
+    assert (await driver.deliver(RAW, recipients=["b@two.example"])).reply.ok
+    assert len(hops["two"].sent) == 1
+
+
+async def test_an_smtp_client_sends_to_one_recipient_at_a_time_where_each_has_an_answer():
+    driver = SessionDriver(upstream=Standin(per_recipient=True))
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say("RCPT TO:<b@example.net>", "RCPT TO:<c@example.net>")
+    assert [reply.code for reply in replies] == [250, 452]
+    assert (await driver.say("RCPT TO:<d@example.net>"))[0].status == "4.5.3"
+    delivery = await driver.content(RAW)
+    assert len(delivery.replies) == 1

@@ -54,6 +54,17 @@ def _folded(line: str) -> bytes:
     return ("".join(out) + "\r\n").encode()
 
 
+def _wanted(value: object, kind: type, what: str) -> None:
+    """Complain where an edit is made, in the plugin's own hook, rather than where it is applied."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} is {value!r}, wanted {kind.__name__}")
+
+
+def _place(index: int | None) -> None:
+    if index is not None and not (isinstance(index, int) and index >= 0):
+        raise ValueError(f"{index!r} is not the number of a field, which counts from 0 at the top")
+
+
 @dataclass(frozen=True, slots=True)
 class AddHeader:
     """Add a field at the top (the default) or at the bottom of the header block."""
@@ -73,6 +84,10 @@ class DropHeader:
     name: str
     index: int | None = None
 
+    def __post_init__(self) -> None:
+        _wanted(self.name, str, "the name")
+        _place(self.index)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplaceHeader:
@@ -84,6 +99,7 @@ class ReplaceHeader:
 
     def __post_init__(self) -> None:
         header_line(self.name, self.value)
+        _place(self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +121,18 @@ class SetSender:
 
     sender: Address
 
+    def __post_init__(self) -> None:
+        _wanted(self.sender, Address, "the sender")
+
 
 @dataclass(frozen=True, slots=True)
 class AddRecipient:
     """Add an envelope recipient."""
 
     recipient: Recipient
+
+    def __post_init__(self) -> None:
+        _wanted(self.recipient, Recipient, "the recipient")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +141,9 @@ class DropRecipient:
 
     address: Address
 
+    def __post_init__(self) -> None:
+        _wanted(self.address, Address, "the address")
+
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRecipient:
@@ -126,6 +151,10 @@ class ReplaceRecipient:
 
     old: Address
     new: Address
+
+    def __post_init__(self) -> None:
+        _wanted(self.old, Address, "the old address")
+        _wanted(self.new, Address, "the new address")
 
 
 HeaderEdit: TypeAlias = AddHeader | DropHeader | ReplaceHeader

@@ -15,7 +15,7 @@ class Finding:
 
     `method` is a name such as "spf", `result` a word of RESULTS, `score` adds to the message's total,
     `props` are RFC 8601 property values ("smtp.mailfrom", "header.d"), `reason` is for people, `by` the plugin
-    (the pipeline fills it in).
+    (the pipeline fills it in). Raises ValueError and TypeError for what is none of these.
     """
 
     method: str
@@ -26,5 +26,9 @@ class Finding:
     by: str = ""
 
     def __post_init__(self) -> None:
+        # What is wrong shows here, in the hook that noted it, and not where scores are added up after the commit.
+        words = (self.method, self.result, self.reason, *self.props, *self.props.values())
+        if not all(isinstance(word, str) for word in words) or not isinstance(self.score, (int, float)):
+            raise TypeError("a finding is made of text, its score is a number")
         if self.result not in RESULTS:
             raise ValueError(f"{self.result!r} is not a result; use one of {', '.join(sorted(RESULTS))}")

@@ -7,9 +7,10 @@ ever serialised through a MIME library. Must not know how it arrived or where th
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.header import decode_header
 from functools import cached_property
 from typing import TypeAlias
+
+from relayproxy.model.encoded_words import decode_words
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -39,19 +40,6 @@ class HeaderField:
     def text(self) -> str:
         """The value with encoded-words (RFC 2047) decoded, for people and for matching words."""
         return decode_words(self.value)
-
-
-def decode_words(value: str) -> str:
-    """Decode the encoded-words of a header value (RFC 2047); what can't be decoded stays as it is."""
-    if "=?" not in value:
-        return value
-    try:
-        return "".join(
-            part if isinstance(part, str) else part.decode(charset or "ascii", "replace")
-            for part, charset in decode_header(value)
-        )
-    except (ValueError, LookupError):
-        return value
 
 
 def split_fields(head: bytes) -> tuple[HeaderField, ...]:

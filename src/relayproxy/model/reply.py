@@ -3,9 +3,11 @@
 A reply refuses control characters when it is made, so no text, whoever wrote it, can become a second reply.
 """
 
+import re
 from dataclasses import dataclass, field
 
-_LINE_ROOM = 500  # RFC 5321 section 4.5.3.1.5: 512 octets with code, status and CRLF
+_LINE_ROOM = 506  # RFC 5321 section 4.5.3.1.5: 512 octets with the code, a blank and CRLF
+_STATUS = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Reply:
         text = self.text
         if not (text.isascii() and (text.isprintable() or text.replace("\n", " ").isprintable())):
             raise ValueError("a reply text is printable US-ASCII")
+        if self.status and not _STATUS.match(self.status):
+            raise ValueError(f"{self.status!r} is not an enhanced status code")
         if self.status and self.status[0] != str(self.code)[0] and self.code // 100 != 3:
             raise ValueError(f"status {self.status} does not belong to code {self.code}")
 
@@ -39,10 +43,10 @@ class Reply:
     def _written(self) -> bytes:
         lead = f"{self.status} " if self.status else ""
         if "\n" not in self.text:
-            return f"{self.code} {lead}{self.text[:_LINE_ROOM]}\r\n".encode("ascii")
-        *first, last = self.text.split("\n")
-        lines = [f"{self.code}-{lead}{line[:_LINE_ROOM]}\r\n" for line in first]
-        lines.append(f"{self.code} {lead}{last[:_LINE_ROOM]}\r\n")
+            return f"{self.code} {lead}{self.text}"[: _LINE_ROOM + 4].encode("ascii") + b"\r\n"
+        *first, last = (f"{lead}{line}"[:_LINE_ROOM] for line in self.text.split("\n"))
+        lines = [f"{self.code}-{line}\r\n" for line in first]
+        lines.append(f"{self.code} {last}\r\n")
         return "".join(lines).encode("ascii")
 
     def __str__(self) -> str:

@@ -13,7 +13,9 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.reply import Reply
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]"
-_PLAIN = re.compile(rf"[ \t]*<({_ATOM}+)@([A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*)\.?>(?:[ \t]+(.*))?\Z")
+_PLAIN = re.compile(
+    rf"[ \t]*<({_ATOM}+)@(?=[^>]{{1,255}}>)([A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*)\.?>(?:[ \t]+(.*))?\Z"
+)
 _ROUTE = re.compile(r"@[^@,:<>\s]+(?:,@[^@,:<>\s]+)*:")
 _ATOMS = re.compile(rf"(?:{_ATOM}|[^\x00-\x7f])+\Z")
 _QUOTED = re.compile(r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"\Z')

@@ -43,7 +43,7 @@ def protocol_keyword(client: Client, *, smtputf8: bool) -> str:
 def received_field(client: Client, *, by: str, id: str, when: float, smtputf8: bool = False) -> bytes:  # noqa: A002
     """Return our Received field as octets with folds and the final CRLF."""
     ip = f"IPv6:{client.ip}" if ":" in client.ip else client.ip
-    seen = f"{client.ptr} [{ip}]" if client.ptr else f"[{ip}]" if ip else "local socket"
+    seen = f"{_atom(client.ptr)} [{ip}]" if client.ptr else f"[{ip}]" if ip else "local socket"
     tls = f"\r\n\t(using {client.tls.version} with cipher {client.tls.cipher})" if client.tls else ""
     keyword = protocol_keyword(client, smtputf8=smtputf8)
     return (

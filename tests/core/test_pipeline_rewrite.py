@@ -1,0 +1,298 @@
+"""Hooks that edit, observe, identify and report."""
+
+import asyncio
+import json
+
+import pytest
+from tests.core.making import RAW, answering, plugin
+
+from relayproxy.api import (
+    AddHeader,
+    AddRecipient,
+    Credentials,
+    DropHeader,
+    DropRecipient,
+    Recipient,
+    ReplaceBody,
+    ReplaceHeader,
+    ReplaceRecipient,
+    Reply,
+    SetSender,
+    State,
+    accept,
+    hook,
+    reject,
+)
+from relayproxy.testing.mail import make_address
+from relayproxy.testing.session import SessionDriver, entry_for
+
+BOB, EVE = make_address("b@example.net"), make_address("eve@example.net")
+
+
+def events(driver, name):
+    return [event for event in map(json.loads, driver.log) if event["event"] == name]
+
+
+# -- rewrite ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        (),
+        AddHeader("X-A", "1"),
+        [AddHeader("X-A", "1")],
+        (AddHeader("X-A", "1"), DropHeader("Subject")),
+        {AddHeader("X-A", "1")},
+        "generator",
+    ],
+    ids=str,
+)
+async def test_edits_come_one_by_one_in_any_iterable_or_not_at_all(answer):
+    def before_forward(_self):
+        return (edit for edit in [AddHeader("X-A", "1")]) if answer == "generator" else answer
+
+    delivery = await SessionDriver(plugin("editor", before_forward=before_forward)).deliver(RAW)
+    wanted = bool(answer)
+    assert delivery.sent.data.removeprefix(delivery.sent.lead).startswith(b"X-A: 1\r\n") is wanted
+    assert delivery.mail.trace[0].answer.endswith(" edits")
+
+
+async def test_a_later_hook_sees_what_an_earlier_one_edited():
+    subjects = []
+
+    def tagging(_self, mail):
+        subjects.append(mail.message.subject)
+        return ReplaceHeader("Subject", f"[tag] {mail.message.subject}")
+
+    driver = SessionDriver(plugin("one", before_forward=tagging), plugin("two", before_forward=tagging))
+    delivery = await driver.deliver(RAW)
+    assert subjects == ["x", "[tag] x"]
+    assert b"Subject: [tag] [tag] x\r\n" in delivery.sent.data
+
+
+async def test_a_route_is_named():
+    routes = []
+    driver = SessionDriver(plugin("editor", before_forward=lambda _self, route: routes.append(route)))
+    await driver.deliver(RAW)
+    assert routes == ["upstream"]
+
+
+async def test_a_generator_that_fails_half_way_edits_nothing():
+    def before_forward(_self):
+        yield AddHeader("X-A", "1")
+        raise RuntimeError("hunter2")
+
+    driver = SessionDriver(entry_for(plugin("editor", before_forward=before_forward), on_error="skip"))
+    delivery = await driver.deliver(RAW)
+    assert b"X-A" not in delivery.sent.data
+    assert events(driver, "plugin_fault")[0]["kind"] == "type"
+
+
+@pytest.mark.parametrize("stage", ["before_forward", "rewrite_envelope"])
+async def test_a_rewrite_hook_can_not_reject(stage):
+    driver = SessionDriver(plugin("editor", **{stage: lambda _self: reject("no")}))
+    assert str((await driver.deliver(RAW)).reply).startswith("451 4.3.0")
+
+
+@pytest.mark.parametrize("edit", [AddHeader("X-A", "1"), ReplaceBody(b""), DropHeader("A")])
+async def test_the_envelope_has_no_header(edit):
+    driver = SessionDriver(plugin("editor", rewrite_envelope=lambda _self: edit))
+    assert str((await driver.deliver(RAW)).reply).startswith("451 4.3.0")
+
+
+async def test_a_rewrite_hook_may_note_findings():
+    def before_forward(_self, mail):
+        mail.note("dkim", "pass")
+
+    driver = SessionDriver(plugin("editor", before_forward=before_forward))
+    delivery = await driver.deliver(RAW)
+    assert [(finding.method, finding.by) for finding in delivery.mail.findings] == [("dkim", "editor")]
+
+
+async def test_the_sender_is_rewritten_before_the_next_hop_hears_it():
+    def rewrite_envelope(_self, rcpt):
+        return SetSender(make_address("srs0=x@example.net")) if rcpt is None else None
+
+    driver = SessionDriver(plugin("srs", rewrite_envelope=rewrite_envelope))
+    delivery = await driver.deliver(RAW)
+    assert str(driver.upstream.begun[0][0].sender) == "srs0=x@example.net"
+    assert str(delivery.sent.envelope.sender) == "srs0=x@example.net"
+    assert len(driver.upstream.begun) == 1
+
+
+async def test_a_recipient_is_rewritten_and_keeps_its_options():
+    def rewrite_envelope(_self, rcpt):
+        return ReplaceRecipient(rcpt.address, EVE) if rcpt else None
+
+    driver = SessionDriver(plugin("aliases", rewrite_envelope=rewrite_envelope))
+    await driver.say("EHLO x", "MAIL FROM:<a@example.org>")
+    await driver.say("RCPT TO:<b@example.net> NOTIFY=NEVER ORCPT=rfc822;B@example.net")
+    delivery = await driver.content(RAW)
+    assert delivery.sent.recipients == (Recipient(EVE, ("NEVER",), "rfc822;B@example.net"),)
+
+
+async def test_a_copy_goes_along_once_and_its_refusal_is_nobodys_business():
+    def rewrite_envelope(_self, rcpt):
+        return [AddRecipient(Recipient(EVE)), AddRecipient(Recipient(BOB))] if rcpt else None
+
+    driver = SessionDriver(plugin("archive", rewrite_envelope=rewrite_envelope))
+    delivery = await driver.deliver(RAW, recipients=["b@example.net", "c@example.net"])
+    assert [str(one.address) for one in delivery.sent.recipients] == [
+        "b@example.net",
+        "eve@example.net",
+        "c@example.net",
+    ]
+    refusing = SessionDriver(plugin("archive", rewrite_envelope=rewrite_envelope))
+    refusing.upstream.answers["eve@example.net"] = Reply(550, "5.1.1", "No such user")
+    delivery = await refusing.deliver(RAW)
+    assert [str(one.address) for one in delivery.sent.recipients] == ["b@example.net"]
+    assert events(refusing, "copy_refused")[0]["to"] == "eve@example.net"
+
+
+async def test_a_recipient_that_becomes_nobody_is_refused():
+    def rewrite_envelope(_self, rcpt):
+        return DropRecipient(rcpt.address) if rcpt else None
+
+    driver = SessionDriver(plugin("dropping", rewrite_envelope=rewrite_envelope))
+    assert str((await driver.deliver(RAW)).reply) == "550 5.1.1 No such recipient"
+
+
+# -- observe ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["connect", "helo", "mail", "rcpt", "message"])
+async def test_observing_decides_nothing_and_says_what_it_would_have(stage):
+    def member(_self):
+        return reject("no")
+
+    driver = SessionDriver(entry_for(plugin("watcher", **{stage: member}), observe=True))
+    delivery = await driver.deliver(RAW)
+    assert delivery.reply.ok
+    told = events(driver, "would_have")
+    assert [(event["plugin"], event["hook"], event["verdict"], event["reply"]) for event in told] == [
+        ("watcher", stage, "reject", "550 5.7.1 no")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "edit"),
+    [("before_forward", AddHeader("X-No", "1")), ("rewrite_envelope", ReplaceRecipient(BOB, EVE))],
+)
+async def test_observing_edits_nothing(stage, edit):
+    driver = SessionDriver(entry_for(plugin("watcher", **{stage: lambda _self: edit}), observe=True))
+    delivery = await driver.deliver(RAW)
+    assert delivery.sent.data == delivery.sent.lead + RAW
+    assert delivery.sent.recipients == (Recipient(BOB),)
+    assert events(driver, "would_have")[0]["edits"] == 1
+
+
+async def test_findings_of_an_observer_count_as_findings():
+    driver = SessionDriver(entry_for(plugin("watcher", message=answering(None, "seen")), observe=True))
+    assert (await driver.deliver(RAW)).mail.finding("seen")
+
+
+@pytest.mark.parametrize(
+    "stage", ["connect", "helo", "mail", "rcpt", "rewrite_envelope", "message", "before_forward"]
+)
+async def test_a_fault_of_an_observer_decides_nothing_either(stage):
+    def member(_self):
+        raise RuntimeError
+
+    driver = SessionDriver(entry_for(plugin("watcher", **{stage: member}), observe=True))
+    assert (await driver.deliver(RAW)).reply.ok
+    assert events(driver, "plugin_fault")
+
+
+async def test_verdicts_are_counted_by_mode():
+    driver = SessionDriver(
+        entry_for(plugin("watcher", after=(), message=answering(reject("no"))), observe=True),
+        plugin("judge", after=(), message=answering(accept())),
+    )
+    await driver.deliver(RAW)
+    counts = {
+        s.labels: s.value for s in driver.services.metrics.samples() if s.family.name == "verdicts_total"
+    }
+    assert {labels for labels, value in counts.items() if value} == {
+        ("message", "watcher", "reject", "observe"),
+        ("message", "judge", "accept", "enforce"),
+    }
+
+
+# -- identify -----------------------------------------------------------------------------------------------------------
+
+
+def knowing(*logins):
+    async def auth(_self, client, credentials):
+        await asyncio.sleep(0)
+        return credentials.login if credentials.login in logins and credentials.password == "pw" else None
+
+    return auth
+
+
+async def identified(*entries, login="ana"):
+    """Return what the pipeline makes of a login with the right password."""
+    driver = SessionDriver(*entries)
+    return await driver.services.pipeline.identify(driver.session.client, Credentials("PLAIN", login, "pw"))
+
+
+def failing(_self):
+    raise RuntimeError("hunter2")
+
+
+async def test_the_first_identity_wins():
+    one, two = plugin("one", auth=knowing("ana")), plugin("two", auth=lambda _self: "somebody")
+    assert await identified(one, two) == ("ana", False)
+    assert await identified(one, two, login="eve") == ("somebody", False)
+    assert await identified(one, login="eve") == (None, False)
+    assert await identified() == (None, False)
+
+
+async def test_a_plugin_that_fails_to_tell_is_not_a_wrong_password():
+    broken, one = plugin("broken", auth=failing), plugin("one", auth=knowing("ana"))
+    assert await identified(broken, one) == ("ana", False)
+    assert await identified(broken, one, login="eve") == (None, True)
+    assert await identified(entry_for(broken, on_error="skip"), one, login="eve") == (None, False)
+    assert await identified(plugin("odd", auth=lambda _self: True)) == (None, True)
+    assert await identified(plugin("empty", auth=lambda _self: "")) == (None, False)
+
+
+async def test_an_observer_lets_nobody_in_and_keeps_nobody_out():
+    assert await identified(entry_for(plugin("one", auth=knowing("ana")), observe=True)) == (None, False)
+    assert await identified(entry_for(plugin("one", auth=failing), observe=True)) == (None, False)
+
+
+# -- report -------------------------------------------------------------------------------------------------------------
+
+
+async def test_report_hooks_hear_the_outcome_of_every_recipient():
+    heard = []
+
+    @hook
+    async def after_forward(_self, mail, outcomes):
+        await asyncio.sleep(0)
+        heard.append((mail.id, [(str(one.recipient.address), one.state, one.route) for one in outcomes]))
+        return reject("too late")
+
+    driver = SessionDriver(plugin("reporter", after_forward=after_forward))
+    assert (await driver.deliver(RAW, recipients=["b@example.net", "c@example.net"])).reply.ok
+    done = [("b@example.net", State.DONE, "upstream"), ("c@example.net", State.DONE, "upstream")]
+    assert heard == [("c0.1", done)]
+
+
+async def test_totals_of_a_connection(fake_clock):
+    heard = []
+
+    def session_closed(_self, client, totals):
+        heard.append((client.ip, totals))
+
+    driver = SessionDriver(plugin("reporter", session_closed=session_closed), clock=fake_clock)
+    await driver.deliver(RAW, recipients=["b@example.net", "c@example.net"])
+    await driver.deliver(RAW)
+    fake_clock.advance(7)
+    await driver.say("QUIT")
+    [(ip, totals)] = heard
+    assert (ip, totals.messages, totals.recipients) == ("192.0.2.1", 2, 3)
+    assert (totals.octets, totals.seconds) == (2 * len(RAW), 7.0)
