@@ -81,6 +81,26 @@ class Session:
 
     async def hello(self, verb: str, name: str) -> Reply:
         """EHLO, HELO or LHLO: ends a transaction, and says what is offered."""
+        refusal = self._greeted(verb, name)
+        if refusal is not None:
+            return refusal
+        if self._services.pipeline.calls("helo"):
+            verdict, notes = await self._services.pipeline.decide_client(
+                "helo", self.client, self._scope, name=name
+            )
+            self._findings += notes
+            if verdict is not None and verdict.reply is not None:
+                return verdict.reply
+        return self._offer(verb)
+
+    def hello_at_once(self, verb: str, name: str) -> Reply | None:
+        """As `hello`, where no hook is asked; None (and nothing done) where one is."""
+        if self._services.pipeline.calls("helo"):
+            return None
+        return self._greeted(verb, name) or self._offer(verb)
+
+    def _greeted(self, verb: str, name: str) -> Reply | None:
+        """Take the name that the client gives itself, or return the refusal."""
         lmtp = self._policy.protocol == "lmtp"
         if lmtp != (verb == "LHLO"):
             return Reply(500, "5.5.1", f"This is {'LMTP: say LHLO' if lmtp else 'SMTP: say EHLO'}")
@@ -89,13 +109,9 @@ class Session:
         self.reset()
         proto = "LMTP" if lmtp else "ESMTP" if verb == "EHLO" else "SMTP"
         self.client = self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
-        if self._services.pipeline.calls("helo"):
-            verdict, notes = await self._services.pipeline.decide_client(
-                "helo", self.client, self._scope, name=name
-            )
-            self._findings += notes
-            if verdict is not None and verdict.reply is not None:
-                return verdict.reply
+        return None
+
+    def _offer(self, verb: str) -> Reply:
         self._said_hello = True
         if verb == "HELO":
             self._offered = Offered(0, eightbit=False, smtputf8=False, dsn=False, auth=False)
@@ -272,6 +288,39 @@ class Session:
 
     async def mail(self, arg: str) -> Reply:
         """MAIL: begin a transaction."""
+        draft = self._drafted(arg)
+        if isinstance(draft, Reply):
+            return draft
+        mail, scope = draft.mail, draft.scope
+        pipeline = self._services.pipeline
+        refusal = None
+        if pipeline.entries:
+            self._services.begin_queries()
+        if pipeline.asks_mail:
+            refusal = self._refused(await pipeline.decide("mail", mail, scope))
+        if refusal is None and pipeline.rewrites_envelope:
+            edits, verdict = await pipeline.rewritten(mail, None, scope)
+            refusal = self._refused(verdict)
+            mail.envelope = apply_to_envelope(mail.envelope, edits)
+        if refusal is not None:
+            scope.cancel()
+            self._log_refusal(mail, None, refusal)
+            return refusal
+        self._draft = draft
+        return _OK_MAIL
+
+    def mail_at_once(self, arg: str) -> Reply | None:
+        """As `mail`, where no hook is asked; None (and nothing done) where one may be."""
+        if self._services.pipeline.entries:
+            return None
+        draft = self._drafted(arg)
+        if isinstance(draft, Reply):
+            return draft
+        self._draft = draft
+        return _OK_MAIL
+
+    def _drafted(self, arg: str) -> Draft | Reply:
+        """Our own opinion of one MAIL: the transaction to be, or the refusal."""
         refusal = self._may_mail()
         if refusal is not None:
             return refusal
@@ -296,22 +345,7 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        scope = Scope(limits.message_budget, self._scope)
-        pipeline = self._services.pipeline
-        if pipeline.entries:
-            self._services.begin_queries()
-        if pipeline.asks_mail:
-            refusal = self._refused(await pipeline.decide("mail", mail, scope))
-        if refusal is None and pipeline.rewrites_envelope:
-            edits, verdict = await pipeline.rewritten(mail, None, scope)
-            refusal = self._refused(verdict)
-            mail.envelope = apply_to_envelope(mail.envelope, edits)
-        if refusal is not None:
-            scope.cancel()
-            self._log_refusal(mail, None, refusal)
-            return refusal
-        self._draft = Draft(mail, scope, declared=envelope.size)
-        return _OK_MAIL
+        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size)
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
