@@ -165,8 +165,6 @@ Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
 def apply_to_message(message: Message, edits: Iterable[Edit]) -> Message:
     """Return the message with its edits applied in order; without any, the same object."""
     head: bytes = message.head
-    body = message.body
-    dotless, reader = message.dotless, message.reader
     changed = False
     for edit in edits:
         match edit:
@@ -175,13 +173,13 @@ def apply_to_message(message: Message, edits: Iterable[Edit]) -> Message:
             case AddHeader() | DropHeader() | ReplaceHeader():
                 head = _edit_fields(Message(head), edit)
             case ReplaceBody(new):
-                body, dotless, reader = new, False, None
+                message = Message(head, new)
                 if not head.endswith(b"\r\n\r\n") and head != b"\r\n":
                     head = (head if head.endswith(b"\r\n") or not head else head + b"\r\n") + b"\r\n"
             case _:
                 continue
         changed = True
-    return Message(head, body, dotless=dotless, reader=reader) if changed else message
+    return message.with_head(head) if changed else message
 
 
 def _edit_fields(message: Message, edit: HeaderEdit) -> bytes:

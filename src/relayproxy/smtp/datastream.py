@@ -79,12 +79,14 @@ class DataReader:
     def feed(self, data: bytes) -> bytes | None:
         """Take the next octets. Returns what came after the end of the data, or None if that is not reached."""
         buffer = self._carry + data if self._carry else data
-        # Searching backwards is twice as fast, and mostly there is no dot to be found but the last.
+        # Most content of many octets is base64, in which there is no dot at all: a look for one takes a hundredth of
+        # the time. Else searching backwards is twice as fast, as mostly there is none to be found but the last.
         if buffer.endswith(_END):
-            if buffer.rfind(b"\r\n.", 0, -3) < 0:
-                self._emit(buffer[self._skip : -3])
+            end = len(buffer) - 3
+            if buffer.find(b".", 0, end) < 0 or buffer.rfind(b"\r\n.", 0, end) < 0:
+                self._emit(buffer[self._skip : end])
                 return b""
-        elif buffer.rfind(b"\r\n.") < 0:
+        elif b"." not in buffer or buffer.rfind(b"\r\n.") < 0:
             self._keep(buffer, self._skip, len(buffer) - _open_end(buffer))
             return None
         return self._with_dots(buffer)
