@@ -96,7 +96,8 @@ class SharedLedger:
 
         A message without Message-ID is not entered: that two such are alike says nothing.
         """
-        if b"\nmessage-id" not in b"\n" + message.head.lower():
+        lowered = message.head.lower()
+        if b"\nmessage-id" not in lowered and not lowered.startswith(b"message-id"):
             return None
         entry = self._next
         self._next = (entry + 1) % ENTRIES

@@ -378,7 +378,11 @@ class Session:
             return [Reply(503, "5.5.1", "Need MAIL first")] * len(args)
         if len(args) == 1:
             # The usual case, without the bookkeeping of a batch.
-            answer = await self._consider(draft, args[0], 0)
+            answer = (
+                await self._consider(draft, args[0], 0)
+                if self._services.pipeline.entries
+                else self._considered(draft, args[0], 0)
+            )
             if not isinstance(answer, Reply):
                 answer = (await self._ask(draft, [answer]))[0]
             if not answer.ok:
@@ -407,24 +411,12 @@ class Session:
     async def _consider(
         self, draft: Draft, arg: str, waiting: int
     ) -> Reply | tuple[Recipient, list[Recipient]]:
-        """Our own opinion of one RCPT: a refusal, or (as given, as it goes on)."""
-        try:
-            recipient = parse_rcpt(arg, self._offered, smtputf8=draft.mail.envelope.smtputf8)
-        except CommandError as error:
-            return error.reply
-        if len(draft.given) + waiting >= self._policy.limits.recipients:
-            return Reply(452, "4.5.3", "Too many recipients")
-        services = self._services
-        if (
-            not self.client.trusted
-            and recipient.address.domain
-            and not services.relay.serves(recipient.address)
-        ):
-            reply = Reply(550, "5.7.1", "Relaying denied")
-            self._log_refusal(draft.mail, recipient, reply)
-            return reply
+        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on)."""
+        recipient = self._permitted(draft, arg, waiting)
+        if isinstance(recipient, Reply):
+            return recipient
         targets = [recipient]
-        pipeline = services.pipeline
+        pipeline = self._services.pipeline
         if pipeline.asks_rcpt:
             refusal = self._refused(await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient))
             if refusal is not None:
@@ -440,7 +432,37 @@ class Session:
                 targets = list(apply_to_envelope(one, edits).recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
-        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, targets[0].address)
+        return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
+
+    def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
+        """As `_consider`, where there are no hooks."""
+        recipient = self._permitted(draft, arg, waiting)
+        if isinstance(recipient, Reply):
+            return recipient
+        return self._misrouted(draft, recipient, waiting) or (recipient, [recipient])
+
+    def _permitted(self, draft: Draft, arg: str, waiting: int) -> Reply | Recipient:
+        """Whether this client may send there at all: the recipient as given, or the refusal."""
+        try:
+            recipient = parse_rcpt(arg, self._offered, smtputf8=draft.mail.envelope.smtputf8)
+        except CommandError as error:
+            return error.reply
+        if len(draft.given) + waiting >= self._policy.limits.recipients:
+            return Reply(452, "4.5.3", "Too many recipients")
+        if (
+            not self.client.trusted
+            and recipient.address.domain
+            and not self._services.relay.serves(recipient.address)
+        ):
+            reply = Reply(550, "5.7.1", "Relaying denied")
+            self._log_refusal(draft.mail, recipient, reply)
+            return reply
+        return recipient
+
+    def _misrouted(self, draft: Draft, target: Recipient, waiting: int) -> Reply | None:
+        """Give the transaction its route, or return why this recipient can't go along."""
+        services = self._services
+        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, target.address)
         if route is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         if draft.route is None:
@@ -451,7 +473,7 @@ class Session:
         if hop.per_recipient and self._policy.protocol != "lmtp" and (draft.given or waiting):
             # The next hop answers for each recipient; one reply to our client can't say two things.
             return Reply(452, "4.5.3", "One recipient at a time here: send it in another transaction")
-        return recipient, targets
+        return None
 
     async def _ask(self, draft: Draft, asked: list[tuple[Recipient, list[Recipient]]]) -> list[Reply]:
         """Let the next hop speak for itself about each recipient; a reply for each that was given."""
