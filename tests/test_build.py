@@ -69,6 +69,7 @@ EVERY_LIMIT = {
     "data_timeout": "8s",
     "handshake_timeout": "9s",
     "bogus_commands": 10,
+    "idle_commands": 15,
     "auth_failures": 11,
     "headers": 12,
     "header_bytes": 13,

@@ -8,8 +8,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from functools import cached_property
+from itertools import accumulate
 from typing import TypeAlias
 
 from relayproxy.model.encoded_words import decode_words
@@ -150,7 +150,7 @@ class Message:
         """As `from_bytes`, of octets that came in pieces; a body that begins in the first of them is not copied."""
         first = pieces[0] if pieces else b""
         cut = 2 if first.startswith(b"\r\n") else first.find(b"\r\n\r\n") + 4
-        if len(pieces) < 2 or cut < 4 and not first.startswith(b"\r\n"):
+        if len(pieces) < 2 or (cut < 4 and not first.startswith(b"\r\n")):
             return cls.from_bytes(b"".join(pieces), dotless=dotless)
         return cls(first[:cut], Pieces((first[cut:], *pieces[1:])), dotless=dotless)
 

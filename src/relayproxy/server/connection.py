@@ -35,6 +35,7 @@ _BAD_SYNTAX = Reply(500, "5.5.2", "Bad syntax: lines end in CRLF")
 _UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 _PIPELINED = Reply(554, "5.5.0", "You spoke out of turn")
 _OK = Reply(250, "2.0.0", "Ok")
+_IDLE_TOO_LONG = Reply(421, "4.7.0", "Too many commands without a message")
 _BYE = Reply(221, "2.0.0", "Bye")
 _FAULT = "Internal trouble, try again later"
 _GO = bytes(Reply(354, "", "End data with <CRLF>.<CRLF>"))
@@ -89,6 +90,7 @@ class Connection(SMTP):
         self._deadline = 0.0
         self._quota_ip: str | None = None
         self._bogus = 0
+        self._idle = 0
         self._heard = self._news = False
         self._paused_reading = False
         self._ended = False
@@ -342,13 +344,22 @@ class Connection(SMTP):
         try:
             await self._greet(talk)
             while not (talk.closing or self.lost or self._ended):
-                line = await self._line(talk)
-                if line is None:
-                    break
-                if talk.unconfirmed is not None and self._heard:
-                    talk.confirm()
+                if not self._buffer and not self._services.draining and not self._services.retiring:
+                    self._listening = True
+                    await self._wait(self._limits.command_timeout)
+                    self._listening = False
+                    if talk.closing:
+                        break
                 try:
-                    await (self._deliver_begun(talk) if self._arrived else self._obey(talk, line))
+                    if self._arrived:
+                        await self._deliver_begun(talk)
+                        continue
+                    line = await self._line(talk)
+                    if line is None:
+                        break
+                    if talk.unconfirmed is not None and self._heard:
+                        talk.confirm()
+                    await self._obey(talk, line)
                 except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
                     self._say(self._broken(talk, error))
         except Exception as error:  # noqa: BLE001  (the last fence: a defect of ours ends one connection, not all)
@@ -408,15 +419,6 @@ class Connection(SMTP):
         """Return the next command line without its end, or None at the end of the connection."""
         limit = self._limits.command_line
         buffer = self._buffer
-        if not buffer and not self._services.draining and not self._services.retiring:
-            self._listening = True
-            await self._wait(self._limits.command_timeout)
-            self._listening = False
-            buffer = self._buffer
-            if self._arrived:
-                return buffer
-            if talk.closing:
-                return None
         if len(buffer) <= limit and buffer.endswith(b"\r\n") and buffer.find(b"\n") == len(buffer) - 1:
             # One line and no more, as from any client that waits for its answers. Control characters within it
             # are refused with all others when the argument is looked at.
@@ -494,6 +496,13 @@ class Connection(SMTP):
                 self._say(_PIPELINED)
             talk.closing = True
             return
+        if verb in _IDLE:
+            # They cost nothing each, but in one piece there may be forty thousand of them.
+            self._idle += 1
+            if self._idle > self._limits.idle_commands:
+                self._answer(verb, _IDLE_TOO_LONG)
+                talk.closing = True
+                return
         await method(self, talk, arg, verb)
 
     def _broken(self, talk: Session, error: Exception) -> Reply:
@@ -629,6 +638,7 @@ class Connection(SMTP):
             else:
                 message = store.message(dotless=not check.dots)
                 self._heard = False
+                self._idle = 0
                 replies = await talk.deliver(message, gone=self._gone)
         finally:
             store.release()
@@ -824,6 +834,7 @@ _METHODS: dict[bytes, tuple[str, Any]] = {
         ("XFORWARD", Connection._xforward),  # noqa: SLF001  (the table of this module's own methods)
     )
 }
+_IDLE = frozenset({"NOOP", "RSET", "VRFY", "EXPN", "HELP"})
 _ALONE = frozenset({"EHLO", "HELO", "LHLO", "DATA", "STARTTLS", "AUTH", "XCLIENT"})
 
 
