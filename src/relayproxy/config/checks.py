@@ -157,9 +157,9 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
-    if upstream.protocol == "lmtp" and upstream.tls in ("required", "verify"):
-        message = "STARTTLS over LMTP is not spoken here"
-        yield "RP309", "error", (*at, "tls"), message, "use off, or implicit"
+    if upstream.protocol == "lmtp" and upstream.login is not None:
+        message = "a login over LMTP is not spoken here"
+        yield "RP309", "error", (*at, "login"), message, "leave it out, or use protocol: smtp"
     for one, other in (("login", "password"), ("password", "login"), ("client_key", "client_cert")):
         if getattr(upstream, one) is not None and getattr(upstream, other) is None:
             yield "RP309", "error", (*at, one), f"{one} without {other}", ""
