@@ -64,7 +64,7 @@ class UpstreamSink:
     recipient addresses to the raw reply they get, `lax` lets DATA end at the line ends that careless receivers
     take. What can be read: `arrived` (every message that came whole, whatever was answered), `complaints`
     (what clients did against the specifications), `sessions` (how many there were), `reached` (how often each
-    step was).
+    step was), `listener` (the socket, while it listens).
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UpstreamSink:
         self.sessions = 0
         self._tls = tls
         self._wires: set[Wire] = set()
-        self._listener: socket.socket | None = None
+        self.listener: socket.socket | None = None
         self._arrivals: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._released = asyncio.Event()
@@ -121,14 +121,14 @@ class UpstreamSink:
             listener = socket.create_server((self.host, self.port), family=family, backlog=100)
             self.port = listener.getsockname()[1]
         listener.setblocking(False)
-        self._listener = listener
+        self.listener = listener
         self._keep(self._accept(listener))
 
     async def close(self) -> None:
         """Stop listening and end every session at once; what was recorded stays."""
-        if self._listener is None:
+        if self.listener is None:
             return
-        listener, self._listener = self._listener, None
+        listener, self.listener = self.listener, None
         tasks = [*self._arrivals, *(wire.task for wire in self._wires if wire.task)]
         for wire in self._wires:
             wire.transport.abort()
@@ -159,7 +159,7 @@ class UpstreamSink:
             await loop.connect_accepted_socket(lambda: Wire(self._serve), sock, ssl=self._tls)
 
     async def _serve(self, wire: Wire) -> None:
-        if self._listener is None:
+        if self.listener is None:
             wire.transport.abort()
             return
         self._wires.add(wire)
