@@ -35,6 +35,7 @@ from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
+from relayproxy.secrets import Secret, SecretError, SecretRef
 
 __all__ = [
     "NULL_SENDER",
@@ -68,6 +69,9 @@ __all__ = [
     "ReplaceRecipient",
     "Reply",
     "Resolver",
+    "Secret",
+    "SecretError",
+    "SecretRef",
     "SessionTotals",
     "SetSender",
     "Settings",
