@@ -198,7 +198,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there."""
+    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
+
+    `unencrypted` names the upstreams that mail goes to over a network and without TLS.
+    """
 
     hostname: str
     resolver: Resolver
@@ -206,3 +209,4 @@ class App:
     folder: Path
     local_domains: frozenset[str] = frozenset()
     environ: Mapping[str, str] | None = None
+    unencrypted: frozenset[str] = frozenset()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
@@ -26,6 +27,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", DkimSignSettings),
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
+        ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
         ("srs.md", SrsSettings),
     ],
