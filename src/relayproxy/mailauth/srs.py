@@ -69,7 +69,7 @@ class Srs:
         local part would have more than 64 octets.
         """
         host = sender.ascii_domain
-        if not _HOST.match(host):
+        if not _HOST.match(host) or len(sender.local) > _LONGEST_READ:
             return None
         local = _unquoted(sender.local)
         if _TAGGED.match(local) and (chained := self._chained(local, host)):
@@ -98,7 +98,7 @@ class Srs:
 
         None if it isn't an SRS address of this domain. Raises SrsFault if it is one, but not a good one.
         """
-        local = _unquoted(address.local)
+        local = _unquoted(address.local[: _LONGEST_READ + 3])
         if address.ascii_domain != self.domain or not _TAGGED.match(local):
             return None
         if len(local) > _LONGEST_READ:
