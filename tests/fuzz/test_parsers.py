@@ -22,7 +22,8 @@ def test_nonsense_is_refused_or_read(target):
     @settings(max_examples=EXAMPLES)
     @given(st.lists(words, max_size=40).map(b"".join))
     def fuzz(data):
-        target.run(data)
+        for name in target.fields or (b"",):
+            target.run(name + data)
 
     fuzz()
 
@@ -30,4 +31,5 @@ def test_nonsense_is_refused_or_read(target):
 @targets
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
 def test_what_is_made_to_cost_time_is_refused_or_read(target, hostile):
-    target.run(hostile.make(20_000))
+    for data in target.inputs(hostile, 20_000):
+        target.run(data)
