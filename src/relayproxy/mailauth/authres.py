@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from relayproxy.model.address import to_a_label
 from relayproxy.model.edits import DropHeader
@@ -18,7 +19,7 @@ METHODS = frozenset({"arc", "auth", "dkim", "dmarc", "dnswl", "iprev", "rrvs", "
 """The methods that are published, of those registered (RFC 8601 section 6.2 and its successors)."""
 
 _UNPUBLISHED = frozenset({"hit", "miss"})  # our own words for lists and scanners
-_LONGEST = 65_536  # octets of a field that are still looked at
+_LONGEST = 16_384  # characters of a field that are still looked at; honest ones have a thousand
 _WIDTH = 76
 _VALUE_ROOM = 256
 _RESULTS = 50
@@ -29,7 +30,7 @@ _ADDRESS = re.compile(
 )
 _PROPERTY = re.compile(r"(?:smtp|header|body|policy|dns)\.[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?(?:/[0-9]+)?\Z")
-_LEXEME = re.compile(r'[ \t\r\n]+|"((?:[^"\\]|\\.)*)"|[;=]|[^\s;="()]+', re.DOTALL)
+_LEXEME = re.compile(r'[ \t\r\n]*(?:"((?:[^"\\]|\\.)*)"|([;=]|[^\s;="()]+)|\(|\Z)', re.DOTALL)
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _INSTANCE = re.compile(r"[ \t]*i[ \t]*=[ \t]*([0-9]{1,3})[ \t]*;")
@@ -177,8 +178,7 @@ def parse_arc(value: str) -> tuple[int, AuthenticationResults]:
     return int(instance[1]), parse(value[instance.end() :])
 
 
-@dataclass(frozen=True, slots=True)
-class _Lexeme:
+class _Lexeme(NamedTuple):
     text: str
     quoted: bool
     start: int
@@ -194,17 +194,16 @@ def _lexemes(value: str) -> Iterable[_Lexeme]:
         raise ValueError("the field is too long")
     position = 0
     while position < len(value):
-        if value[position] == "(":
-            position = _after_comment(value, position)
-            continue
         found = _LEXEME.match(value, position)
         if not found:
             raise ValueError("a quote or a parenthesis is out of place")
-        if found[1] is not None:
-            yield _Lexeme(_QUOTED_PAIR.sub(r"\1", found[1]), True, position, found.end())
-        elif not found[0].isspace():
-            yield _Lexeme(found[0], False, position, found.end())
         position = found.end()
+        if found[2] is not None:
+            yield _Lexeme(found[2], False, found.start(2), position)
+        elif found[1] is not None:
+            yield _Lexeme(_QUOTED_PAIR.sub(r"\1", found[1]), True, found.start(1) - 1, position)
+        elif position and value[position - 1] == "(":
+            position = _after_comment(value, position - 1)
 
 
 def _after_comment(value: str, position: int) -> int:
