@@ -20,6 +20,8 @@ METHODS = frozenset({"arc", "auth", "dkim", "dmarc", "dnswl", "iprev", "rrvs", "
 
 _UNPUBLISHED = frozenset({"hit", "miss"})  # our own words for lists and scanners
 _LONGEST = 16_384  # characters of a field that are still looked at; honest ones have a thousand
+_LONGEST_ID = 253
+_FOREIGN_IDS = 20  # of a message, that are turned into A-labels, which takes a millisecond for a long one
 _WIDTH = 76
 _VALUE_ROOM = 256
 _RESULTS = 50
@@ -115,27 +117,40 @@ def forged(message: Message, authserv_id: str, *, also: Collection[str] = ()) ->
     head = message.head.lower()
     if not any(name in head for name in _OURS_TO_WRITE):
         return ()
-    ours = {name for one in (authserv_id, *also) for name in _claimable(_same(one))}
+    claims = _Claims({name for one in (authserv_id, *also) for name in _claimable(_same(one))})
     seen: dict[str, int] = {}
     edits = []
     for field in message.fields:
         name = field.name.lower()
         index = seen.get(name, 0)
         seen[name] = index + 1
-        if _is_forged(name, field, ours):
+        if _is_forged(name, field, claims):
             edits.append(DropHeader(field.name, index))
     return tuple(reversed(edits))  # from the bottom, so that no edit moves the index of another
 
 
-def _is_forged(name: str, field: HeaderField, ours: set[str]) -> bool:
+class _Claims:
+    """Tells whether a name is one of ours in any spelling; one that takes too long to be told counts as such."""
+
+    def __init__(self, ours: set[str]) -> None:
+        self._ours = ours
+        self._foreign = 0
+
+    def ours(self, name: str) -> bool:
+        if not name.isascii():
+            self._foreign += 1
+        return len(name) > _LONGEST_ID or self._foreign > _FOREIGN_IDS or _same(name) in self._ours
+
+
+def _is_forged(name: str, field: HeaderField, claims: _Claims) -> bool:
     if name in _RESULTS_FIELDS:
         try:
-            return _same(_read_id(field.value)) in ours
+            return claims.ours(_read_id(field.value))
         except ValueError:
             return True
     if name == "received-spf":
         found = _RECEIVER.search(field.value[:_LONGEST])
-        return bool(found) and _same(found[1] if found else "") in ours
+        return bool(found) and claims.ours(found[1] if found else "")
     if name in _INDICATORS:
         return True
     if not name:  # a line that is no field to us may be one to somebody else
@@ -232,7 +247,7 @@ def _read_id(value: str) -> str:
     """Return the authserv-id, whatever follows the first semicolon. Raises ValueError if it can't be read."""
     group: list[_Lexeme] = []
     for lexeme in _lexemes(value):
-        if lexeme.is_(";"):
+        if lexeme.is_(";") or len(group) > 2:
             break
         group.append(lexeme)
     return _id_of(group)
