@@ -93,6 +93,11 @@ def test_the_separators_of_other_forwarders_are_kept(separator):
     assert C.reverse(C.forward(theirs, NOW), NOW) == theirs
 
 
+def test_of_another_forwarder_not_even_an_empty_address_is_judged():
+    theirs = Address("SRS0=", "b.example")
+    assert C.reverse(C.forward(theirs, NOW), NOW) == theirs
+
+
 @pytest.mark.parametrize("local", ["SRS1", "SRS1=x", "SRS1=abcdef=b.example=no-separator", "SRS2=a", "srs0"])
 def test_what_only_looks_like_it_is_rewritten_like_anything(local):
     made = C.forward(Address(local, "b.example"), NOW)

@@ -15,7 +15,7 @@ _RECEIVED = re.compile(r"[ \t]*(fail|softfail)\b", re.IGNORECASE)
 _FROM = re.compile(r'envelope-from\s*=\s*"?(?:[^"\s;]*@)?([^"\s;@]+)', re.IGNORECASE)
 _ROOM = 8192
 _SAYING = frozenset({"arc-authentication-results", "authentication-results", "received-spf"})
-_READ = 65_536  # octets of all such fields together, from the top, where the last hops write
+_READ = 32_768  # octets of all such fields together, from the top, where the last hops write
 
 
 def received_spf(result: str, comment: str, **pairs: str) -> str:

@@ -27,7 +27,7 @@ _LONGEST_READ = 512  # octets of a local part that are looked at; no server has 
 
 _TAGGED = re.compile(r"srs[01][=+-]", re.IGNORECASE)
 _SRS0 = re.compile(r"[=+-]([A-Za-z2-7]{6})=([A-Za-z2-7]{2})=([^=\s]{1,253})=(.*)\Z", re.DOTALL)
-_SRS1 = re.compile(r"[=+-]([A-Za-z2-7]{6})=([^=\s]{1,253})=([=+-].+)\Z", re.DOTALL)
+_SRS1 = re.compile(r"[=+-]([A-Za-z2-7]{6})=([^=\s]{1,253})=([=+-].*)\Z", re.DOTALL)
 _ATOMS = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*\Z"
 )
