@@ -283,6 +283,7 @@ def bulk(data: bytes) -> None:
     list(bulk_rules.check_unsubscribe(message, bulk_rules.signers_of(message)))
     list(bulk_rules.check_from(message, ()))
     list(bulk_rules.check_singletons(message))
+    list(bulk_rules.check_lines(message))
     assert bulk_rules.is_bulk(message) in (True, False)
 
 

@@ -30,6 +30,7 @@ from relayproxy.mailauth.bulk_rules import (
     check_automatic,
     check_date,
     check_from,
+    check_lines,
     check_message_id,
     check_singletons,
     check_unsubscribe,
@@ -43,7 +44,7 @@ from relayproxy.mailauth.spf import Spf
 
 Check = Literal[
     "from", "dkim", "dmarc", "spf", "ptr", "tls", "unsubscribe", "singletons", "message_id", "date", "size",
-    "automatic",
+    "lines", "automatic",
 ]  # fmt: skip
 Domain = Annotated[str, AfterValidator(lambda text: to_a_label(text.strip()).rstrip("."))]
 
@@ -115,6 +116,7 @@ class Compliance(Plugin[ComplianceSettings]):
         now = self._app.clock.time()
         yield from check_from(message, self._free_mail)
         yield from check_singletons(message)
+        yield from check_lines(message)
         yield from check_message_id(message)
         yield from check_date(message, now, options.date_days * _DAY, _DAY)
         yield from check_automatic(message, null_sender=not mail.envelope.sender)

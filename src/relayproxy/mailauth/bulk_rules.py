@@ -33,6 +33,7 @@ SINGLETONS = (
 ONE_CLICK = ("list-unsubscribe", "list-unsubscribe-post")
 
 _SIGNATURES = 10  # of a message, that are looked at
+_LINE = 998  # octets without CRLF
 _LONGEST = 2000  # characters of a value, ten times what any honest one has
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ZONES = {"ut": 0, "gmt": 0, "utc": 0, "z": 0, "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6,
@@ -107,6 +108,23 @@ def check_singletons(message: Message) -> Iterator[Problem]:
     for name in SINGLETONS:
         if counts[name.lower()] > 1:
             yield Problem("singletons", f"{name} occurs {counts[name.lower()]} times")
+
+
+def check_lines(message: Message) -> Iterator[Problem]:
+    """Yield a line that is longer than 998 octets (RFC 5322 section 2.1.1), which some relay will wrap.
+
+    Looks at every thousandth octet and back from there, so a body of any size takes no time to speak of.
+    """
+    for part in (message.head, message.body):
+        start = 0
+        while len(part) - start > _LINE:
+            end = bytes(part[start : start + _LINE + 2]).rfind(b"\n")
+            if end < 0:
+                yield Problem(
+                    "lines", f"a line is longer than {_LINE} octets: relays wrap it, and signatures break"
+                )
+                return
+            start += end + 1
 
 
 def check_message_id(message: Message) -> Iterator[Problem]:
