@@ -296,6 +296,21 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     assert app == App("mx.example.org", resolver, clock, tmp_path, frozenset({"example.com", ".example.net"}))
 
 
+@pytest.mark.parametrize(
+    ("address", "tls", "plain"),
+    [
+        ("192.0.2.1:25", "off", True),
+        ("192.0.2.1:25", "opportunistic", False),
+        ("127.0.0.1:25", "off", False),
+        ("unix:/run/lmtp", "off", False),
+    ],
+)
+def test_plugins_learn_which_upstreams_have_no_tls(tmp_path: Path, address: str, tls: str, plain: bool):
+    config = a_config(upstreams={"up": {"address": address, "tls": tls}})
+    app = build.app_for(config, FakeResolver({}), FakeClock(), tmp_path)
+    assert app.unencrypted == ({"up"} if plain else frozenset())
+
+
 def test_a_configuration_is_data_again():
     """What these tests build from is what the loader builds: the dump of one is the other."""
     config = a_config(limits=EVERY_LIMIT)

@@ -35,6 +35,7 @@ from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
+from relayproxy.secrets import Secret, SecretError, SecretRef
 
 __all__ = [
     "NULL_SENDER",
@@ -69,6 +70,9 @@ __all__ = [
     "ReplaceRecipient",
     "Reply",
     "Resolver",
+    "Secret",
+    "SecretError",
+    "SecretRef",
     "SessionTotals",
     "SetSender",
     "Settings",
@@ -229,7 +233,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there."""
+    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
+
+    `unencrypted` names the upstreams that mail goes to over a network and without TLS.
+    """
 
     hostname: str
     resolver: Resolver
@@ -237,3 +244,4 @@ class App:
     folder: Path
     local_domains: frozenset[str] = frozenset()
     environ: Mapping[str, str] | None = None
+    unencrypted: frozenset[str] = frozenset()

@@ -203,4 +203,11 @@ def listener_services(
 
 def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> App:
     """Return what plugins get at startup."""
-    return App(config.hostname, resolver, clock, folder, frozenset(config.relay.domains))
+    unencrypted = frozenset(
+        name
+        for name, upstream in config.upstreams.items()
+        if upstream.tls == "off" and not all(target.address.is_loopback for target in upstream.targets)
+    )
+    return App(
+        config.hostname, resolver, clock, folder, frozenset(config.relay.domains), unencrypted=unencrypted
+    )

@@ -238,6 +238,8 @@ class DkimSign(Plugin[DkimSignSettings]):
     def startup(self, app: App) -> None:
         """Find the keys and read each once: a bad one is an error now, not with the first mail. Raises KeyFault."""
         self._clock = app.clock
+        fields = ("From", *self.options.headers, *self.options.headers_if_present)
+        self._covers = " ".join(dict.fromkeys(map(str.lower, fields)))
         self._keys: dict[str, list[KeyFile]] = {}
         self._authors: set[str] = set()
         for file in key_files(self.options, app.folder):
@@ -272,7 +274,10 @@ class DkimSign(Plugin[DkimSignSettings]):
 
     @hook
     def message(self, mail: Mail) -> Opinion:
-        """Refuse what can't be signed in good faith: no single author, or a domain that isn't the client's to use."""
+        """Refuse what can't be signed in good faith: no single author, or a domain that isn't the client's to use.
+
+        Otherwise note "dkim_sign" with what is going to be signed: `domains`, and the fields that it `covers`.
+        """
         try:
             domain, keys = self._signers(mail.message)
         except AmbiguousAuthor as fault:
@@ -283,6 +288,8 @@ class DkimSign(Plugin[DkimSignSettings]):
             return reject(f"There is no key to sign mail of {printable(domain or 'this author', 253)}")
         if not all(self._may(mail, one) for one in {domain, *(file.domain for file in keys)}):
             return reject(f"This client may not send mail of {printable(domain, 253)}")
+        domains = " ".join(dict.fromkeys(file.domain for file in keys))
+        mail.note("dkim_sign", "pass", domains=domains, covers=self._covers)
         return None
 
     def _may(self, mail: Mail, domain: str) -> bool:

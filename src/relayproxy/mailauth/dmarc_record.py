@@ -9,6 +9,8 @@ from dataclasses import dataclass
 POLICIES = ("none", "quarantine", "reject")
 """The policies from mildest to strictest."""
 
+_LONGEST = 16_384  # octets; real records have a hundred
+
 _TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
 _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9+.-]*:[^\s,!]+)(?:![0-9]+[kmgt]?)?[ \t]*\Z", re.IGNORECASE)
@@ -50,7 +52,7 @@ def parse_record(text: bytes) -> DmarcRecord | None:
 
     Of tags that are there twice the first counts; unknown tags and broken ones are ignored.
     """
-    if not _VERSION.match(text):
+    if len(text) > _LONGEST or not _VERSION.match(text):
         return None
     tags: dict[str, str] = {}
     for part in text.decode("ascii", "replace").split(";")[1:]:

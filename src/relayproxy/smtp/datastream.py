@@ -5,14 +5,12 @@ in the same pass, so that what is called one message here can't be two further o
 content is kept: it goes to a `Store`.
 """
 
-import re
 from collections.abc import Iterator
 from io import IncrementalNewlineDecoder
 from typing import Protocol
 
 from relayproxy.model.message import Buffer, Message
 
-_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = b"\r\n.\r\n"
 _UNDECIDED = (b"", b"\r")
 _CRLF_ONLY = (None, "\r\n")
@@ -50,7 +48,7 @@ class ContentCheck:
         if b"\0" in data:
             self.nul = True
         if self.normalise and self.bare:
-            data = _BARE.sub(b"\r\n", data)
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
             self.dots = True
         return data
 
