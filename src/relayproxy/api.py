@@ -192,9 +192,17 @@ class Clock(Protocol):
         ...
 
 
+def _unheard(plugin: str, count: int) -> None:
+    """Take the number of alarms where nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there."""
+    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
+
+    `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
+    relayproxy_plugin_alarms.
+    """
 
     hostname: str
     resolver: Resolver
@@ -202,3 +210,4 @@ class App:
     folder: Path
     local_domains: frozenset[str] = frozenset()
     environ: Mapping[str, str] | None = None
+    alarm: Callable[[str, int], None] = _unheard

@@ -19,7 +19,8 @@ from relayproxy.cli.common import CONFIG_OPTION, FAILED, find_config
 
 if TYPE_CHECKING:
     from relayproxy.api import Answer, Resolver
-    from relayproxy.builtin.dkim_sign import DkimSignSettings, KeyFile
+    from relayproxy.builtin._dkim_files import KeyFile
+    from relayproxy.builtin.dkim_sign import DkimSignSettings
     from relayproxy.config.load import Loaded
     from relayproxy.config.values import Endpoint
     from relayproxy.mailauth.dkim_keys import SigningKey
@@ -152,7 +153,8 @@ def _configured_folder(path: Path | None) -> Path:
 
 def _key_files(path: Path | None, folder: Path | None) -> "list[KeyFile]":
     """Return all keys that sign; ends the program if there are none, or one can't be named."""
-    from relayproxy.builtin.dkim_sign import find_keys, key_files
+    from relayproxy.builtin._dkim_files import find_keys
+    from relayproxy.builtin.dkim_sign import key_files
     from relayproxy.mailauth.dkim_keys import KeyFault
 
     files: list[KeyFile] = []
