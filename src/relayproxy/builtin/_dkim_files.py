@@ -85,6 +85,11 @@ def signing(path: Path) -> bool:
     return path.suffix in SIGNING
 
 
+def state_of(path: Path) -> str:
+    """Return "signs", "waits" or "retired", by the name of the file."""
+    return "signs" if signing(path) else "waits" if path.suffix == NEXT else "retired"
+
+
 def was_retired(path: Path) -> bool:
     """Whether the file of a key that signed has been renamed to one that signs no more."""
     return any(path.parent.glob(f"{glob.escape(path.stem)}{RETIRED}*"))
