@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -155,9 +156,14 @@ def _server(_context: click.Context, _parameter: click.Parameter, values: Sequen
     from relayproxy.config.values import parse_endpoint
 
     try:
-        return [parse_endpoint(value, default_port=53) for value in values]
+        servers = [parse_endpoint(value, default_port=53) for value in values]
+        for server in servers:
+            ip_address(server.host)
     except PydanticCustomError as error:
         raise click.BadParameter(error.message()) from error
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return servers
 
 
 SERVER_OPTION = click.option(

@@ -106,6 +106,8 @@ class _Walk:
                 self._say(
                     name, "warning", ["ptr is slow, and receivers may skip it (section 5.5): name networks"]
                 )
+            elif not term.qualifier and not term.fault and term.name not in ("redirect", "exp"):
+                self._say(name, "warning", [f"{_shown(term)} is no modifier that is known, and ignored"])
             elif term.qualifier == "+" and term.length is not None and term.length < _WIDE.get(term.name, 8):
                 self._say(name, "error", [f"{_shown(term)} lets a large part of the Internet pass"])
         if not ends and "redirect" not in names:
