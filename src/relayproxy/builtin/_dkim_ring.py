@@ -16,7 +16,7 @@ from relayproxy.api import Clock
 from relayproxy.builtin._dkim_files import KeyFile, Stamp, stamp_of, was_retired
 from relayproxy.mailauth.dkim_keys import KeyFault, SigningKey, read_key
 
-EVERY = 10.0
+EVERY = 2.0
 """Seconds between two looks at the files."""
 _SHARE = 100  # a look at a very large folder takes its time; no more than a hundredth of a core goes into it
 _SHORT_RSA = 2048
