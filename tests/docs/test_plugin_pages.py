@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
@@ -26,6 +27,8 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
         ("dkim_verify.md", DkimVerifySettings),
+        ("arc.md", ArcSettings),
+        ("arc.md", Sealing),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):
