@@ -1,4 +1,4 @@
-"""A rotation under a running proxy: every message is signed, and every signature verifies with what DNS has."""
+"""Key files that change under a running proxy: every message is signed, with a key that DNS has, or deferred."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import json
 import dkim
 from tests.cli.name_server import NameServer
 from tests.servers.client import Client
+from tests.servers.process import free_port
 from tests.servers.relay import Relay
 
 from relayproxy.mailauth.dkim_keys import new_rsa_key
@@ -75,3 +76,46 @@ async def rotated(relay: Relay, server: NameServer, *arguments: str, code: int) 
     for step in json.loads(output):
         if step["publish"]:
             server.set(step["name"], "TXT", step["publish"])
+
+
+async def test_a_key_that_goes_missing_defers_the_mail_and_raises_an_alarm(relay: Relay):
+    home = relay.folder / "keys/example.org"
+    home.mkdir(parents=True)
+    for path in (home / "s.key", relay.folder / "keys/example.net.other.key"):
+        path.write_bytes(new_rsa_key().pem())
+        path.chmod(0o600)
+    relay.expect_tracebacks()
+    monitor = free_port()
+    async with UpstreamSink() as sink:
+        relay.configure(
+            sink.address,
+            metrics={"listen": f"127.0.0.1:{monitor}"},
+            pipeline=[{"dkim_sign": {"keys": "keys"}}],
+        )
+        await relay.start()
+        async with await Client.open(relay.port) as client:
+            assert (await client.message(MESSAGE)).code == 250
+            assert await alarms(monitor) == 0
+            (home / "s.key").rename(relay.folder / "away")
+            await relay.until_logged("s.key: No such file")
+            answer = await client.message(MESSAGE)
+            assert (answer.code, len(sink.messages)) == (451, 1)
+            assert "s.key" not in answer.text
+            assert await alarms(monitor) == 1
+            (relay.folder / "away").rename(home / "s.key")
+            await relay.until_logged("no longer so")
+            assert (await client.message(MESSAGE)).code == 250
+            assert await alarms(monitor) == 0
+            assert sink.messages[-1].content.count(b"DKIM-Signature:") == 1
+
+
+async def alarms(port: int) -> float:
+    """Return what the gauge says."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    (line,) = [
+        line for line in text.splitlines() if line.startswith('relayproxy_plugin_alarms{plugin="dkim_sign"}')
+    ]
+    return float(line.rpartition(" ")[2])

@@ -73,15 +73,15 @@ async def probe_mx(
     verified = await _try(host, hostname, port, "verify", trust)
     if not verified:
         return Line("mx", host, "ok", "it offers STARTTLS, and its certificate is good for the name")
-    blind = ssl.create_default_context()
-    blind.check_hostname = False
-    blind.verify_mode = ssl.CERT_NONE
-    if not await _try(host, hostname, port, "required", blind):
-        return Line("mx", host, "warning", f"its certificate can't be verified: {verified}")
     plain = await _try(host, hostname, port, "off", None)
     if plain:
         return Line("mx", host, "error", f"no connection (some networks let nobody out to port 25): {plain}")
-    return Line("mx", host, "error", f"it offers no STARTTLS that works: {verified}")
+    blind = ssl.create_default_context()
+    blind.check_hostname = False
+    blind.verify_mode = ssl.CERT_NONE
+    if await _try(host, hostname, port, "required", blind):
+        return Line("mx", host, "error", f"it offers no STARTTLS that works: {verified}")
+    return Line("mx", host, "warning", f"its certificate can't be verified: {verified}")
 
 
 async def _try(host: str, hostname: str, port: int, tls: str, context: ssl.SSLContext | None) -> str:
