@@ -468,6 +468,8 @@ async def test_an_author_that_became_ambiguous_on_the_way_stops_the_mail(folder)
         ("keys/a/b/c.key", RSA.pem(), "too deep"),
         ("keys/exam ple.org/x.key", RSA.pem(), "no host name"),
         ("keys/example.org/-.key", RSA.pem(), "no host name"),
+        ("keys/example.org/s1.pem", RSA.pem(), "have the same selector"),
+        ("keys/example.org.s1.key", RSA.pem(), "have the same selector"),
     ],
 )
 async def test_a_bad_key_keeps_it_from_starting(folder, name, content, reason):

@@ -216,6 +216,15 @@ async def test_odd_records_and_faults_are_lines():
     }
 
 
+async def test_an_address_that_is_not_known_is_not_taken_for_none():
+    zone = {
+        ("_mta-sts.example.org", "TXT"): "v=STSv1; id=1",
+        ("mta-sts.example.org", "*"): DnsStatus.SERVFAIL,
+    }
+    ((_, lines),) = await examine([facts()], fetch_from(FakeResolver(zone)), Probes(no_policy))
+    assert "DNS gave no answer for the address of mta-sts.example.org" in {line.text for line in lines}
+
+
 async def test_it_ends_in_time():
     class Hanging(FakeResolver):
         async def query(self, name, rdtype):

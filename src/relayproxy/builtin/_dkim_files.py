@@ -67,6 +67,13 @@ def find_keys(folder: Path) -> list[KeyFile]:
     files = _found(folder, signing)
     if not files:
         raise KeyFault(f"there is no key in {folder}: wanted is DOMAIN/SELECTOR.key")
+    by_name: dict[str, KeyFile] = {}
+    for file in files:
+        other = by_name.setdefault(file.name, file)
+        if other is not file:
+            raise KeyFault(
+                f"{other.path} and {file.path} have the same selector, and one record can't serve both"
+            )
     return files
 
 

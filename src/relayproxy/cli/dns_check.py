@@ -117,10 +117,14 @@ async def _sts(domain: str, fetch: Fetch, probes: Probes) -> list[Line]:
     if mx.records and not any(host for _, host in mx.records):
         return []
     state, line = await sts_record(domain, fetch)
-    if state == "none":
+    if state in ("none", "unknown"):
         return [line]
     a, aaaa = await fetch([(f"mta-sts.{domain}", "A"), (f"mta-sts.{domain}", "AAAA")])
-    file = await probes.policy(domain, [*a.records, *aaaa.records])
+    addresses = [*a.records, *aaaa.records]
+    if addresses or not (a.failed or aaaa.failed):
+        file = await probes.policy(domain, addresses)
+    else:
+        file = PolicyFile(fault=f"DNS gave no answer for the address of mta-sts.{domain}")
     return [line, *audit_policy(domain, file, await mx_hosts(domain, fetch))]
 
 

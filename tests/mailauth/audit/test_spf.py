@@ -41,6 +41,7 @@ async def audited(zone, **facts):
         ("v=spf1 include:example.org -all", ("error", "leads in a circle")),
         ("v=spf1 redirect=a.example redirect=b.example", ("error", "redirect= is there twice")),
         (f"v=spf1 {' '.join(f'ip4:192.0.2.{n}' for n in range(40))} -all", ("warning", "octets")),
+        (f"v=spf1 {'a ' * 4096}-all", ("error", "receivers read no such record")),
         ("v=spf1 ipv4:192.0.2.1 -all", ("error", "ipv4:192.0.2.1 is no mechanism")),
         ("v=spf1 ip4=192.0.2.1 -all", ("warning", "is no modifier that is known")),
         ("v=spf1 ip4:192.0.2.256 -all", ("error", "is no address")),

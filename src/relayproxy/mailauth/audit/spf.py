@@ -22,6 +22,7 @@ MOST_HOSTS = 10
 """Hosts of one mx term (section 4.6.4)."""
 
 _ROOM = 450  # octets that fit an answer over UDP beside the rest (section 3.4)
+_MOST_OCTETS = 8192  # mailauth.spf refuses more
 _MOST_RECORDS = 40  # of a walk; whoever has more has long passed the limit
 _WIDE = {"ip4": 8, "ip6": 16}
 
@@ -79,6 +80,9 @@ class _Walk:
     async def record(self, name: str, text: bytes, above: tuple[str, ...]) -> None:
         """Judge one record and all below it; `above` are the names on the way to it."""
         self._records += 1
+        if len(text) > _MOST_OCTETS:
+            self._say(name, "error", [f"it has {len(text)} octets: receivers read no such record"])
+            return
         terms = read_terms(text)
         where = f" in the record of {name}" if above else ""
         self._say(name, "error", [f"{_shown(term)} {term.fault}{where}" for term in terms if term.fault])

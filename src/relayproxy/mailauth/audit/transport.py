@@ -80,12 +80,12 @@ def sts_name(domain: str) -> str:
     return f"_mta-sts.{domain}"
 
 
-async def sts_record(domain: str, fetch: Fetch) -> tuple[Literal["none", "there", "broken"], Line]:
-    """Judge the record that says that there is a policy (section 3.1)."""
+async def sts_record(domain: str, fetch: Fetch) -> tuple[Literal["none", "unknown", "there", "broken"], Line]:
+    """Judge the record that says that there is a policy (section 3.1), and say whether there is one."""
     name = sts_name(domain)
     (answer,) = await fetch([(name, "TXT")])
     if answer.failed:
-        return "broken", Line("mta-sts", name, "error", f"DNS gave no answer ({answer.status.value})")
+        return "unknown", Line("mta-sts", name, "error", f"DNS gave no answer ({answer.status.value})")
     records = [text for text in answer.records if _STS.match(text)]
     if not records:
         text = "there is no MTA-STS: senders can be kept from using TLS"
