@@ -534,6 +534,14 @@ def test_keys_are_found_in_order(folder):
     ]
 
 
+def test_hidden_files_and_what_is_no_file_are_left_alone(folder):
+    write(folder / "keys/..2026_11_24/example.org.s3.key")
+    write(folder / "keys/example.org/.s4.key")
+    (folder / "keys/example.org/s5.key").mkdir()
+    os.mkfifo(folder / "keys/example.org/s6.key")
+    assert len(find_keys(folder / "keys")) == 3
+
+
 def test_it_is_a_signer_of_outgoing_mail():
     assert DkimSign.signer
     assert DkimSign.directions == frozenset({Direction.OUTBOUND, Direction.INTERNAL})

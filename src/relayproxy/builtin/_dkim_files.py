@@ -6,7 +6,8 @@ or mail.
 """
 
 import glob
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -105,11 +106,15 @@ def was_retired(path: Path) -> bool:
 def _found(folder: Path, wanted: Callable[[Path], bool]) -> list[KeyFile]:
     if not folder.is_dir():
         raise KeyFault(f"there is no folder {folder}")
-    return [
-        _named(path, path.relative_to(folder).with_suffix("").parts)
-        for path in sorted(folder.rglob("*"))
-        if wanted(path) and path.is_file()
-    ]
+    paths = [path for path in _paths(folder) if wanted(path) and path.is_file()]
+    return [_named(path, path.relative_to(folder).with_suffix("").parts) for path in sorted(paths)]
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones: drafts, and what Kubernetes keeps beside a mounted secret."""
+    for home, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(home, name) for name in names if not name.startswith("."))
 
 
 def _named(path: Path, parts: tuple[str, ...]) -> KeyFile:
