@@ -1,4 +1,5 @@
 import json
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -10,8 +11,10 @@ from relayproxy.builtin._dkim_files import find_keys
 from relayproxy.builtin.dkim_sign import DkimSign, DkimSignSettings
 from relayproxy.cli.dkim import dkim
 from relayproxy.cli.dkim_rotation import activate, begin, clear, keys_in, retired_on
+from relayproxy.cli.dns_authorities import authorities
 from relayproxy.mailauth.audit.report import Record
 from relayproxy.mailauth.dkim_keys import KeyFault, new_ed25519_key, new_rsa_key, read_key
+from relayproxy.resolver import CachingResolver
 from relayproxy.testing import FakeClock, FakeResolver
 from relayproxy.testing.mail import call, make_mail
 
@@ -47,6 +50,13 @@ def publish(resolver, steps):
         resolver.set(step.record.name, "TXT", step.record.value)
 
 
+@asynccontextmanager
+async def asked(server):
+    resolver = CachingResolver((("127.0.0.1", server.port),))
+    yield resolver
+    await resolver.close()
+
+
 def states(steps):
     return [(step.state, step.name.partition(".")[0]) for step in steps]
 
@@ -72,7 +82,7 @@ async def test_nothing_changes_until_all_records_are_published(folder):
         publish(resolver, steps[1:])
         resolver.set(steps[0].name, "TXT", answer)
         found = await activate(ours(folder), resolver, TODAY, KEEP)
-        assert states(found) == [("signs", "202611-ed25519"), ("waits", "202611-rsa")]
+        assert states(found) == [("ready", "202611-ed25519"), ("waits", "202611-rsa")]
         assert found[1].record == steps[0].record
         assert found[1].open
         assert names(folder) == before
@@ -190,6 +200,41 @@ def test_a_selector_is_not_used_twice(folder):
         begin(ours(folder), TODAY, "202611")
     with pytest.raises(KeyFault, match="keygen"):
         begin(keys_in(folder)["example.org"].__class__(folder, "example.net", (), (), ()), TODAY)
+
+
+async def test_a_name_server_that_lags_behind_is_waited_for(folder):
+    steps = begin(ours(folder), TODAY)
+    with NameServer() as first, NameServer() as second:
+        first.set("example.org", "NS", "ns.example.org.")
+        first.set("ns.example.org", "A", "127.0.0.1")
+        for step in steps:
+            first.set(step.name, "TXT", step.record.value)
+        async with asked(first) as resolver:
+            async with authorities(resolver, second.port) as direct:
+                found = await activate(ours(folder), resolver, TODAY, KEEP, direct.of)
+                assert {step.text for step in found} == {"missing at the name server 127.0.0.1"}
+                assert names(folder)[0].endswith(".next")
+            for step in steps:
+                second.set(step.name, "TXT", step.record.value)
+            async with authorities(resolver, second.port) as direct:
+                found = await activate(ours(folder), resolver, TODAY, KEEP, direct.of)
+            assert states(found)[0] == ("signs", "202611-ed25519")
+
+
+async def test_name_servers_that_can_not_be_asked_are_passed_over(folder):
+    steps = begin(ours(folder), TODAY)
+    with NameServer() as server:
+        server.set("example.org", "NS", "ns.example.org.")
+        for step in steps:
+            server.set(step.name, "TXT", step.record.value)
+        async with asked(server) as resolver, authorities(resolver) as direct:
+            assert await direct.of("x._domainkey.example.org") == []
+            server.set("ns2.example.org", "A", "127.0.0.1")
+            server.set("example.net", "NS", "ns2.example.org.")
+            ((address, _),) = await direct.of("a.b.example.net")
+            assert address == "127.0.0.1"
+            found = await activate(ours(folder), resolver, TODAY, KEEP, direct.of)
+            assert states(found)[0] == ("signs", "202611-ed25519")
 
 
 # -- the command ------------------------------------------------------------------------------------------------

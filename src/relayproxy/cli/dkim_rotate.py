@@ -25,7 +25,6 @@ from relayproxy.cli.dkim_keys import (
 )
 
 if TYPE_CHECKING:
-    from relayproxy.api import Resolver
     from relayproxy.cli.dkim_rotation import Keys, Step
     from relayproxy.config.values import Endpoint
 
@@ -64,8 +63,8 @@ def rotate(
 ) -> None:
     """Replace the keys of DOMAINS: run it, publish what it prints, and run it again.
 
-    The first run makes keys that wait (SELECTOR.next). A later one looks for their records: when DNS has all of them,
-    the new keys sign (SELECTOR.key) and the old ones cease to (SELECTOR.retired-YYYYMMDD). When the time is over in
+    The first run makes keys that wait (SELECTOR.next). A later one looks for their records: when all name servers have
+    them, the new keys sign (SELECTOR.key) and the old ones cease to (SELECTOR.retired-YYYYMMDD). When the time is over in
     which mail signed with an old key may still be on its way, it says that the record may go, and deletes the key when
     the record has gone. A running proxy sees the files change by itself. Exit 1 if something is to be done in DNS.
     """
@@ -107,17 +106,17 @@ async def _go_on(
     keep: timedelta,
     tell: "Callable[[Step], None]",
 ) -> None:
-    async with asking(loaded_as_far_as_possible(path), servers) as resolver:
-        for keys in under_way:
-            for step in await _next_steps(keys, resolver, today, keep):
-                tell(step)
-
-
-async def _next_steps(keys: "Keys", resolver: "Resolver", today: date, keep: timedelta) -> "list[Step]":
     from relayproxy.cli.dkim_rotation import activate, clear
+    from relayproxy.cli.dns_authorities import authorities
 
-    steps = await activate(keys, resolver, today, keep) if keys.waiting else []
-    return steps + await clear(keys, resolver, today, keep)
+    async with asking(loaded_as_far_as_possible(path), servers) as resolver, authorities(resolver) as direct:
+        for keys in under_way:
+            if keys.waiting:
+                everywhere = None if servers else direct.of
+                for step in await activate(keys, resolver, today, keep, everywhere):
+                    tell(step)
+            for step in await clear(keys, resolver, today, keep):
+                tell(step)
 
 
 def _show(steps: "Sequence[Step]", output: str) -> None:

@@ -6,10 +6,11 @@ old ones cease. Must not know how steps are shown.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 from relayproxy.api import Resolver
 from relayproxy.builtin._dkim_files import (
@@ -34,7 +35,7 @@ _KIND = re.compile(r"-(?:rsa|ed25519)\Z")
 class Step:
     """What was done about one key, or is to be done.
 
-    `state` is "made", "waits", "signs", "retired", "leave" (its record is still needed), "remove" (it isn't any more)
+    `state` is "made", "waits", "ready" (but another waits), "signs", "retired", "leave" (its record is still needed), "remove" (it isn't any more)
     or "deleted"; `record` is what is to be published for it.
     """
 
@@ -128,14 +129,24 @@ def _free_selector(keys: Keys, today: date) -> str:
     return next(name for name in names if name not in taken)
 
 
-async def activate(keys: Keys, resolver: Resolver, today: date, keep: timedelta) -> list[Step]:
+Servers: TypeAlias = Callable[[str], Awaitable[Sequence[tuple[str, Resolver]]]]
+"""Finds the name servers that are responsible for a name: their addresses, and how to ask each of them."""
+
+
+async def activate(
+    keys: Keys, resolver: Resolver, today: date, keep: timedelta, servers: Servers | None = None
+) -> list[Step]:
     """Let the waiting keys sign if DNS has all their records, and retire those that signed before.
 
-    Raises KeyFault or OSError. A rename that fails leaves keys that sign beside each other, which does no harm.
+    With `servers` none of them may say that a record isn't there: one that lags behind would have mail fail. Raises KeyFault or OSError. A rename that fails leaves keys that sign beside each other, which does no harm.
     """
-    steps = [await _visible(file, resolver) for file in keys.waiting]
+    steps = [await _visible(file, resolver, servers) for file in keys.waiting]
     if any(step.state == "waits" for step in steps):
         return steps
+    steps = [
+        replace(step, file=step.file.with_suffix(".key"), state="signs", text="its record is published")
+        for step in steps
+    ]
     families = {_KIND.sub("", file.selector) for file in keys.waiting}
     for file in keys.waiting:
         _rename(file.path, ".key")
@@ -150,15 +161,19 @@ async def activate(keys: Keys, resolver: Resolver, today: date, keep: timedelta)
     return steps
 
 
-async def _visible(file: KeyFile, resolver: Resolver) -> Step:
+async def _visible(file: KeyFile, resolver: Resolver, servers: Servers | None) -> Step:
     """Say whether a waiting key may sign. Raises KeyFault for one that can't be read."""
     key = file.current()
     found = compare(key, await resolver.query(file.name, "TXT"))
-    path = file.path.with_suffix(".key")
-    if found.state == "ok":
-        return Step(file.domain, path, file.name, "signs", "its record is published")
-    text = f"{found.state}{found.reason and f': {found.reason}'}"
-    return Step(file.domain, file.path, file.name, "waits", text, Record(file.name, key.record()))
+    text = "" if found.state == "ok" else f"{found.state}{found.reason and f': {found.reason}'}"
+    if not text and servers is not None:
+        for address, server in await servers(file.name):
+            there = compare(key, await server.query(file.name, "TXT"))
+            if there.state not in ("ok", "unknown"):
+                text = f"{there.state} at the name server {address}"
+    if text:
+        return Step(file.domain, file.path, file.name, "waits", text, Record(file.name, key.record()))
+    return Step(file.domain, file.path, file.name, "ready", "its record is published, that of another isn't")
 
 
 def _rename(path: Path, suffix: str) -> Path:
