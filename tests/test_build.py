@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from tests.servers.tls import Certificates
 
 from relayproxy import build
-from relayproxy.api import App
+from relayproxy.api import App, Plugin, Settings
 from relayproxy.config.models import (
     Auth,
     Config,
     Limits,
     Listener,
     ListenerTls,
+    PipelineEntry,
     Relay,
 )
 from relayproxy.config.routes import Route as RouteModel
@@ -316,3 +317,15 @@ def test_a_configuration_is_data_again():
     config = a_config(limits=EVERY_LIMIT)
     again = Config.model_validate(json.loads(config.model_dump_json()))
     assert again == config
+
+
+def test_alarms_of_plugins_are_gauges():
+    class Plain(Plugin[Settings]):
+        pass
+
+    metrics = Metrics()
+    alarm = build.alarms_of([(PipelineEntry(name="plain"), Plain, Settings())], metrics)
+    cell = metrics.cell("plugin_alarms", "plain")
+    assert cell.value == 0
+    alarm("plain", 2)
+    assert cell.value == 2

@@ -231,11 +231,17 @@ class Clock(Protocol):
         ...
 
 
+def _unheard(plugin: str, count: int) -> None:
+    """Take the number of alarms where nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
 
     `unencrypted` names the upstreams that mail goes to over a network and without TLS.
+    `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
+    relayproxy_plugin_alarms.
     """
 
     hostname: str
@@ -245,3 +251,4 @@ class App:
     local_domains: frozenset[str] = frozenset()
     environ: Mapping[str, str] | None = None
     unencrypted: frozenset[str] = frozenset()
+    alarm: Callable[[str, int], None] = _unheard

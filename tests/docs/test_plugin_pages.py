@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
@@ -30,6 +31,8 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
         ("srs.md", SrsSettings),
+        ("arc.md", ArcSettings),
+        ("arc.md", Sealing),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

@@ -269,7 +269,10 @@ class TestFlowControl:
             client.abort()
 
     async def test_a_flood_of_commands_is_answered_to_the_last(self, sink: UpstreamSink):
-        async with serving(sink, limits=Limits(idle_commands=1_000_000)) as served, await served.client() as client:
+        async with (
+            serving(sink, limits=Limits(idle_commands=1_000_000)) as served,
+            await served.client() as client,
+        ):
             client.transport.write(b"NOOP\r\n" * 60_000)
             for _ in range(60_000):
                 assert (await client.read()).code == 250

@@ -207,8 +207,8 @@ class _Fields:
         self._raws: list[bytes] = [field.raw for field in fields]  # b"" for one that is dropped
         self._tail = head[sum(map(len, self._raws)) :]
         self._places: dict[str, list[int]] = {}
-        for place, field in enumerate(fields):
-            self._places.setdefault(field.name.lower(), []).append(place)
+        for place, one in enumerate(fields):
+            self._places.setdefault(one.name.lower(), []).append(place)
 
     def head(self) -> bytes:
         """Return the block as it is now."""
