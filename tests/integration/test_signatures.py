@@ -28,9 +28,17 @@ LETTERS = {
         b"two  blanks\t and a tab \t\r\n \r\n  indented\r\ntrailing   \r\n\r\n\r\n"
     ),
     "dots": HEAD + b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\n. b\r\nFrom here\r\n",
-    "eight bits": HEAD + "Subject: grüße\r\n\r\nüber\xa0alles\r\n".encode() + bytes(range(128, 256)) + b"\r\n",
+    "eight bits": HEAD
+    + "Subject: grüße\r\n\r\nüber\xa0alles\r\n".encode()
+    + bytes(range(128, 256))
+    + b"\r\n",
     "long lines": HEAD + b"Subject: " + b"word " * 150 + b"\r\n\r\n" + b"l" * 990 + b"\r\n",
     "no subject, two To": HEAD + b"To: second@example.net\r\n\r\nx\r\n",
+}
+# Rspamd 3.4 keeps lines of blanks at the end of a relaxed body (its issue 5590), and reads h= in another way where a
+# field occurs twice; OpenDKIM agrees with us about both.
+FOR_RSPAMD = {
+    name: letter for name, letter in LETTERS.items() if name not in ("only blank lines", "no subject, two To")
 }
 SIGNERS = ("opendkim-relaxed", "opendkim-mixed", "opendkim-simple", "opendkim-ed25519", "rspamd")
 
@@ -74,11 +82,6 @@ async def _sent_through(relay: Relay, authentication: Authentication, letter: by
     return await authentication.arrived(user)
 
 
-def _dkim(message: bytes, name: str) -> dict[str, str]:
-    """The results of DKIM by algorithm."""
-    return {props["header.a"]: result for result, props in results(message, name, "dkim")}
-
-
 async def test_opendkim_verifies_what_we_sign(authentication: Authentication):
     async with _signing(authentication, "opendkim-verifies") as relay:
         for name, letter in LETTERS.items():
@@ -98,29 +101,29 @@ async def test_opendkim_finds_a_change_in_what_we_signed(authentication: Authent
         signed.replace(b"Subject: plain", b"Reply-To: eve@example.com\r\nSubject: plain"),
     ):
         arrived = await authentication.through("opendkim-verifies", changed)
-        found = results(arrived, "opendkim.test", "dkim")
+        found = [result for result, _ in results(arrived, "opendkim.test", "dkim")]
         # The field of the first passage is below, and was true when it was written.
-        assert "pass" not in [result for result, _ in found[:2]], arrived
+        assert found[:2] == ["fail", "fail"], arrived
 
 
 async def test_rspamd_verifies_what_we_sign(authentication: Authentication):
     async with _signing(authentication, "rspamd") as relay:
-        for name, letter in LETTERS.items():
+        for name, letter in FOR_RSPAMD.items():
             arrived = await _sent_through(relay, authentication, letter, "127.0.0.1")
             found = results(arrived, "postfix.test", "dkim")
             assert [result for result, _ in found] == ["pass", "pass"], (name, arrived)
             ((dmarc, _),) = results(arrived, "postfix.test", "dmarc")
             assert dmarc == "pass"
-        changed = arrived.replace(b"\r\nx\r\n", b"\r\ny\r\n")
+        changed = arrived.replace(b"\r\n\r\n", b"\r\n\r\nMore.\r\n")
         arrived = await authentication.through("rspamd", changed)
-        assert "pass" not in [result for result, _ in results(arrived, "postfix.test", "dkim")]
+        assert [result for result, _ in results(arrived, "postfix.test", "dkim")] == ["fail", "fail"]
 
 
 @pytest.mark.parametrize("signer", SIGNERS)
 async def test_we_verify_what_others_sign(authentication: Authentication, signer: str):
-    source = SIGNS_FOR if signer == "rspamd" else CLIENT
+    source, letters = (SIGNS_FOR, FOR_RSPAMD) if signer == "rspamd" else (CLIENT, LETTERS)
     async with UpstreamSink() as sink, _verifying(authentication, sink.address) as relay:
-        for number, (name, letter) in enumerate(LETTERS.items(), 1):
+        for number, (name, letter) in enumerate(letters.items(), 1):
             signed = await authentication.through(signer, letter, source)
             await _send(relay, signed)
             await sink.until_messages(number, 30)
@@ -146,7 +149,11 @@ async def test_we_find_a_change_in_what_others_signed(authentication: Authentica
 
 async def test_rspamd_verifies_what_we_seal(authentication: Authentication):
     signed = await authentication.through("opendkim-relaxed", LETTERS["blanks and folds"])
-    seal = {"domain": FORWARDER, "selector": "arc", "key": str(authentication.keys.parent / f"{FORWARDER}.arc.pem")}
+    seal = {
+        "domain": FORWARDER,
+        "selector": "arc",
+        "key": str(authentication.keys.parent / f"{FORWARDER}.arc.pem"),
+    }
     async with _verifying(authentication, authentication.address("rspamd"), seal=seal) as relay:
         arrived = await _sent_through(relay, authentication, signed, CLIENT)
     assert arrived.count(b"\r\nARC-Seal:") == 1

@@ -4,6 +4,7 @@ Its DNS is an unbound, asked through the libunbound that Debian's package is bui
 """
 
 import shutil
+import signal
 from pathlib import Path
 
 from tests.servers.process import Process, free_port, need, program, public_folder
@@ -82,6 +83,7 @@ class OpenDkim(Process):
         """End it and remove its folder."""
         try:
             if self.popen is not None:
-                await self.end()
+                self.signal(signal.SIGKILL)  # it keeps nothing, and takes five seconds to notice a SIGTERM
+                await self.until_ended()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -18,21 +18,21 @@ options {{
   hs_cache_dir = "{folder}";
   url_tld = "{folder}/tlds";
   filters = "dkim";
-  local_addrs = ["{signs_for}"];
-  history_rows = 0;
+  history_rows = 1;
   dns {{ nameserver = ["127.0.0.1:{dns}"]; timeout = 2s; }}
 }}
 logging {{ type = "file"; filename = "{folder}/log"; level = "info"; }}
 modules {{ {modules} }}
-dkim {{ trusted_only = false; skip_multi = false; }}
-spf {{ }}
-dmarc {{ }}
+dkim {{ check_local = true; }}
+spf {{ check_local = true; }}
+dmarc {{ check_local = true; }}
 arc {{
-  sign_inbound = {seals}; sign_local = false; use_domain = "{domain}"; use_esld = false; try_fallback = true;
+  check_local = true;
+  sign_local = {seals}; use_domain = "{domain}"; use_esld = false; try_fallback = true;
   path = "{key}"; selector = "{selector}"; allow_hdrfrom_mismatch = true; allow_envfrom_empty = true;
 }}
 dkim_signing {{
-  sign_local = true; sign_authenticated = false; use_esld = false;
+  sign_networks = ["{signs_for}/32"]; sign_local = false; sign_authenticated = false; use_esld = false;
   domain {{ "{domain}" {{ selectors = [ {{ selector = "{selector}"; path = "{key}"; }} ]; }} }}
 }}
 milter_headers {{ use = ["authentication-results"]; skip_local = false; skip_authenticated = false; }}
