@@ -13,7 +13,7 @@ class Cell:
     `relays` by name (see bench.peers). `per_connection` 0: one connection per session for all its messages.
     `kind`: "load" measures all; "held" has one message per session in flight up to its dot at once; "idle"
     only opens connections; both are about memory. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
-    the run has.
+    the run has. `signed`: the message has a DKIM signature.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Cell:
     pipeline: bool = False
     rounds: int = 0
     extra: bool = False
+    signed: bool = False
 
 
 CELLS = (

@@ -9,10 +9,10 @@ import pwd
 import shutil
 import subprocess
 
+from bench.certificate import write_certificate
 from bench.lab import Place, Running
-from bench.peers.base import Relay, find, first_line
-from bench.peers.certificate import write_certificate
-from bench.programs import BenchError, Program, free_port
+from bench.peers.base import Relay
+from bench.programs import BenchError, Program, find, first_line, free_port
 
 _MAIN = """\
 compatibility_level = 3.6

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.certificate import write_certificate, write_key
 from bench.lab import Place, Running
-from bench.peers.base import Relay, first_line
-from bench.peers.certificate import write_certificate, write_key
-from bench.programs import Program, free_port
+from bench.peers.base import Relay
+from bench.programs import Program, first_line, free_port
 
 _COMMAND = Path(sys.executable).parent / "relayproxy"
 _SELECTOR = "bench"
