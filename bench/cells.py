@@ -47,7 +47,13 @@ CELLS = (
     Cell(
         "dkim",
         "4 KB, 10 sessions, signed with RSA-2048, many messages per connection",
-        ("relayproxy", "relayproxy-dkim", "signature"),
+        ("relayproxy", "relayproxy-dkim", "postfix-rspamd-dkim", "postfix-opendkim-dkim", "signature"),
+    ),
+    Cell(
+        "checks",
+        "4 KB, 10 sessions, SPF, DKIM, DMARC and Authentication-Results, many messages per connection",
+        ("relayproxy", "relayproxy-checks", "postfix-rspamd", "postfix-opendkim", "script-checks"),
+        signed=True,
     ),
     Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2

@@ -6,7 +6,6 @@ that file names it (see peers/group.py).
 
 import base64
 import os
-import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.certificate import write_key
-from bench.programs import BenchError, Program, find
+from bench.programs import BenchError, Program, find, listens
 
 DOMAIN = "bench.example"
 SELECTOR = "bench"
@@ -83,11 +82,5 @@ def start_names(folder: Path, stack: ExitStack) -> Names:
     resolv_conf.write_text(f"nameserver {address}\n")
     program = Program([find("unbound"), "-d", "-c", config], folder / "unbound.log")
     stack.callback(program.end)
-    program.wait_for(lambda: _listens(address), "listen")
+    program.wait_for(lambda: listens(53, address), "listen")
     return Names(address, resolv_conf, key)
-
-
-def _listens(address: str) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((address, 53)) == 0

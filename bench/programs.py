@@ -130,6 +130,13 @@ def _greets(port: int) -> bool:
         return False
 
 
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether a server takes connections."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
+
+
 class Helper(Program):
     """A module of the bench that runs as a process and talks JSON, one value a line, over its pipes."""
 

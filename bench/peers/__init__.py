@@ -3,9 +3,10 @@
 from bench.peers.base import Relay
 from bench.peers.haproxy import Direct, Haproxy
 from bench.peers.haraka import Haraka
+from bench.peers.milters import PostfixOpendkim, PostfixRspamd
 from bench.peers.postfix import Postfix
 from bench.peers.relayproxy import RelayProxy
-from bench.peers.script import Script
+from bench.peers.script import Script, ScriptChecks
 from bench.peers.signature import Signature
 
 RELAYS: dict[str, Relay] = {
@@ -14,8 +15,14 @@ RELAYS: dict[str, Relay] = {
         RelayProxy(),
         RelayProxy("relayproxy-w2", workers=2),
         RelayProxy("relayproxy-dkim", sign=True),
+        RelayProxy("relayproxy-checks", check=True),
         Script(),
+        ScriptChecks(),
         Postfix(),
+        PostfixRspamd(),
+        PostfixOpendkim(),
+        PostfixRspamd(signs=True),
+        PostfixOpendkim(signs=True),
         Haraka(),
         Haproxy(),
         Direct(),
