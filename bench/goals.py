@@ -7,7 +7,7 @@ from bench.cells import SESSION_GROWTH, SIZE_GROWTH
 from bench.lab import Sample
 from bench.report import Figure, Results, cpu, latency, number, peak, table
 
-_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim")
+_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim", "relayproxy-checks")
 _GROWTH = 1.5  # how much dearer the largest step may be per unit and still count as linear
 
 
@@ -111,6 +111,14 @@ def goals(results: Results) -> list[Goal]:
         Goal("2,000 idle sessions: private MiB above start", 60, max(idle, default=None) if live == 2000 else None, f"{live:,} sessions stood")
     )  # fmt: skip
     found.append(_signing(results))
+    for peer, limit in (("postfix-rspamd-dkim", 0.35), ("postfix-opendkim-dkim", 0.25)):
+        found.append(
+            _ratio(results, f"CPU signing 4 KB: / {peer}", "dkim", peer, cpu, limit, "relayproxy-dkim")
+        )
+    for peer, limit in (("postfix-rspamd", 0.3), ("postfix-opendkim", 0.15), ("script-checks", 0.15)):
+        found.append(
+            _ratio(results, f"CPU checking 4 KB: / {peer}", "checks", peer, cpu, limit, "relayproxy-checks")
+        )
     for cell, sessions in (("s1", 1), ("4k-many", 10), ("s50", 50)):
         found += [
             _ratio(results, f"latency {q}, {sessions} session{'s'[: sessions > 1]}: / Postfix", cell, "postfix", latency(q), 1.0, below=True)

@@ -56,7 +56,10 @@ RequireSafeKeys no
 TemporaryDirectory /tmp
 QueryCache yes
 Canonicalization relaxed/relaxed
+ResolverConfiguration {folder}/libunbound.conf
 """
+# Debian's OpenDKIM asks through libunbound, which does not read /etc/resolv.conf, and caches answers by itself.
+_LIBUNBOUND = 'server:\n  do-not-query-localhost: no\nforward-zone:\n  name: "."\n  forward-addr: {dns}@53\n'
 _OPENDKIM_CHECKS = "Mode v\nInternalHosts 192.0.2.250\nAuthservID {id}\n"
 _OPENDKIM_SIGNS = "Mode s\nInternalHosts 127.0.0.0/8\nDomain {domain}\nSelector {selector}\nKeyFile {key}\n"
 _OPENDMARC = """\
@@ -156,6 +159,7 @@ class PostfixOpendkim(_Milters):
     def start(self, place: Place) -> Running:
         folder, names = self.folder(place.lab), place.lab.names()
         port = free_port()
+        (folder / "libunbound.conf").write_text(_LIBUNBOUND.format(dns=names.address))
         text = _OPENDKIM.format(port=port, folder=folder)
         if self._signs:
             text += _OPENDKIM_SIGNS.format(domain=DOMAIN, selector=SELECTOR, key=names.key)
