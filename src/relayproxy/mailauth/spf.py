@@ -2,11 +2,13 @@
 
 The evaluation is pyspf's; its DNS is not. It runs over the answers that are known, and stops where one is
 missing; what it misses (and will miss next) is fetched in one batch, and it runs again. So no evaluation ever
-waits, and a dict is its test double. The one module that imports `spf`. Must not decide anything.
+waits, and a dict is its test double. What the same answers led to once is not evaluated again. The one module that
+imports `spf`. Must not decide anything.
 """
 
 import re
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -21,6 +23,7 @@ from relayproxy.model.reply import printable
 _RECORD_ROOM = 8192  # octets; RFC 7208 section 3.4 asks for less than 512
 _MACROS = 64  # each of them may expand to 320 characters, in every round
 _EXPLANATION_ROOM = 200
+_REMEMBERED = 5000  # results of clients for domains
 _GUESSES = 20  # questions of a check that may turn out not to have been needed
 _NETWORKS = {"in-addr": ("ip4", "a", "mx"), "ip6": ("ip6", "a", "mx")}  # by pyspf's names of the families
 _WIDE = {"in-addr": 8, "ip6": 16}
@@ -54,12 +57,42 @@ class SpfResult:
     lookups: int = 0
 
 
+class SpfMemory:
+    """Results of a client's address for a domain, each with the very answers that it rests on.
+
+    A result counts as long as the same answers are still given, so it lives no longer than they do. What depends on
+    more than address and domain, by a macro, is never kept.
+    """
+
+    def __init__(self, size: int = _REMEMBERED) -> None:
+        self._size = size
+        self._kept: OrderedDict[tuple[str, str], tuple[SpfResult, dict[Question, Answer]]] = OrderedDict()
+
+    def find(self, ip: str, domain: str, find: Callable[[Question], Answer | None]) -> SpfResult | None:
+        """Return the result, if `find` still gives the answers of then."""
+        kept = self._kept.get((ip, domain))
+        if kept is None:
+            return None
+        result, answers = kept
+        for question, answer in answers.items():
+            if find(question) is not answer:
+                return None
+        return result
+
+    def keep(self, ip: str, domain: str, result: SpfResult, answers: dict[Question, Answer]) -> None:
+        """Remember a result; the oldest gives way."""
+        self._kept.pop((ip, domain), None)
+        self._kept[ip, domain] = result, answers
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+
 class Spf:
     """Checks for one client, over what `fetch` brings; `peek` gives answers that need no fetching.
 
     `ip` is the client's address, `helo` its EHLO name, `receiver` our own name and `now` seconds since the epoch
-    (both for macros of explanations). The identities of a client share what was looked up. Raises ValueError
-    if `ip` is no address.
+    (both for macros of explanations). The identities of a client share what was looked up, and all checks with one
+    `memory` share results. Raises ValueError if `ip` is no address.
     """
 
     def __init__(
@@ -69,13 +102,15 @@ class Spf:
         fetch: Fetch,
         *,
         peek: Peek | None = None,
+        memory: SpfMemory | None = None,
         receiver: str = "",
         now: float = 0,
     ) -> None:
-        self._ip = str(ip_address(ip))
+        self._ip = _canonical(ip)
         self._helo = helo
         self._fetch = fetch
         self._known = _Known(peek)
+        self._memory = memory
         self._receiver = receiver
         self._now = now
 
@@ -93,11 +128,16 @@ class Spf:
         # RFC 7208 section 4.3: a malformed domain, a literal and a single label have no record.
         if "." not in domain or domain.startswith("[") or not _DOMAIN.match(domain):
             return SpfResult("none", domain, reason="the domain is no fully qualified name")
+        remembered = self._memory and self._memory.find(self._ip, domain, self._known.find)
+        if remembered:
+            return remembered
         while True:  # every round learns an answer, and the RFC's limits bound what an evaluation can ask
             query = _Query(self._known, self._ip, self._helo)
             query.set_sender(local, domain, self._receiver, self._now)
             result = query.run(domain)
             if result is not None:
+                if self._memory is not None and not query.has_macros:
+                    self._memory.keep(self._ip, domain, result, query.used)
                 return result
             wanted = query.wanted()
             self._known.learn(wanted, await self._fetch(wanted))
@@ -144,6 +184,8 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         self._weak: dict[str, None] = {}
         self._depth = 0
         self._explain: tuple[str, str] | None = None
+        self.used: dict[Question, Answer] = {}
+        self.has_macros = False
 
     def set_sender(self, local: str, domain: str, receiver: str, now: float) -> None:
         """Set the macros; pyspf's own way would cut a quoted local part at its "@"."""
@@ -196,6 +238,7 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         if answer is None:
             self._missing.append((name, qtype))
             raise _MissingError
+        self.used[name, qtype] = answer
         if answer.failed:
             raise spf.TempError(f"DNS {answer.status.value} for {qtype} of {name}")
         if not answer.records and not ignore_void:
@@ -204,6 +247,7 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
                 raise spf.PermError(f"Void lookup limit of {spf.MAX_VOID_LOOKUPS} exceeded")
         match qtype:
             case "TXT":
+                self.has_macros = self.has_macros or any(b"%" in record for record in answer.records)
                 return [(record,) for record in answer.records]
             case "MX":
                 self._next += [(host.lower(), self.A) for _, host in answer.records[: spf.MAX_MX] if host]
@@ -294,6 +338,11 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
             raise spf.PermError("There are too many macros")
         expanded: str = super().expand(_OneLabel(text), stripdot)
         return expanded
+
+
+@lru_cache(1024)
+def _canonical(ip: str) -> str:
+    return str(ip_address(ip))
 
 
 @lru_cache(4096)
