@@ -4,7 +4,7 @@ Puts together what spf, dkim_verify and arc found, and does what the settings sa
 nor read a record.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -24,10 +24,11 @@ from relayproxy.api import (
     reject,
     to_a_label,
 )
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
 from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
 from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, evaluate
 from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
+from relayproxy.mailauth.lookup import Fetch
 from relayproxy.mailauth.spf_fields import upgraded
 
 OnFail = Literal["observe", "follow-policy", "score"]
@@ -91,6 +92,7 @@ class Dmarc(Plugin[DmarcSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver; load the list of public suffixes if that is to be used."""
         self._fetch = fetch_from(app.resolver)
+        self._known = known_to(peek_at(app.resolver))
         self._organization: Organization | None = None
         if self.options.discovery == "public-suffix-list":
             from relayproxy.mailauth.psl import organizational_domain  # noqa: PLC0415  (loads the list)
@@ -98,7 +100,7 @@ class Dmarc(Plugin[DmarcSettings]):
             self._organization = organizational_domain
 
     @hook
-    async def message(self, mail: Mail) -> Opinion:
+    def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "dmarc" with header.from, policy.dmarc (what is asked for) and, for rules, `policy` and `org`.
 
         Also in the properties: `policy_domain`, `aligned` (methods), and `override` where a fail was excused.
@@ -110,8 +112,18 @@ class Dmarc(Plugin[DmarcSettings]):
         mode = self._mode(author.domain)
         if mode == "ignore":
             return None
-        found = await evaluate(author.domain, self._identifiers(mail), self._fetch, self._organization)
-        override = await self._override(mail, found) if found.result == "fail" else ""
+        identifiers = tuple(self._identifiers(mail))
+        try:
+            return at_once(self._judge(mail, author.domain, identifiers, mode, self._known))
+        except NotKnownError:
+            return self._judge(mail, author.domain, identifiers, mode, self._fetch)
+
+    async def _judge(
+        self, mail: Mail, author: str, identifiers: Sequence[Identifier], mode: OnFail, fetch: Fetch
+    ) -> Opinion:
+        """Evaluate over what `fetch` brings; nothing is noted before all is known."""
+        found = await evaluate(author, identifiers, fetch, self._organization)
+        override = await self._override(mail, found, fetch) if found.result == "fail" else ""
         self._note(mail, found, mode, override)
         if found.result == "temperror":
             return self._on_temperror(found, mode)
@@ -154,7 +166,7 @@ class Dmarc(Plugin[DmarcSettings]):
             mail.note("spf_upgrade", "hit", reason=said, domain=domain)
         return bool(said) and self.options.upgraded_spf == "distrust"
 
-    async def _override(self, mail: Mail, found: DmarcResult) -> str:
+    async def _override(self, mail: Mail, found: DmarcResult, fetch: Fetch) -> str:
         """Return who excuses the fail: the sealer of the outermost ARC set, if trusted and if it saw a pass."""
         arc = mail.finding("arc")
         if not self.options.trusted_forwarders or arc is None or arc.result != "pass":
@@ -162,11 +174,11 @@ class Dmarc(Plugin[DmarcSettings]):
         if arc.props.get("trusted", "") in ("", "no", "false", "0"):
             return ""
         seen = _outermost(mail.message)
-        if seen is None or not await self._saw_pass(seen, found.domain):
+        if seen is None or not await self._saw_pass(seen, found.domain, fetch):
             return ""
         return seen.authserv_id
 
-    async def _saw_pass(self, seen: AuthenticationResults, author: str) -> bool:
+    async def _saw_pass(self, seen: AuthenticationResults, author: str, fetch: Fetch) -> bool:
         """Whether the sealer's results amount to a DMARC pass: as it says itself, or evaluated again."""
         identifiers = []
         for result in seen.results:
@@ -179,7 +191,7 @@ class Dmarc(Plugin[DmarcSettings]):
             elif result.method == "spf" and "smtp.mailfrom" in props:
                 domain = props["smtp.mailfrom"].rpartition("@")[2]
                 identifiers.append(Identifier("spf", domain, result.result))
-        return (await evaluate(author, identifiers, self._fetch, self._organization)).result == "pass"
+        return (await evaluate(author, identifiers, fetch, self._organization)).result == "pass"
 
     def _note(self, mail: Mail, found: DmarcResult, mode: str, override: str) -> None:
         score = 0.0
