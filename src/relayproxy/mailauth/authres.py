@@ -68,7 +68,8 @@ def quote(text: str) -> str:
     if not text.isascii():
         local, at, domain = text.rpartition("@")
         text = local + at + to_a_label(domain)
-    text = "".join(c if " " <= c <= "~" else "?" for c in text)
+    if not text.isprintable() or not text.isascii():
+        text = "".join(c if " " <= c <= "~" else "?" for c in text)
     if _TOKEN.match(text) or _ADDRESS.match(text):
         return text
     escaped = text.replace("\\", r"\\").replace('"', r"\"")
