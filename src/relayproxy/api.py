@@ -99,7 +99,7 @@ def hook(function: F | None = None, *, background: bool = False) -> F | Callable
 
     `background=True` lets a decide hook start early (at its own stage) and be waited for only where something
     needs it: before a hook of a plugin that names it in `after`, or when the message stage is settled. Its
-    verdict counts there.
+    verdict counts there; that of an `rcpt` hook then counts for the whole message.
     """
 
     def mark(f: F) -> F:

@@ -208,7 +208,7 @@ def test_observe_says_would(config):
     found = as_json("-C", config("connect", "reject", common=", mode: observe"))
     assert ("connect", "would reject") in [(step["hook"], step["answer"]) for step in found["hooks"]]
     found = as_json("-C", config("", "header", common=", mode: observe"))
-    assert found["hooks"][-1]["answer"] == "would make 1 edits"
+    assert found["hooks"][-1]["answer"] == "would make 1 edit"
     assert "X-Probe" not in dict(found["headers"])
 
 

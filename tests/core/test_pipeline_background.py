@@ -263,3 +263,34 @@ async def test_only_decide_hooks_can_run_behind():
     driver = SessionDriver(plugin("late", before_forward=behind(before_forward)))
     assert (await driver.deliver(RAW)).sent is not None
     assert order == ["rewritten", "ended"]
+
+
+async def test_a_hook_that_ends_early_takes_along_nothing_that_others_need():
+    gate = Gate()
+    done = asyncio.Event()
+
+    async def connect(_self, note):
+        await done.wait()
+        note("dnsbl", "hit")
+
+    driver = SessionDriver(
+        plugin("dnsbl", connect=behind(connect)),
+        plugin("reader", after=("dnsbl",), mail=behind(gate.member("reader"))),
+    )
+    await begun(driver)
+    await driver.say("RSET")
+    done.set()
+    gate.open()
+    delivery = await driver.deliver(RAW)
+    assert [finding.method for finding in delivery.mail.findings] == ["dnsbl", "reader"]
+
+
+async def test_a_refusal_that_began_at_connect_stands_at_every_hello():
+    async def connect(_self):
+        return reject("listed")
+
+    driver = SessionDriver(
+        plugin("dnsbl", connect=behind(connect)), plugin("names", helo=lambda _self, name: None)
+    )
+    for name in ("EHLO one", "EHLO two"):
+        assert (await driver.say(name))[0].code == 550

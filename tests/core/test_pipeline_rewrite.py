@@ -55,9 +55,10 @@ async def test_edits_come_one_by_one_in_any_iterable_or_not_at_all(answer):
         return (edit for edit in [AddHeader("X-A", "1")]) if answer == "generator" else answer
 
     delivery = await SessionDriver(plugin("editor", before_forward=before_forward)).deliver(RAW)
-    wanted = bool(answer)
+    count = 1 if isinstance(answer, AddHeader | str) else len(answer or ())
+    wanted = count > 0
     assert delivery.sent.data.removeprefix(delivery.sent.lead).startswith(b"X-A: 1\r\n") is wanted
-    assert delivery.mail.trace[0].answer.endswith(" edits")
+    assert delivery.mail.trace[0].answer == ("1 edit" if count == 1 else f"{count} edits")
 
 
 async def test_a_later_hook_sees_what_an_earlier_one_edited():

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from tests.core.making import RAW, plugin
 
-from relayproxy.api import Reply, defer, hold, reject
+from relayproxy.api import Reply, defer, discard, hold, reject
 from relayproxy.core.policy import ListenerPolicy, Route
 from relayproxy.testing.session import SessionDriver, Standin
 
@@ -273,6 +273,42 @@ async def test_a_verdict_that_can_not_be_told_yet_counts_in_the_end(stage):
     delivery = await driver.deliver(RAW)
     assert driver.upstream.sent == []
     assert delivery.reply.temporary, "there is no store here"
+
+
+async def test_to_discard_one_recipients_mail_discards_nobody_elses():
+    """The first recipient decides what the transaction is for; the client sends the others again on their own."""
+
+    def rcpt(_self, rcpt):
+        return {"gone": discard(), "kept": hold("look")}.get(rcpt.address.local)
+
+    names = ["b", "gone", "c", "kept"]
+    driver = SessionDriver(plugin("judge", rcpt=rcpt))
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say(*(f"RCPT TO:<{name}@example.net>" for name in names))
+    assert [(reply.code, reply.status) for reply in replies] == [
+        (250, "2.1.5"),
+        (452, "4.5.3"),
+        (250, "2.1.5"),
+        (452, "4.5.3"),
+    ]
+    assert [one.address.local for one in (await driver.content(RAW)).sent.recipients] == ["b", "c"]
+    delivery = await driver.deliver(RAW, recipients=["gone@example.net"])
+    assert (delivery.reply.code, delivery.sent) == (250, None)
+    assert (await driver.deliver(RAW, recipients=["kept@example.net"])).reply.code == 451
+
+
+@pytest.mark.parametrize("stage", ["connect", "helo"])
+async def test_what_a_connection_owes_counts_for_each_of_its_messages(stage):
+    driver = SessionDriver(plugin("judge", **{stage: lambda _self: discard("spam trap")}))
+    for _ in range(2):
+        delivery = await driver.deliver(RAW)
+        assert (delivery.reply.code, delivery.sent) == (250, None)
+
+
+async def test_what_an_earlier_hello_owed_goes_with_it():
+    driver = SessionDriver(plugin("judge", helo=lambda _self, name: discard() if name == "one" else None))
+    await driver.say("EHLO one", "EHLO two")
+    assert (await driver.deliver(RAW)).sent is not None
 
 
 # -- what the next hop says -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from relayproxy.app import SystemClock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Call, Entry, Pipeline, Result, Scope
+from relayproxy.core.pipeline import Entry, Pipeline, Scope
 from relayproxy.core.ports import Capabilities, NextHop, Transaction
 from relayproxy.model.client import Client, Credentials
 from relayproxy.model.envelope import Envelope, Recipient
@@ -38,15 +38,19 @@ class Watched(Pipeline):
     def __init__(self, entries: Sequence[Entry], memory: Memory, metrics: Metrics) -> None:
         super().__init__(entries, clock=SystemClock(), log=memory, metrics=metrics)
         self.mail: Mail | None = None
-        self.steps: list[Step] = []
         self.noted: tuple[Finding, ...] = ()
-        self._memory = memory
-        self._took: dict[tuple[str, str], float] = {}
+        self._scopes: list[Scope] = []
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was asked of the connection and its greeting."""
+        return tuple(step for scope in self._scopes for step in scope.trace)
 
     async def decide_client(
         self, hook: str, client: Client, scope: Scope, **more: Any
     ) -> tuple[Any, tuple[Finding, ...]]:
         """See Pipeline."""
+        self._scopes.append(scope)
         verdict, findings = await super().decide_client(hook, client, scope, **more)
         self.noted += findings
         return verdict, findings
@@ -60,39 +64,6 @@ class Watched(Pipeline):
         """See Pipeline."""
         self.mail = mail
         return await super().rewritten(mail, rcpt, scope)
-
-    async def _call(
-        self,
-        call: Call,
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-        before: Sequence[Result],
-    ) -> Result:
-        """The trace of a mail has its hooks; those of the connection come before any mail and are noted here."""
-        result = await super()._call(call, scope, mail, arguments, before)
-        if mail is None:
-            key = call.hook, call.entry.name
-            took = self._took.pop(key, None)
-            answer = result.value.action.name.lower() if result.value is not None else "ok"
-            if result.value is not None and call.entry.observe:
-                answer = f"would {answer}"
-            self.steps.append(
-                Step(*key, took or 0.0, "not run" if took is None else answer, self._memory_of(*key))
-            )
-        return result
-
-    async def _fenced(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> tuple[Any, str, float]:
-        value, error, seconds = await super()._fenced(call, scope, arguments)
-        self._took[call.hook, call.entry.name] = seconds
-        return value, error, seconds
-
-    def _memory_of(self, hook: str, plugin: str) -> str:
-        """What the log says about a fault of this hook."""
-        for event in self._memory.events:
-            if event["event"] == "plugin_fault" and (event["hook"], event["plugin"]) == (hook, plugin):
-                return str(event["error"])
-        return ""
 
 
 class Recorder:

@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import TypeAlias
 
 from relayproxy.core.ledger import quick_key
-from relayproxy.core.pipeline import Scope
+from relayproxy.core.pipeline import Scope, is_silent
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Transaction
 from relayproxy.core.services import ListenerServices
@@ -34,7 +34,8 @@ _OUTCOME = {State.DONE: "relayed", State.PENDING: "deferred", State.FAILED: "rej
 class Draft:
     """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
 
-    `places` says, for each recipient as given, which of `targets` it became.
+    `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
+    share: held or discarded, or (None) neither.
     """
 
     mail: Mail
@@ -46,6 +47,17 @@ class Draft:
     targets: list[Recipient] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     refused_temporarily: bool = False
+    fate: Verdict | None = None
+
+    def shares(self, verdict: Verdict | None, waiting: int) -> bool:
+        """Whether another recipient may come along whose hooks say this, beside `waiting` that aren't given yet.
+
+        To hold or discard one recipient's mail must not do so to another's. The first recipient decides.
+        """
+        fate = verdict if is_silent(verdict) else None
+        if not self.given and not waiting:
+            self.fate = fate
+        return (fate and fate.action) == (self.fate and self.fate.action)
 
     def drop(self) -> None:
         """End it without a message."""
@@ -111,8 +123,7 @@ class _Job:
             return settled
         verdict: Verdict | None = None
         if pipeline.decides_message:
-            verdict = await pipeline.decide("message", mail, self._draft.scope)
-            verdict = strongest((verdict, await pipeline.join(mail, self._draft.scope)))
+            verdict = strongest((await pipeline.judge(mail, self._draft.scope), self._draft.fate))
         if verdict is None or verdict.action is Action.ACCEPT:
             envelope = mail.envelope
             if b"authentication-results" in head or b"received-spf" in head or b"bimi-" in head:

@@ -109,27 +109,44 @@ class Result:
 
 
 class Scope:
-    """What belongs to one connection or one message while hooks run: the time left and what runs behind.
+    """What belongs to a connection, a greeting or a message while hooks run: time left, what runs behind, what is owed.
 
-    `budget` is in seconds of hooks' time and 0 for no limit. A message's scope has its connection's as `parent`.
+    `budget` is in seconds of hooks' time and 0 for no limit. A greeting's scope has its connection's as `parent`, a
+    message's that of the greeting. `running` maps what runs behind to the plugin's name. `owed` is a verdict that no
+    reply could tell when it was given (hold, discard): it counts when the message is judged. `trace` has the steps of
+    hooks that ran before there was a mail.
     """
 
-    __slots__ = ("deadline", "left", "parent", "running")
+    __slots__ = ("deadline", "left", "owed", "parent", "running", "trace")
 
     def __init__(self, budget: float = 0.0, parent: "Scope | None" = None) -> None:
         self.left = budget
         self.deadline = 0.0
-        self.running: dict[str, asyncio.Task[Result]] = {}
         self.parent = parent
-        if parent is not None and parent.running:
-            self.running.update(parent.running)
+        self.running: dict[asyncio.Task[Result], str] = {}
+        self.owed: Verdict | None = None
+        self.trace: list[Step] = []
+        if parent is not None:
+            self.owed = parent.owed
+            if parent.running:
+                self.running.update(parent.running)
+
+    def owe(self, verdict: Verdict | None) -> None:
+        """Keep a verdict that has no reply of its own; the others have been told, or object to nothing."""
+        if is_silent(verdict):
+            self.owed = strongest((self.owed, verdict))
 
     def cancel(self) -> None:
         """Drop what still runs for this scope alone: nobody will ask for it."""
-        for name, task in self.running.items():
-            if self.parent is None or name not in self.parent.running:
+        for task in self.running:
+            if self.parent is None or task not in self.parent.running:
                 task.cancel()
         self.running.clear()
+
+
+def is_silent(verdict: Verdict | None) -> bool:
+    """Whether a verdict decides something that no reply before the content can say (hold, discard)."""
+    return verdict is not None and verdict.action in (Action.HOLD, Action.DISCARD)
 
 
 class Pipeline:
@@ -144,21 +161,17 @@ class Pipeline:
             users = [entry for entry in entries if hook in entry.hooks]
             if hook == "before_forward":
                 users.sort(key=lambda entry: entry.signer)
-            self._calls[hook] = tuple(
-                self._prepare(entry, hook, [other.name for other in entries[: entries.index(entry)]], metrics)
-                for entry in users
-            )
+            self._calls[hook] = tuple(self._prepare(entry, hook, metrics) for entry in users)
         # What is asked for every message is looked up once.
         self.asks_mail = bool(self._calls["mail"])
         self.asks_rcpt = bool(self._calls["rcpt"])
         self.rewrites_envelope = bool(self._calls["rewrite_envelope"])
         self.rewrites = bool(self._calls["before_forward"])
         self.reports = bool(self._calls["after_forward"])
-        self.decides_message = bool(self._calls["message"]) or any(
-            call.background for hook in DECIDE for call in self._calls[hook]
-        )
+        # What was said before the content may be owed until it is judged.
+        self.decides_message = self.rewrites_envelope or any(self._calls[hook] for hook in DECIDE)
 
-    def _prepare(self, entry: Entry, hook: str, before: list[str], metrics: Metrics) -> Call:
+    def _prepare(self, entry: Entry, hook: str, metrics: Metrics) -> Call:
         function = entry.hooks[hook]
         mode = "observe" if entry.observe else "enforce"
         return Call(
@@ -168,7 +181,7 @@ class Pipeline:
             names=tuple(inspect.signature(function).parameters),
             background=bool(getattr(function, "relayproxy_background", False)) and hook in DECIDE,
             waits=inspect.iscoroutinefunction(function),
-            needs=frozenset(before if entry.after is None else _transitive(entry, self.entries)),
+            needs=frozenset(_transitive(entry, self.entries)),
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
@@ -189,30 +202,55 @@ class Pipeline:
     async def decide_client(
         self, hook: str, client: Client, scope: Scope, **more: Any
     ) -> tuple[Verdict | None, tuple[Finding, ...]]:
-        """Ask the hooks of a connection (connect, helo); return the verdict and what was noted."""
+        """Ask the hooks of a connection (connect, helo); return the verdict and what was noted.
+
+        A verdict without a reply is owed by the scope: it counts for every message.
+        """
         calls = self._calls[hook]
         if not calls:
             return None, ()
-        results = await self._stage(calls, client, None, scope, None, {"client": client, **more})
-        return self._weigh(results), tuple(f for result in results for f in result.findings)
+        try:
+            results = await self._stage(calls, client, None, scope, None, {"client": client, **more})
+        except asyncio.CancelledError:
+            scope.cancel()
+            raise
+        verdict = self._weigh(results)
+        scope.owe(verdict)
+        return verdict, tuple(f for result in results for f in result.findings)
 
     async def decide(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> Verdict | None:
-        """Ask the hooks about a mail; findings are merged into it in pipeline order."""
+        """Ask the hooks about a mail; findings are merged into it in pipeline order.
+
+        What `mail` hooks say without a reply is owed by the scope. What `rcpt` hooks say is for that recipient: the
+        caller must see that recipients of one transaction share it.
+        """
         calls = self._calls[hook]
-        if not calls and not (hook == "message" and scope.running):
+        if not calls:
             return None
         start = self._clock.monotonic()
         if scope.left:
             scope.deadline = start + scope.left
-        results = await self._stage(calls, mail.client, mail.direction, scope, mail, more)
+        try:
+            results = await self._stage(calls, mail.client, mail.direction, scope, mail, more)
+        except asyncio.CancelledError:
+            scope.cancel()
+            raise
         if scope.left:
             scope.left = max(0.001, scope.left - (self._clock.monotonic() - start))
         mail.findings += tuple(f for result in results for f in result.findings)
-        return self._weigh(results)
+        verdict = self._weigh(results)
+        if hook == "mail":
+            scope.owe(verdict)
+        return verdict
 
-    async def join(self, mail: Mail, scope: Scope) -> Verdict | None:
+    async def judge(self, mail: Mail, scope: Scope) -> Verdict | None:
+        """Settle the message stage: what is owed, what the message hooks say, and what ran behind until now."""
+        verdict = strongest((scope.owed, await self.decide("message", mail, scope)))
+        return strongest((verdict, await self._join(mail, scope))) if scope.running else verdict
+
+    async def _join(self, mail: Mail, scope: Scope) -> Verdict | None:
         """Wait for all that still runs behind, in pipeline order; merge what it found."""
-        results = [await task for task in scope.running.values()]
+        results = [await task for task in scope.running]
         scope.running.clear()
         mail.findings += tuple(f for result in results for f in result.findings)
         return self._weigh(results)
@@ -251,21 +289,22 @@ class Pipeline:
         joined = await self._joined(asked, scope) if scope.running else []
         if len(asked) == 1 and not asked[0].background:
             return [*joined, await self._call(asked[0], scope, mail, arguments, joined)]
+        wanted = frozenset[str]().union(*(call.needs for call in asked if not call.background))
         started: dict[str, Result | asyncio.Task[Result]] = {}
         for call in asked:
-            needed = [started[name] for name in started if name in call.needs]
-            if call.background:
-                needed += [task for name, task in scope.running.items() if name in call.needs]
-                scope.running[call.entry.name] = asyncio.create_task(
-                    self._following(call, needed, joined, scope, mail, arguments)
-                )
+            name = call.entry.name
+            needed = [started[other] for other in started if other in call.needs]
+            if call.background and name not in wanted:
+                needed += [task for task, other in scope.running.items() if other in call.needs]
+                task = asyncio.create_task(self._following(call, needed, joined, scope, mail, arguments))
+                scope.running[task] = name
             elif call.waits or any(isinstance(item, asyncio.Task) for item in needed):
-                started[call.entry.name] = asyncio.create_task(
+                started[name] = asyncio.create_task(
                     self._following(call, needed, joined, scope, mail, arguments)
                 )
             else:
                 seen = [*joined, *(item for item in needed if isinstance(item, Result))]
-                started[call.entry.name] = await self._call(call, scope, mail, arguments, seen)
+                started[name] = await self._call(call, scope, mail, arguments, seen)
         try:
             results = [item if isinstance(item, Result) else await item for item in started.values()]
         except asyncio.CancelledError:
@@ -278,8 +317,10 @@ class Pipeline:
     async def _joined(self, asked: Sequence[Call], scope: Scope) -> list[Result]:
         """Wait for what runs behind and is needed by a call of this stage."""
         needed = frozenset[str]().union(*(call.needs for call in asked if not call.background))
-        names = [name for name in scope.running if name in needed]
-        return [await scope.running.pop(name) for name in names]
+        tasks = [task for task, name in scope.running.items() if name in needed]
+        for task in tasks:
+            del scope.running[task]
+        return [await task for task in tasks]
 
     async def _following(
         self,
@@ -290,7 +331,11 @@ class Pipeline:
         mail: Mail | None,
         arguments: dict[str, Any],
     ) -> Result:
-        before = [item if isinstance(item, Result) else await item for item in needed]
+        awaited = [item for item in needed if isinstance(item, asyncio.Task)]
+        if awaited:
+            # Others may need them too: that this one is cancelled must not cancel them.
+            await asyncio.wait(awaited)
+        before = [item if isinstance(item, Result) else item.result() for item in needed]
         return await self._call(call, scope, mail, arguments, [*joined, *before])
 
     async def _call(
@@ -302,6 +347,7 @@ class Pipeline:
         before: Sequence[Result],
     ) -> Result:
         """Call one decide hook behind the fence."""
+        trace = scope.trace if mail is None else mail.trace
         if any(
             result.value is not None
             and result.value.action is Action.REJECT
@@ -309,8 +355,7 @@ class Pipeline:
             for result in before
         ):
             # Nothing is stronger, and of equals the earlier wins: the answer is known.
-            if mail is not None:
-                mail.trace.append(Step(call.hook, call.entry.name, 0.0, "not run"))
+            trace.append(Step(call.hook, call.entry.name, 0.0, "not run"))
             return Result(call)
         notes: list[Finding] = []
         if mail is not None:
@@ -326,11 +371,10 @@ class Pipeline:
             self._fault(call, "type", error)
         if error:
             value = self._on_error(call)
-        if mail is not None:
-            answer = value.action.name.lower() if value is not None else "ok"
-            if value is not None and call.entry.observe:
-                answer = f"would {answer}"
-            mail.trace.append(Step(call.hook, call.entry.name, seconds, answer, error))
+        answer = value.action.name.lower() if value is not None else "ok"
+        if value is not None and call.entry.observe:
+            answer = f"would {answer}"
+        trace.append(Step(call.hook, call.entry.name, seconds, answer, error))
         named = tuple(_by(finding, call.entry.name) for finding in notes)
         return Result(call, value, named)
 
@@ -372,10 +416,9 @@ class Pipeline:
                 raise
             error = "was cancelled from within"
             self._fault(call, "raise", error, fault)
-        except BaseExceptionGroup as fault:
-            error = _where(fault)
-            self._fault(call, "raise", error, fault)
-        except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001  (the fence round foreign code)
+        except GeneratorExit:
+            raise
+        except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)
             error = _where(fault)
             self._fault(call, "raise", error, fault)
         seconds = monotonic() - start
@@ -411,7 +454,7 @@ class Pipeline:
                 error = f"returned {type(value).__name__}, wanted a login or None"
                 self._fault(call, "type", error)
             if error:
-                failed = failed or call.entry.on_error != "skip"
+                failed = failed or not (call.entry.observe or call.entry.on_error == "skip")
             elif value and not call.entry.observe:
                 return value, False
         return None, failed
@@ -419,12 +462,16 @@ class Pipeline:
     async def rewritten(
         self, mail: Mail, rcpt: Recipient | None, scope: Scope
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
-        """Ask for edits of the sender (`rcpt` None) or of one recipient; all apply to that one address."""
+        """Ask for edits of the sender (`rcpt` None) or of one recipient; all apply to that one address.
+
+        A fault under `on_error: hold` is owed by the scope: the message will not pass.
+        """
         edits: list[Edit] = []
         for call in self._calls["rewrite_envelope"]:
             if call.entry.when.holds(mail.client, mail.direction):
                 mine, verdict = await self._edits(call, mail, scope, {"rcpt": rcpt}, _ENVELOPE_EDITS)
                 if verdict is not None:
+                    scope.owe(verdict)
                     return (), verdict
                 edits.extend(mine)
         return tuple(edits), None
@@ -462,16 +509,16 @@ class Pipeline:
                 edits = tuple(found)
             except TypeError:
                 error = f"returned {type(value).__name__}, wanted edits"
-            except Exception as fault:  # noqa: BLE001  (a generator is foreign code too)
+            except BaseException as fault:  # noqa: BLE001  (a generator is foreign code too)
                 error = _where(fault)
             if not error and not all(isinstance(edit, allowed) for edit in edits):
                 error = "returned something that is no edit of this hook"
             if error:
                 self._fault(call, "type", error)
         mail.findings += tuple(_by(finding, call.entry.name) for finding in view.noted)
-        mail.trace.append(Step(call.hook, call.entry.name, seconds, f"{len(edits)} edits", error))
+        mail.trace.append(Step(call.hook, call.entry.name, seconds, _count(edits), error))
         if error:
-            return (), self._on_error(call)
+            return (), None if call.entry.observe else self._on_error(call)
         if call.entry.observe:
             if edits:
                 self._log.info("would_have", plugin=call.entry.name, hook=call.hook, edits=len(edits))
@@ -504,21 +551,30 @@ def _by(finding: Finding, name: str) -> Finding:
     return Finding(finding.method, finding.result, finding.score, finding.props, finding.reason, name)
 
 
+def _count(edits: Sequence[Edit]) -> str:
+    return "1 edit" if len(edits) == 1 else f"{len(edits)} edits"
+
+
 def _where(fault: BaseException) -> str:
     frames = traceback.extract_tb(fault.__traceback__)
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(fault).__name__}: {fault}{place}"
+    try:
+        text = str(fault)
+    except Exception:  # noqa: BLE001  (how an exception shows itself is foreign code)
+        text = "(can't be shown)"
+    return f"{type(fault).__name__}: {text}{place}"
 
 
 def _transitive(entry: Entry, entries: Sequence[Entry]) -> set[str]:
     """All plugins that `entry` needs, directly or through others."""
-    by_name = {other.name: other for other in entries}
+    places = {other.name: place for place, other in enumerate(entries)}
     found: set[str] = set()
-    todo = list(entry.after or ())
+    todo = [entry.name]
     while todo:
-        name = todo.pop()
-        if name in found or name not in by_name:
-            continue
-        found.add(name)
-        todo.extend(by_name[name].after or ())
+        place = places[todo.pop()]
+        after = entries[place].after
+        names = [other.name for other in entries[:place]] if after is None else after
+        fresh = [name for name in names if name in places and name not in found]
+        found.update(fresh)
+        todo.extend(fresh)
     return found

@@ -52,8 +52,10 @@ class Session:
         self._report: Coroutine[object, object, None] | None = None
         self._said_hello = False
         self._offered = Offered()
+        self._connect_findings: tuple[Finding, ...] = ()
         self._findings: tuple[Finding, ...] = ()
-        self._scope = Scope()
+        self._connect_scope = Scope()
+        self._scope = self._connect_scope
         self._draft: Draft | None = None
         self._count = 0
         self._auth_failures = 0
@@ -65,8 +67,10 @@ class Session:
         """Return the banner, or the refusal in its place."""
         self._judge_trust()
         if self._services.pipeline.calls("connect"):
-            verdict, notes = await self._services.pipeline.decide_client("connect", self.client, self._scope)
-            self._findings += notes
+            verdict, self._connect_findings = await self._services.pipeline.decide_client(
+                "connect", self.client, self._connect_scope
+            )
+            self._findings = self._connect_findings
             if verdict is not None and verdict.reply is not None:
                 self.closing = True
                 code = 554 if verdict.action is Action.REJECT else 421
@@ -86,16 +90,20 @@ class Session:
             return Reply(500, "5.5.1", f"This is {'LMTP: say LHLO' if lmtp else 'SMTP: say EHLO'}")
         if not name or len(name) > 255 or not name.isprintable() or " " in name:
             return Reply(501, "5.5.4", f"Syntax: {verb} hostname")
-        self.reset()
         proto = "LMTP" if lmtp else "ESMTP" if verb == "EHLO" else "SMTP"
-        self.client = self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
+        client = self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
         if self._services.pipeline.calls("helo"):
-            verdict, notes = await self._services.pipeline.decide_client(
-                "helo", self.client, self._scope, name=name
-            )
-            self._findings += notes
+            scope = Scope(parent=self._connect_scope)
+            verdict, notes = await self._services.pipeline.decide_client("helo", client, scope, name=name)
             if verdict is not None and verdict.reply is not None:
+                # A refused greeting changes nothing (RFC 5321 section 4.1.4).
+                scope.cancel()
                 return verdict.reply
+            self._forget_hello()
+            self._scope = scope
+            self._findings += notes
+        self.reset()
+        self.client = client
         self._said_hello = True
         if verb == "HELO":
             self._offered = Offered(0, eightbit=False, smtputf8=False, dsn=False, auth=False)
@@ -138,10 +146,18 @@ class Session:
             lines.append("XFORWARD " + " ".join(XFORWARD_NAMES))
         return offered, Reply(250, "", "\n".join((self._services.hostname, *lines)))
 
+    def _forget_hello(self) -> None:
+        """Drop what the hooks noted and still do about the last greeting."""
+        self.reset()
+        if self._scope is not self._connect_scope:
+            self._scope.cancel()
+            self._scope = self._connect_scope
+        self._findings = self._connect_findings
+        self._said_hello = False
+
     def secured(self, tls: TlsInfo) -> None:
         """TLS has begun: everything said before it is forgotten (RFC 3207 section 4.2)."""
-        self.reset()
-        self._said_hello = False
+        self._forget_hello()
         self.client = replace(
             self._base, tls=tls, ptr=self.client.ptr if self.client.ip == self._base.ip else ""
         )
@@ -182,10 +198,10 @@ class Session:
             client = _speaking_for(self.client, given)
         except CommandError as error:
             return error.reply
-        self.reset()
-        self._said_hello = False
-        self._findings = ()
-        self._scope.cancel()
+        self._forget_hello()
+        self._connect_scope.cancel()
+        self._connect_scope = self._scope = Scope()
+        self._connect_findings = self._findings = ()
         identity = given.get("LOGIN", client.identity)
         self.client = replace(client, identity=identity, forwarded=False)
         return await self.greet()
@@ -392,7 +408,12 @@ class Session:
         targets = [recipient]
         pipeline = services.pipeline
         if pipeline.asks_rcpt:
-            refusal = self._refused(await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient))
+            verdict = await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient)
+            refusal = self._refused(verdict)
+            if refusal is None and not draft.shares(verdict, waiting):
+                refusal = Reply(
+                    452, "4.5.3", "This recipient is treated otherwise: send it in another transaction"
+                )
             if refusal is not None:
                 self._log_refusal(draft.mail, recipient, refusal)
                 return refusal
@@ -539,6 +560,7 @@ class Session:
         """The connection has ended: tell the report hooks."""
         self.reset()
         self._scope.cancel()
+        self._connect_scope.cancel()
         if self._services.pipeline.calls("session_closed"):
             totals = self.totals
             await self._services.pipeline.session_closed(
