@@ -5,7 +5,7 @@ Must not know how From was read, and says what the domain's owner asks for, not 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from relayproxy.mailauth.dmarc_record import DmarcRecord, parse_record
@@ -95,7 +95,7 @@ async def _align(
     """Return the methods that vouch for the author (section 4.4), and what keeps us from being sure."""
     modes = {"spf": record.aspf, "dkim": record.adkim}
     asked = [
-        replace(one, domain=_canonical(one.domain))
+        Identifier(one.method, _canonical(one.domain), one.result)
         for one in dict.fromkeys(identifiers)
         if one.result in ("pass", "temperror") and one.method in modes
     ][:_IDENTIFIERS]
