@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from relayproxy.api import Answer, Resolver
-from relayproxy.mailauth.lookup import Fetch, Peek, Question, Remembering
+from relayproxy.api import Resolver
+from relayproxy.mailauth.lookup import Answer, Fetch, Peek, Question, Remembering
 
 T = TypeVar("T")
 
@@ -43,6 +43,17 @@ def known_to(peek: Peek) -> Fetch:
         return answers
 
     return fetch
+
+
+def recorded(fetch: Fetch, used: dict[Question, Answer]) -> Fetch:
+    """Return `fetch`, noting in `used` what it brings."""
+
+    async def noted(questions: Sequence[Question]) -> Sequence[Answer]:
+        answers = await fetch(questions)
+        used.update(zip(questions, answers, strict=True))
+        return answers
+
+    return noted
 
 
 def at_once(check: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from relayproxy.api import App, Direction, Mail, Message, Opinion, Plugin, Settings, defer, hook
+from relayproxy.api import App, Direction, Mail, Opinion, Plugin, Settings, defer, hook
 from relayproxy.builtin._lookup import fetch_from, peek_at
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digests
 from relayproxy.mailauth.dkim_verify import (

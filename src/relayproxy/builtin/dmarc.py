@@ -4,7 +4,7 @@ Puts together what spf, dkim_verify and arc found, and does what the settings sa
 nor read a record.
 """
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -24,11 +24,11 @@ from relayproxy.api import (
     reject,
     to_a_label,
 )
-from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
+from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at, recorded
 from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
 from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, evaluate
 from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
-from relayproxy.mailauth.lookup import Fetch
+from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Question
 from relayproxy.mailauth.spf_fields import upgraded
 
 OnFail = Literal["observe", "follow-policy", "score"]
@@ -92,7 +92,9 @@ class Dmarc(Plugin[DmarcSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver; load the list of public suffixes if that is to be used."""
         self._fetch = fetch_from(app.resolver)
-        self._known = known_to(peek_at(app.resolver))
+        self._peek = peek_at(app.resolver)
+        self._known = known_to(self._peek)
+        self._memory: Memory[DmarcResult] = Memory()
         self._organization: Organization | None = None
         if self.options.discovery == "public-suffix-list":
             from relayproxy.mailauth.psl import organizational_domain  # noqa: PLC0415  (loads the list)
@@ -119,10 +121,15 @@ class Dmarc(Plugin[DmarcSettings]):
             return self._judge(mail, author.domain, identifiers, mode, self._fetch)
 
     async def _judge(
-        self, mail: Mail, author: str, identifiers: Sequence[Identifier], mode: OnFail, fetch: Fetch
+        self, mail: Mail, author: str, identifiers: tuple[Identifier, ...], mode: OnFail, fetch: Fetch
     ) -> Opinion:
         """Evaluate over what `fetch` brings; nothing is noted before all is known."""
-        found = await evaluate(author, identifiers, fetch, self._organization)
+        key = author, identifiers
+        found = self._memory.find(key, self._peek)
+        if found is None:
+            used: dict[Question, Answer] = {}
+            found = await evaluate(author, identifiers, recorded(fetch, used), self._organization)
+            self._memory.keep(key, found, used)
         override = await self._override(mail, found, fetch) if found.result == "fail" else ""
         self._note(mail, found, mode, override)
         if found.result == "temperror":

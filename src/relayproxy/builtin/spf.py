@@ -23,8 +23,8 @@ from relayproxy.api import (
     reject,
 )
 from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
-from relayproxy.mailauth.lookup import Fetch
-from relayproxy.mailauth.spf import Spf, SpfMemory, SpfResult
+from relayproxy.mailauth.lookup import Fetch, Memory
+from relayproxy.mailauth.spf import Spf, SpfResult
 from relayproxy.mailauth.spf_fields import received_spf
 
 _TIME_LIMIT = 20.0  # RFC 7208 section 4.6.4
@@ -72,7 +72,7 @@ class SpfPlugin(Plugin[SpfSettings]):
         self._fetch = fetch_from(app.resolver)
         self._peek = peek_at(app.resolver)
         self._known = known_to(self._peek)
-        self._memory = SpfMemory()
+        self._memory: Memory[SpfResult] = Memory()
 
     @hook(background=True)
     def mail(self, mail: Mail) -> Opinion | Awaitable[Opinion]:

@@ -300,7 +300,9 @@ class Pipeline:
                 started.append((name, task))
         for call in asked:
             name = call.entry.name
-            needed: list[Result | asyncio.Future[Result]] = [item for other, item in started if other in call.needs]
+            needed: list[Result | asyncio.Future[Result]] = [
+                item for other, item in started if other in call.needs
+            ]
             behind = call.background and name not in wanted
             if behind:
                 needed += [task for task, other in scope.running.items() if other in call.needs]

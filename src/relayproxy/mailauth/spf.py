@@ -7,8 +7,7 @@ imports `spf`. Must not decide anything.
 """
 
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -16,14 +15,13 @@ from typing import Any, SupportsIndex, TypeAlias
 
 import spf
 
-from relayproxy.mailauth.lookup import Answer, Fetch, Peek, Question
+from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Peek, Question
 from relayproxy.model.address import Address, to_a_label
 from relayproxy.model.reply import printable
 
 _RECORD_ROOM = 8192  # octets; RFC 7208 section 3.4 asks for less than 512
 _MACROS = 64  # each of them may expand to 320 characters, in every round
 _EXPLANATION_ROOM = 200
-_REMEMBERED = 5000  # results of clients for domains
 _GUESSES = 20  # questions of a check that may turn out not to have been needed
 _NETWORKS = {"in-addr": ("ip4", "a", "mx"), "ip6": ("ip6", "a", "mx")}  # by pyspf's names of the families
 _WIDE = {"in-addr": 8, "ip6": 16}
@@ -57,42 +55,12 @@ class SpfResult:
     lookups: int = 0
 
 
-class SpfMemory:
-    """Results of a client's address for a domain, each with the very answers that it rests on.
-
-    A result counts as long as the same answers are still given, so it lives no longer than they do. What depends on
-    more than address and domain, by a macro, is never kept.
-    """
-
-    def __init__(self, size: int = _REMEMBERED) -> None:
-        self._size = size
-        self._kept: OrderedDict[tuple[str, str], tuple[SpfResult, dict[Question, Answer]]] = OrderedDict()
-
-    def find(self, ip: str, domain: str, find: Callable[[Question], Answer | None]) -> SpfResult | None:
-        """Return the result, if `find` still gives the answers of then."""
-        kept = self._kept.get((ip, domain))
-        if kept is None:
-            return None
-        result, answers = kept
-        for question, answer in answers.items():
-            if find(question) is not answer:
-                return None
-        return result
-
-    def keep(self, ip: str, domain: str, result: SpfResult, answers: dict[Question, Answer]) -> None:
-        """Remember a result; the oldest gives way."""
-        self._kept.pop((ip, domain), None)
-        self._kept[ip, domain] = result, answers
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-
-
 class Spf:
     """Checks for one client, over what `fetch` brings; `peek` gives answers that need no fetching.
 
     `ip` is the client's address, `helo` its EHLO name, `receiver` our own name and `now` seconds since the epoch
     (both for macros of explanations). The identities of a client share what was looked up, and all checks with one
-    `memory` share results. Raises ValueError if `ip` is no address.
+    `memory` share results, as long as `peek` gives the answers that they rest on. Raises ValueError if `ip` is no address.
     """
 
     def __init__(
@@ -102,7 +70,7 @@ class Spf:
         fetch: Fetch,
         *,
         peek: Peek | None = None,
-        memory: SpfMemory | None = None,
+        memory: Memory[SpfResult] | None = None,
         receiver: str = "",
         now: float = 0,
     ) -> None:
@@ -111,6 +79,7 @@ class Spf:
         self._fetch = fetch
         self._known = _Known(peek)
         self._memory = memory
+        self._peek = peek
         self._receiver = receiver
         self._now = now
 
@@ -128,16 +97,19 @@ class Spf:
         # RFC 7208 section 4.3: a malformed domain, a literal and a single label have no record.
         if "." not in domain or domain.startswith("[") or not _DOMAIN.match(domain):
             return SpfResult("none", domain, reason="the domain is no fully qualified name")
-        remembered = self._memory and self._memory.find(self._ip, domain, self._known.find)
-        if remembered:
-            return remembered
+        key = self._ip, domain
+        if self._memory is not None and self._peek is not None:
+            remembered = self._memory.find(key, self._peek)
+            if remembered is not None:
+                return remembered
         while True:  # every round learns an answer, and the RFC's limits bound what an evaluation can ask
             query = _Query(self._known, self._ip, self._helo)
             query.set_sender(local, domain, self._receiver, self._now)
             result = query.run(domain)
             if result is not None:
                 if self._memory is not None and not query.has_macros:
-                    self._memory.keep(self._ip, domain, result, query.used)
+                    # A macro may stand for the local part, the HELO name, the time: then it depends on more.
+                    self._memory.keep(key, result, query.used)
                 return result
             wanted = query.wanted()
             self._known.learn(wanted, await self._fetch(wanted))
