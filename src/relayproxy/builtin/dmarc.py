@@ -4,6 +4,7 @@ Puts together what spf, dkim_verify and arc found, and does what the settings sa
 nor read a record.
 """
 
+import asyncio
 from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -26,9 +27,10 @@ from relayproxy.api import (
 )
 from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at, recorded
 from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
-from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, evaluate
+from relayproxy.mailauth.dkim_verify import find_signatures
+from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, discover, evaluate
 from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
-from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Question
+from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Question, Remembering
 from relayproxy.mailauth.spf_fields import upgraded
 
 OnFail = Literal["observe", "follow-policy", "score"]
@@ -95,11 +97,33 @@ class Dmarc(Plugin[DmarcSettings]):
         self._peek = peek_at(app.resolver)
         self._known = known_to(self._peek)
         self._memory: Memory[DmarcResult] = Memory()
+        self._remembers = isinstance(app.resolver, Remembering)
+        self._asking: set[asyncio.Task[None]] = set()
         self._organization: Organization | None = None
         if self.options.discovery == "public-suffix-list":
             from relayproxy.mailauth.psl import organizational_domain  # noqa: PLC0415  (loads the list)
 
             self._organization = organizational_domain
+
+    @hook
+    def shutdown(self) -> None:
+        """Give up what is still being asked."""
+        for task in self._asking:
+            task.cancel()
+
+    @hook
+    def arrived(self, mail: Mail) -> None:
+        """Ask for the author's policy while SPF and DKIM are being checked, so that the resolver knows it by then."""
+        if not self._remembers:
+            return
+        author = read_author(mail.message).domain
+        if not author or self._mode(author) == "ignore" or self._peek(f"_dmarc.{author}", "TXT") is not None:
+            return
+        signers = (one.claim.domain for one in find_signatures(mail.message))
+        others = [name for name in (mail.envelope.sender.ascii_domain, *signers) if name]
+        task = asyncio.create_task(discover(author, others, self._fetch, self._organization))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     @hook
     def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, REPORT, REWRITE
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import (
     AddHeader,
@@ -158,7 +158,7 @@ class Pipeline:
         self._clock = clock
         self._log = log
         self._calls: dict[str, tuple[Call, ...]] = {}
-        for hook in (*DECIDE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
+        for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
             users = [entry for entry in entries if hook in entry.hooks]
             if hook == "before_forward":
                 users.sort(key=lambda entry: entry.signer)
@@ -170,7 +170,9 @@ class Pipeline:
         self.rewrites = bool(self._calls["before_forward"])
         self.reports = bool(self._calls["after_forward"])
         # What was said before the content may be owed until it is judged.
-        self.decides_message = self.rewrites_envelope or any(self._calls[hook] for hook in DECIDE)
+        self.decides_message = self.rewrites_envelope or any(
+            self._calls[hook] for hook in (*DECIDE, *PREPARE)
+        )
 
     def _prepare(self, entry: Entry, hook: str, metrics: Metrics) -> Call:
         function = entry.hooks[hook]
@@ -246,6 +248,9 @@ class Pipeline:
 
     async def judge(self, mail: Mail, scope: Scope) -> Verdict | None:
         """Settle the message stage: what is owed, what the message hooks say, and what ran behind until now."""
+        for call in self._calls["arrived"]:
+            if call.entry.when.holds(mail.client, mail.direction):
+                await self._fenced(call, scope, {"mail": mail.view()})
         verdict = strongest((scope.owed, await self.decide("message", mail, scope)))
         return strongest((verdict, await self._join(mail, scope))) if scope.running else verdict
 

@@ -13,6 +13,7 @@ from relayproxy.mailauth.lookup import Answer, Fetch, no_such_name
 from relayproxy.model.address import to_a_label
 
 _WALK = 8  # queries of one walk (section 4.10)
+_DISCOVERED = 3  # domains that are asked about before it is known whether they count
 _IDENTIFIERS = 12  # more domains than one message can reasonably be signed by
 
 Organization: TypeAlias = Callable[[str], str]
@@ -87,6 +88,27 @@ async def evaluate(
         dkim_aligned="dkim" in aligned,
         reason="" if aligned else trouble,
     )
+
+
+async def discover(
+    author: str, others: Iterable[str], fetch: Fetch, organization: Organization | None = None
+) -> None:
+    """Ask all that `evaluate` will want to know, whichever of the domains `others` SPF and DKIM will answer for.
+
+    For the caller whose `fetch` remembers: it can be done while SPF and DKIM are being checked.
+    """
+    author = _canonical(author)
+    tree: _Tree | _Listed = _Listed(fetch, organization) if organization else _Tree(fetch)
+    try:
+        _, record = await tree.policy(author)
+    except _LookupFailedError:
+        return
+    if record is not None and "r" in (record.aspf, record.adkim):
+        top = author.rpartition(".")[2]
+        known = dict.fromkeys(_canonical(other) for other in others)
+        relatives = [name for name in known if name != author and name.rpartition(".")[2] == top]
+        if relatives:
+            await tree.load([author, *relatives[:_DISCOVERED]])
 
 
 async def _align(
