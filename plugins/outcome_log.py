@@ -10,9 +10,10 @@ import asyncio
 import json
 import queue
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from relayproxy.api import App, Mail, Outcome, Plugin, Settings, hook
+from relayproxy.api import App, Mail, Mistake, Outcome, Plugin, Settings, Setup, hook
 
 
 class OutcomeLogSettings(Settings):
@@ -27,6 +28,12 @@ class OutcomeLog(Plugin[OutcomeLogSettings]):
 
     name = "outcome_log"
     settings = OutcomeLogSettings
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """The file comes by itself; its folder doesn't."""
+        folder = (setup.folder / self.options.file).parent
+        if not folder.is_dir():
+            yield Mistake(f"there is no folder {folder}", ("file",))
 
     @hook
     def startup(self, app: App) -> None:

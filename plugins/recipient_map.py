@@ -8,15 +8,18 @@ one is ever read. While the file is missing or empty, the mail is deferred, neve
 """
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 from relayproxy.api import (
     App,
     Direction,
+    Mistake,
     Opinion,
     Plugin,
     Recipient,
     Settings,
+    Setup,
     hook,
     printable,
     reject,
@@ -40,6 +43,14 @@ class RecipientMap(Plugin[RecipientMapSettings]):
     settings = RecipientMapSettings
     after = ()
     directions = frozenset({Direction.INBOUND, Direction.INTERNAL})
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """Say before the start what `startup` would say: the file can't be read."""
+        file = setup.folder / self.options.file
+        try:
+            file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            yield Mistake(f"{file}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}", ("file",))
 
     @hook
     async def startup(self, app: App) -> None:

@@ -36,6 +36,17 @@ from relayproxy.api import hook
 def startup(app):
     raise RuntimeError("no model file")
 """
+SLOW_PLUGIN = """
+import asyncio
+from pathlib import Path
+from relayproxy.api import hook
+
+@hook
+async def startup(app):
+    (app.folder / "begun").touch()
+    while not (app.folder / "go").exists():
+        await asyncio.sleep(0.01)
+"""
 
 
 class Supervised(Relay):
@@ -333,6 +344,29 @@ class TestReload:
             await until_ready(relay)
             assert await relay.serves() == "relay.test"
 
+    async def test_one_that_is_asked_for_during_another_comes_after_it(self, sink: UpstreamSink):
+        async with supervised(sink) as relay:
+            await slow_reload(relay, sink)
+            relay.configure(sink.address, hostname="last.test")
+            for _ in range(3):
+                relay.signal(signal.SIGHUP)
+            assert await relay.serves() == "relay.test"
+            (relay.folder / "go").touch()
+            await wait_for(lambda: len(relay.said("reloaded")) == 2, "both reloads")
+            assert await relay.serves() == "last.test"
+            assert [event["generation"] for event in relay.said("reloaded")] == [1, 2]
+
+    async def test_a_worker_that_dies_meanwhile_comes_back(self, sink: UpstreamSink):
+        """The end of an old worker's pipe is none of the new generation's business, and is not lost either."""
+        async with supervised(sink, workers=2) as relay:
+            old = relay.workers()
+            await slow_reload(relay, sink)
+            os.kill(old[0], signal.SIGKILL)
+            (relay.folder / "go").touch()
+            await wait_for(lambda: relay.said("reloaded"), "the reload")
+            assert await relay.serves() == "slow.test"
+            await wait_for(lambda: len(relay.workers()) == 1, "the old workers to leave")
+
 
 class TestControl:
     async def test_status(self, sink: UpstreamSink):
@@ -439,6 +473,41 @@ class TestEnd:
             with pytest.raises(HangUpError):
                 await sending
             sink.release()
+
+    async def test_a_reload_that_waits_for_its_workers_does_not_hold_it_up(self, sink: UpstreamSink):
+        async with supervised(sink) as relay:
+            await slow_reload(relay, sink)
+            workers = relay.workers()
+            relay.signal(signal.SIGTERM)
+            assert await relay.until_ended() == 0
+            assert not any(runs(pid) for pid in workers)
+            (failed,) = relay.said("reload_failed")
+            assert "told to stop" in failed["problem"]
+
+    async def test_nor_does_a_start(self, sink: UpstreamSink):
+        async with a_relay() as plain:
+            relay = Supervised(plain.folder, {})
+            slow(relay, sink)
+            starting = asyncio.create_task(relay.start())
+            await wait_for((relay.folder / "begun").exists, "the worker to begin")
+            relay.signal(signal.SIGTERM)
+            assert await relay.until_ended() == 0
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            assert not (relay.folder / "control.sock").exists()
+
+
+def slow(relay: Supervised, sink: UpstreamSink) -> None:
+    """Write a configuration whose workers are ready only when there is a file called "go"."""
+    (relay.folder / "slow.py").write_text(SLOW_PLUGIN)
+    relay.configure(sink.address, hostname="slow.test", plugin_folders=["."], pipeline=["slow"])
+
+
+async def slow_reload(relay: Supervised, sink: UpstreamSink) -> None:
+    """Begin a reload by SIGHUP that waits for its worker."""
+    slow(relay, sink)
+    relay.signal(signal.SIGHUP)
+    await wait_for((relay.folder / "begun").exists, "the new worker to begin")
 
 
 class TestStart:

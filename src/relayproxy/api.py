@@ -5,7 +5,7 @@ and nothing beside it (and the pure algorithms of relayproxy.mailauth), so what 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -58,6 +58,7 @@ __all__ = [
     "HeaderField",
     "Mail",
     "Message",
+    "Mistake",
     "Opinion",
     "Origin",
     "Outcome",
@@ -71,6 +72,7 @@ __all__ = [
     "SessionTotals",
     "SetSender",
     "Settings",
+    "Setup",
     "State",
     "TlsInfo",
     "Verdict",
@@ -119,6 +121,31 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a plugin may compare its settings with when a configuration is checked.
+
+    `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are.
+    """
+
+    folder: Path
+    listeners: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Something that is wrong with a plugin's settings, and what might help.
+
+    `at` leads to the setting by keys and places in lists, as in `("sign", 0, "key")`; left out, it is the plugin as a
+    whole. A `warning` doesn't keep the proxy from starting.
+    """
+
+    message: str
+    at: tuple[str | int, ...] = ()
+    hint: str = ""
+    warning: bool = False
+
+
 class Plugin(Generic[S]):
     """The base of a plugin with settings.
 
@@ -140,6 +167,14 @@ class Plugin(Generic[S]):
     def __init__(self, options: S) -> None:
         self.options = options
         self.log = logging.getLogger(f"relayproxy.plugin.{self.name or type(self).__name__}")
+
+    def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (for those that override it)
+        """Return what is wrong with the settings that they alone can't tell: files, names of other things.
+
+        Called by `relayproxy check`, at start and at each reload, before `startup` and without any hook having been
+        called; it may read files and must change nothing.
+        """
+        return ()
 
 
 class DnsStatus(Enum):

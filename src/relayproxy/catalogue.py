@@ -111,6 +111,13 @@ def _load(name: str, source: Source) -> type[Plugin[Any]]:
     plugin = _class_of(name, found, source)
     if plugin.api != API_VERSION:
         raise PluginError(f"{name} is written for API {plugin.api}, this is API {API_VERSION}", source.place)
+    if plugin.after is not None and not (
+        isinstance(plugin.after, tuple | list) and all(isinstance(one, str) for one in plugin.after)
+    ):
+        raise PluginError(
+            f"{name}: `after` is {plugin.after!r}, wanted the names of plugins: after = ('spf',)",
+            source.place,
+        )
     if plugin.name and plugin.name != name:
         raise PluginError(
             f"{source.place} calls itself {plugin.name!r} but is found as {name!r}", source.place

@@ -9,14 +9,14 @@ import contextlib
 import gc
 import json
 import os
-import select
 import selectors
 import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,10 +34,15 @@ _RETIRE_PATIENCE = 2.0
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY = 60.0  # a worker that lived so long starts the back-off anew
 _MOST_CONTROL = 65_536
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StartError(Exception):
     """The proxy can't start (or reload) with this configuration; the text says why."""
+
+
+class StoppedError(StartError):
+    """Whoever waited for new workers has been told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ class Supervisor:
         self._ledger: LedgerMemory | None = None
         self._selector = selectors.DefaultSelector()
         self._control: socket.socket | None = None
+        self._wake, self._waker = socket.socketpair()
+        self._asked: deque[int] = deque()
         self._stopping = 0
         self._kill_at = 0.0
         self._started = time.time()
@@ -105,20 +112,21 @@ class Supervisor:
 
     def run(self, announce: Callable[[Generation], None]) -> int:
         """Start, supervise, stop. Raises StartError if the first generation doesn't come up."""
-        wake, waker = socket.socketpair()
-        for end in (wake, waker):
+        for end in (self._wake, self._waker):
             end.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        self._selector.register(wake, selectors.EVENT_READ, self._signals)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._listen_to_signals)
         self._open_control()
         try:
             generation = self._start(self._load(), 0)
             announce(generation)
             _notify("READY=1")
             while self._generations:
-                self._turn(wake)
+                self._turn()
+        except StoppedError:
+            _notify("STOPPING=1")
         finally:
             self._close_control()
             signal.set_wakeup_fd(-1)
@@ -128,13 +136,11 @@ class Supervisor:
                         os.kill(child.pid, signal.SIGKILL)
         return 0
 
-    def _turn(self, wake: socket.socket) -> None:
+    def _turn(self) -> None:
         """One round: wait for something to happen, and deal with it."""
         for key, _ in self._selector.select(self._patience()):
-            if key.fileobj is wake:
-                self._signals(wake)
-            else:
-                key.data(key.fileobj)
+            key.data(key.fileobj)
+        self._obey()
         _notify("WATCHDOG=1")
         self._reap()
         self._restart()
@@ -145,13 +151,35 @@ class Supervisor:
         due = [at for generation in self._generations for at in generation.restart_at.values()]
         return max(0.05, min([1.0, *(at - time.monotonic() for at in due)]))
 
-    def _signals(self, wake: socket.socket) -> None:
+    def _listen_to_signals(self, wake: socket.socket) -> None:
+        """Take down which signals have come; `_obey` does what they say when nothing else is being done."""
         with contextlib.suppress(BlockingIOError):
-            for number in wake.recv(4096):
-                if number in (signal.SIGTERM, signal.SIGINT):
-                    self._stop()
-                elif number == signal.SIGHUP and not self._stopping:
-                    self.reload()
+            self._asked += (n for n in wake.recv(4096) if n in (*_STOP_SIGNALS, signal.SIGHUP))
+
+    def _obey(self) -> None:
+        while self._asked:
+            if self._asked.popleft() in _STOP_SIGNALS:
+                self._stop()
+            elif not self._stopping:
+                # One reload answers all that were asked for before it began.
+                while self._asked and self._asked[0] == signal.SIGHUP:
+                    self._asked.popleft()
+                self.reload()
+
+    @property
+    def _told_to_stop(self) -> bool:
+        return any(number in _STOP_SIGNALS for number in self._asked)
+
+    def _readable(self, pipes: Iterable[int], seconds: float) -> list[int]:
+        """Wait for workers, and for nothing else but signals, which are taken down; return the pipes that can be read."""
+        with selectors.DefaultSelector() as selector:
+            for pipe in (self._wake.fileno(), *pipes):
+                selector.register(pipe, selectors.EVENT_READ)
+            ready = [key.fd for key, _ in selector.select(max(0.0, seconds))]
+        if self._wake.fileno() in ready:
+            self._listen_to_signals(self._wake)
+            ready.remove(self._wake.fileno())
+        return ready
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -266,12 +294,14 @@ class Supervisor:
     def _await_ready(self, generation: Generation) -> None:
         """Wait until every worker of a new generation says that it serves. Raises StartError."""
         end = time.monotonic() + _START_PATIENCE
-        while not all(child.ready for child in generation.children.values()):
+        while waiting := [child for child in generation.children.values() if not child.ready]:
             if time.monotonic() > end:
                 raise StartError("a worker did not start in time")
-            for key, _ in self._selector.select(0.2):
-                if isinstance(key.fileobj, int) and self._child(key.fileobj, generation):
-                    self._heard(key.fileobj, generation)
+            if self._told_to_stop:
+                raise StoppedError("told to stop before the new workers were ready")
+            _notify("WATCHDOG=1")
+            for pipe in self._readable([child.pipe for child in waiting], min(1.0, end - time.monotonic())):
+                self._heard(pipe, generation)
             for child in generation.children.values():
                 if child.pipe < 0 and not child.ready:
                     raise StartError(
@@ -400,7 +430,7 @@ class Supervisor:
     def _await_retired(self, generation: Generation) -> None:
         """Wait a moment until old workers accept no more: whoever connects after a reload meets the new ones."""
         end = time.monotonic() + _RETIRE_PATIENCE
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._told_to_stop:
             pipes = [
                 child.pipe
                 for child in generation.children.values()
@@ -408,7 +438,7 @@ class Supervisor:
             ]
             if not pipes:
                 return
-            for pipe in select.select(pipes, [], [], end - time.monotonic())[0]:
+            for pipe in self._readable(pipes, end - time.monotonic()):
                 self._heard(pipe, generation)
 
     def _stop(self) -> None:

@@ -54,6 +54,7 @@ async def outcome(sink: UpstreamSink, policy: str, certificates: Certificates) -
         return "none"
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize(
     ("policy", "plain", "good", "stranger", "other_name"),
     [
@@ -71,16 +72,17 @@ async def test_each_policy_with_each_certificate(
     good: str,
     stranger: str,
     other_name: str,
+    lmtp: bool,
 ):
-    async with UpstreamSink() as sink:
+    async with UpstreamSink(lmtp=lmtp) as sink:
         assert await outcome(sink, policy, certificates) == plain
-    async with UpstreamSink(Capabilities(starttls=certificates.server_context())) as sink:
+    async with UpstreamSink(Capabilities(starttls=certificates.server_context()), lmtp=lmtp) as sink:
         assert await outcome(sink, policy, certificates) == good
-    async with UpstreamSink(Capabilities(starttls=strangers.server_context())) as sink:
+    async with UpstreamSink(Capabilities(starttls=strangers.server_context()), lmtp=lmtp) as sink:
         assert await outcome(sink, policy, certificates) == stranger
     # The certificate is for localhost and 127.0.0.1.
     offered = Capabilities(starttls=certificates.server_context())
-    async with UpstreamSink(offered, host="127.0.0.2") as sink:
+    async with UpstreamSink(offered, host="127.0.0.2", lmtp=lmtp) as sink:
         assert await outcome(sink, policy, certificates) == other_name
 
 
@@ -94,34 +96,39 @@ FAILURES = {
 }
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_starttls_that_fails(certificates: Certificates, policy: str, failure: str):
+async def test_starttls_that_fails(certificates: Certificates, policy: str, failure: str, lmtp: bool):
     """Opportunistic goes on in the clear, on another connection; nobody else does."""
     plan = FaultPlan(Fault(Step.STARTTLS, FAILURES[failure], times=0))
-    async with UpstreamSink(Capabilities(starttls=certificates.server_context()), plan=plan) as sink:
+    offered = Capabilities(starttls=certificates.server_context())
+    async with UpstreamSink(offered, plan=plan, lmtp=lmtp) as sink:
         came = await outcome(sink, policy, certificates)
         assert came == ("clear" if policy in ("off", "opportunistic") else "none")
         assert sink.sessions == (2 if policy == "opportunistic" else 1)
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("policy", ["opportunistic", "required", "verify"])
-async def test_a_handshake_that_fails(certificates: Certificates, policy: str):
+async def test_a_handshake_that_fails(certificates: Certificates, policy: str, lmtp: bool):
     """The next hop asks for a certificate of ours, and we have none."""
     context = certificates.server_context(ask_client=True)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with UpstreamSink(Capabilities(starttls=context)) as sink:
+    async with UpstreamSink(Capabilities(starttls=context), lmtp=lmtp) as sink:
         assert await outcome(sink, policy, certificates) == ("clear" if policy == "opportunistic" else "none")
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("policy", ["opportunistic", "required", "verify"])
 async def test_words_injected_before_the_handshake_are_not_heard_after_it(
-    certificates: Certificates, policy: str
+    certificates: Certificates, policy: str, lmtp: bool
 ):
     """What comes in the clear behind 220 must not answer our EHLO inside of TLS."""
     injected = b"220 go\r\n250-evil.example\r\n250 XCLIENT ADDR\r\n"
     plan = FaultPlan(Fault(Step.STARTTLS, Say(injected)))
-    async with UpstreamSink(Capabilities(starttls=certificates.server_context()), plan=plan) as sink:
+    offered = Capabilities(starttls=certificates.server_context())
+    async with UpstreamSink(offered, plan=plan, lmtp=lmtp) as sink:
         try:
             async with connected(
                 sink, tls=policy, tls_context=context_for(policy, certificates)
@@ -168,12 +175,6 @@ class TestImplicit:
         async with UpstreamSink(Capabilities(starttls=certificates.server_context())) as sink:
             assert await outcome(sink, "implicit", certificates) == "none"
             assert sink.reached[Step.EHLO] == 0
-
-
-@pytest.mark.parametrize("policy", ["required", "verify"])
-async def test_lmtp_never_goes_on_in_the_clear_either(certificates: Certificates, policy: str):
-    async with UpstreamSink(Capabilities(starttls=certificates.server_context()), lmtp=True) as sink:
-        assert await outcome(sink, policy, certificates) == "none"
 
 
 async def test_our_certificate_is_shown(certificates: Certificates):

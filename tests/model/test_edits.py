@@ -1,5 +1,8 @@
 """Edits are splices: what they don't name keeps every octet."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,7 +199,32 @@ def test_folds_that_are_there_already_stay():
 
 def test_text_that_is_no_unicode_is_refused():
     with pytest.raises(ValueError, match="surrogates"):
-        AddHeader("A", "\udcff")
+        AddHeader("A", "\ud800")
+
+
+@given(
+    octets=st.binary(max_size=60).filter(lambda octets: not re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", octets))
+)
+def test_octets_that_are_no_utf8_come_out_as_they_went_in(octets):
+    value = octets.decode("utf-8", "surrogateescape")
+    assert header_line("A", value) == b"A: " + octets + b"\r\n"
+    message = Message.from_bytes(b"Subject: x\r\n\r\nbody")
+    edited = apply_to_message(message, [ReplaceHeader("Subject", f"[tag] {value}")])
+    assert bytes(edited) == b"Subject: [tag] " + octets + b"\r\n\r\nbody"
+
+
+@pytest.mark.parametrize("octets", [b"caf\xe9\x00", b"caf\xe9\n", b"caf\xe9\r\nX: y", b"\xe9\x7f"])
+def test_control_characters_among_them_are_refused_all_the_same(octets):
+    with pytest.raises(ValueError, match=r"control character|folds"):
+        AddHeader("A", octets.decode("utf-8", "surrogateescape"))
+
+
+def test_the_line_is_made_once_and_is_no_part_of_what_an_edit_is():
+    edit = AddHeader("A", "b", bottom=True)
+    assert edit.line == b"A: b\r\n"
+    assert edit == AddHeader("A", "b", bottom=True)
+    assert repr(edit) == "AddHeader(name='A', value='b', bottom=True)"
+    assert replace(edit, value="c").line == b"A: c\r\n"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\n", "a\n", "ü", "\t", "a\x7f"])

@@ -143,8 +143,8 @@ async def test_nobody_listens():
 
 
 async def ask(sink: UpstreamSink) -> tuple[bool, str]:
-    assert sink._server is not None
-    return await converse(sink._server.sockets[0], lmtp=False, implicit_tls=False, proxied=False)
+    assert sink.listener is not None
+    return await converse(sink.listener, lmtp=False, implicit_tls=False, proxied=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "::", "::1"])

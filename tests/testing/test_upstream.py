@@ -1,7 +1,9 @@
 """The test upstream proves others, so it is proved first: by a raw client, by smtplib, and by every fault."""
 
 import asyncio
+import contextlib
 import smtplib
+import ssl
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,53 @@ async def test_starttls_implicit_tls_and_client_certificates(certificates: Certi
     ):
         assert (await client.message(CONTENT)).code == 250
     assert sink.messages[0].peer.tls == "TLSv1.3"
+
+
+@pytest.mark.parametrize("when", ["nothing", "garbage", "distrust", "gone"])
+async def test_a_handshake_that_fails_is_no_session_and_keeps_nobody_waiting(
+    certificates: Certificates, when: str
+):
+    async with asyncio.timeout(10):
+        sink = UpstreamSink(tls=certificates.server_context())
+        await sink.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", sink.port)
+        match when:
+            case "garbage":
+                writer.write(b"EHLO client.example.org\r\n")
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+            case "distrust":
+                context = ssl.create_default_context()
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await asyncio.open_connection("127.0.0.1", sink.port, ssl=context)
+            case "gone":
+                writer.close()
+        await sink.close()
+        assert (sink.sessions, sink.open_sessions, sink.complaints) == (0, 0, [])
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_connection_that_comes_with_the_end_is_dropped():
+    async with asyncio.timeout(10):
+        sink = UpstreamSink()
+        await sink.start()
+        coming = [asyncio.open_connection("127.0.0.1", sink.port) for _ in range(20)]
+        connecting = asyncio.gather(*coming, return_exceptions=True)
+        await sink.until(lambda: sink.open_sessions > 0)
+        await sink.close()
+        for came in await connecting:
+            if not isinstance(came, BaseException):
+                reader, writer = came
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+        assert sink.open_sessions == 0
 
 
 async def test_logins_are_checked():

@@ -5,7 +5,7 @@ which `dmarc` reads here. Must not know how a chain is verified or sealed.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +18,11 @@ from relayproxy.api import (
     Edits,
     Mail,
     Message,
+    Mistake,
     Opinion,
     Plugin,
     Settings,
+    Setup,
     defer,
     hook,
     to_a_label,
@@ -80,18 +82,30 @@ class Arc(Plugin[ArcSettings]):
     signer = True
     directions = frozenset({Direction.INBOUND})
 
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """Read the key, as `startup` will."""
+        try:
+            self._read_key(setup.folder)
+        except KeyFault as fault:
+            yield Mistake(str(fault), ("seal", "key"))
+
+    def _read_key(self, folder: Path) -> KeyFile | None:
+        """Return the key that seals, if there is to be one. Raises KeyFault."""
+        one = self.options.seal
+        if one is None:
+            return None
+        file = KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser())
+        if file.current().algorithm != "rsa-sha256":
+            raise KeyFault(f"{file.path}: ARC knows only RSA")
+        return file
+
     @hook
     def startup(self, app: App) -> None:
         """Keep the resolver and the clock; read the key, if there is one. Raises KeyFault."""
         self._clock = app.clock
         self._fetch = fetch_from(app.resolver)
         self._hostname = app.hostname
-        self._key: KeyFile | None = None
-        if self.options.seal:
-            one = self.options.seal
-            self._key = KeyFile(one.domain, one.selector, app.folder / Path(one.key).expanduser())
-            if self._key.current().algorithm != "rsa-sha256":
-                raise KeyFault(f"{self._key.path}: ARC knows only RSA")
+        self._key = self._read_key(app.folder)
 
     @hook
     async def message(self, mail: Mail) -> Opinion:

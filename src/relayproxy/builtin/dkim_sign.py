@@ -22,9 +22,11 @@ from relayproxy.api import (
     Edits,
     Mail,
     Message,
+    Mistake,
     Opinion,
     Plugin,
     Settings,
+    Setup,
     hook,
     printable,
     reject,
@@ -185,14 +187,18 @@ def _named(path: Path, parts: tuple[str, ...]) -> KeyFile:
     return KeyFile(_domain(domain), selector, path)
 
 
+def _key_file(one: NamedKey, folder: Path) -> KeyFile:
+    try:
+        check_names(one.domain, one.selector)
+    except ValueError as error:
+        raise KeyFault(f"{one.key}: {error}") from error
+    return KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser(), one.senders)
+
+
 def key_files(options: DkimSignSettings, folder: Path) -> Iterator[KeyFile]:
     """Yield the keys that the settings name, without reading them; paths start at `folder`. Raises KeyFault."""
     for one in options.sign:
-        try:
-            check_names(one.domain, one.selector)
-        except ValueError as error:
-            raise KeyFault(f"{one.key}: {error}") from error
-        yield KeyFile(one.domain, one.selector, folder / Path(one.key).expanduser(), one.senders)
+        yield _key_file(one, folder)
     if options.keys:
         yield from find_keys(folder / Path(options.keys).expanduser())
 
@@ -208,6 +214,25 @@ class DkimSign(Plugin[DkimSignSettings]):
     settings = DkimSignSettings
     signer = True
     directions = frozenset({Direction.OUTBOUND, Direction.INTERNAL})
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """Read every key, as `startup` will."""
+        folder = setup.folder
+        for number, one in enumerate(self.options.sign):
+            try:
+                _key_file(one, folder).current()
+            except KeyFault as fault:
+                yield Mistake(str(fault), ("sign", number, "key"))
+        try:
+            found = find_keys(folder / Path(self.options.keys).expanduser()) if self.options.keys else ()
+        except KeyFault as fault:
+            yield Mistake(str(fault), ("keys",))
+            return
+        for file in found:
+            try:
+                file.current()
+            except KeyFault as fault:
+                yield Mistake(str(fault), ("keys",))
 
     @hook
     def startup(self, app: App) -> None:

@@ -5,7 +5,7 @@ nor what happens towards the next hop (RFC 8689 and the upstream's own TLS polic
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -13,10 +13,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from relayproxy.api import (
     Address,
     Mail,
+    Mistake,
     Opinion,
     Plugin,
     Recipient,
     Settings,
+    Setup,
     TlsInfo,
     Verdict,
     hook,
@@ -89,6 +91,15 @@ class RequireTls(Plugin[RequireTlsSettings]):
     name = "require_tls"
     settings = RequireTlsSettings
     after = ()
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """A requirement of a listener that there isn't would never be made."""
+        for number, requirement in enumerate(self.options.requirements):
+            for place, name in enumerate(requirement.listeners):
+                if name not in setup.listeners:
+                    hint = f"there is {', '.join(sorted(setup.listeners))}"
+                    at = ("requirements", number, "listeners", place)
+                    yield Mistake(f"there is no listener '{name}'", at, hint)
 
     @hook
     def mail(self, mail: Mail) -> Opinion:

@@ -22,7 +22,7 @@ def check(path: Path | None, form: str, *, strict: bool) -> None:
     if place is None:
         click.echo("relayproxy: no configuration file found; name one with -C", err=True)
         sys.exit(BAD_CONFIG)
-    loaded = loader.load(place, files=True)
+    loaded = loader.load(place, files=True, ask=True)
     errors = [problem for problem in loaded.problems if problem.severity == "error"]
     warnings = len(loaded.problems) - len(errors)
     if loaded.problems or form != "text":

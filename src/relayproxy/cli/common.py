@@ -33,10 +33,13 @@ def find_config(path: Path | None) -> Path | None:
     return next((place for place in PLACES if place.is_file()), None)
 
 
-def load(path: Path | None, overrides: Mapping[str, Any], *, needed: bool = True) -> "Loaded":
+def load(
+    path: Path | None, overrides: Mapping[str, Any], *, needed: bool = True, ask: bool = False
+) -> "Loaded":
     """Load the configuration; shows its mistakes and exits 78 if there are any errors.
 
-    `needed` says whether a file must exist; without one, `overrides` alone have to make a configuration.
+    `needed` says whether a file must exist; without one, `overrides` alone have to make a configuration. `ask` has the
+    plugins check what their settings name.
     """
     from relayproxy.config import load as loader
 
@@ -48,7 +51,7 @@ def load(path: Path | None, overrides: Mapping[str, Any], *, needed: bool = True
             err=True,
         )
         sys.exit(BAD_CONFIG)
-    loaded = loader.load(place, overrides=overrides)
+    loaded = loader.load(place, overrides=overrides, ask=ask)
     if loaded.config is None:
         click.echo(loader.report(loaded), err=True)
         sys.exit(BAD_CONFIG)

@@ -62,7 +62,7 @@ def serve(path: Path | None, overrides: dict[str, Any], control: Path | None, *,
     from relayproxy.core.log import Log
     from relayproxy.supervisor import StartError, Supervisor
 
-    first = load(path, overrides, needed=needed)
+    first = load(path, overrides, needed=needed, ask=True)
     assert first.config is not None
     config = first.config
     for problem in first.problems:
@@ -72,7 +72,7 @@ def serve(path: Path | None, overrides: dict[str, Any], control: Path | None, *,
     def plan() -> "Plan":
         if pending:
             return pending.pop()
-        again = loader(path, overrides=overrides)
+        again = loader(path, overrides=overrides, ask=True)
         if again.config is None:
             raise StartError(report(again))
         return plan_of(again)

@@ -40,7 +40,7 @@ def check_config(
     `raw` has the names that are written, also of what could not be read. Without `whole`, some of the
     configuration is left out because it is wrong, and nothing is said about what is not there at all.
     """
-    yield from _names(config, _named(raw, "listeners"), _keys(raw, "upstreams"))
+    yield from _names(config, named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
     yield from _later(config)
     for name, upstream in config.upstreams.items():
@@ -57,7 +57,8 @@ def _keys(raw: Mapping[str, Any], key: str) -> list[str]:
     return [str(name) for name in value] if isinstance(value, dict) else []
 
 
-def _named(raw: Mapping[str, Any], key: str) -> list[str]:
+def named(raw: Mapping[str, Any], key: str) -> list[str]:
+    """Return the names that the elements of a list are given, also of what can't be read otherwise."""
     value = raw.get(key)
     items = value if isinstance(value, list) else ()
     return [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
@@ -156,9 +157,9 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
-    if upstream.protocol == "lmtp" and upstream.tls in ("required", "verify"):
-        message = "STARTTLS over LMTP is not spoken here"
-        yield "RP309", "error", (*at, "tls"), message, "use off, or implicit"
+    if upstream.protocol == "lmtp" and upstream.login is not None:
+        message = "a login over LMTP is not spoken here"
+        yield "RP309", "error", (*at, "login"), message, "leave it out, or use protocol: smtp"
     for one, other in (("login", "password"), ("password", "login"), ("client_key", "client_cert")):
         if getattr(upstream, one) is not None and getattr(upstream, other) is None:
             yield "RP309", "error", (*at, one), f"{one} without {other}", ""

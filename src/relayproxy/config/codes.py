@@ -85,6 +85,14 @@ CODES: dict[str, tuple[str, str]] = {
         "The plugin can't be loaded, or its hooks are not what they should be.",
     ),
     "RP402": ("plugin is there twice", "A plugin can stand in the pipeline once."),
+    "RP403": (
+        "plugin's settings don't fit",
+        "A plugin looked at what its settings name, and something is not as it must be: a key or a list that is missing or unreadable, the name of a listener that there isn't.",
+    ),
+    "RP404": (
+        "reads a plugin that doesn't exist",
+        "A plugin's `after` names one that is neither built in, installed, nor in a plugin folder. One that exists and is not in the pipeline is fine.",
+    ),
     "RP501": (
         "file or folder",
         "A certificate, key, CA file or folder is missing, unreadable, or doesn't fit.",

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from relayproxy.api import Plugin, Settings
+from relayproxy.api import Mistake, Plugin, Settings, Setup
 from relayproxy.catalogue import Catalogue, PluginError
 from relayproxy.config import yaml
 from relayproxy.config.base import Context, quoted
-from relayproxy.config.checks import ABSENCE, Chosen, check_config
+from relayproxy.config.checks import ABSENCE, Chosen, check_config, named
 from relayproxy.config.files import check_files
 from relayproxy.config.layers import Layers
 from relayproxy.config.masking import key_shown
@@ -63,10 +63,15 @@ def load(
     environ: Mapping[str, str] | None = None,
     plugins: Plugins = Catalogue,
     files: bool = False,
+    ask: bool = False,
 ) -> Loaded:
-    """Load a configuration; `files` also looks at the files that it names (certificates, keys, passwords)."""
+    """Load a configuration.
+
+    `files` also looks at the files that it names (certificates, keys, passwords), `ask` has the plugins check what
+    their settings name.
+    """
     loading = _Loading(path, dict(overrides or {}), os.environ if environ is None else environ)
-    return loading.run(plugins, files=files)
+    return loading.run(plugins, files=files, ask=ask)
 
 
 def report(loaded: Loaded, form: str = "text", *, color: bool = False) -> str:
@@ -84,7 +89,7 @@ class _Loading:
         self._problems = self._layers.problems
         self._names: dict[int, str] = {}
 
-    def run(self, plugins: Plugins, *, files: bool) -> Loaded:
+    def run(self, plugins: Plugins, *, files: bool, ask: bool) -> Loaded:
         raw = self._layers.raw
         config: Config | None = None
         choices: list[Choice] = []
@@ -100,6 +105,8 @@ class _Loading:
                 self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)
                 if files:
                     self._check(check_files(partial.config), partial)
+            if ask:
+                self._ask(chosen, Setup(self._context.folder, frozenset(named(raw, "listeners"))))
         problems = tuple(sorted(self._problems, key=self._layers.rank))
         failed = any(problem.severity == "error" for problem in problems)
         return Loaded(
@@ -202,6 +209,7 @@ class _Loading:
             seen.add(name)
             cls = self._plugin(catalogue, name, at)
             if cls is not None:
+                self._known(cls, catalogue, name, at)
                 options = written[name] if isinstance(written, dict) else None
                 chosen.append(Chosen(number, name, cls, self._settings(cls, options or {}, at)))
         return chosen
@@ -246,6 +254,45 @@ class _Loading:
             )
             self._add(at, "RP401", f"{error.message}{place}", on_key=True)
             return None
+
+    def _known(
+        self, cls: type[Plugin[Any]], catalogue: Mapping[str, type[Plugin[Any]]], name: str, at: yaml.Path
+    ) -> None:
+        """Whether the plugins exist that this one reads."""
+        for needed in cls.after or ():
+            if needed not in catalogue and needed not in self._names.values():
+                message = f"'{name}' reads what '{key_shown(needed)}' finds, and there is no such plugin"
+                self._add(at, "RP404", message, guesses(needed, catalogue), on_key=True)
+
+    def _ask(self, chosen: Iterable[Chosen], setup: Setup) -> None:
+        """Have each plugin check its own settings."""
+        for one in chosen:
+            if one.settings is None:
+                continue
+            at: yaml.Path = ("pipeline", one.number, one.name)
+            try:
+                mistakes = [self._told(one.name, found) for found in one.plugin(one.settings).check(setup)]
+            except Exception as error:  # noqa: BLE001  (the fence round foreign code; its text may hold a secret)
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                message = f"its check raised {type(error).__name__} ({frame.filename}:{frame.lineno})"
+                self._add(self._there(at), "RP401", message, on_key=True)
+                continue
+            for found in mistakes:
+                place = self._there((*at, *found.at))
+                severity = "warning" if found.warning else "error"
+                self._add(place, "RP403", found.message, found.hint, severity=severity)
+
+    @staticmethod
+    def _told(name: str, found: object) -> Mistake:
+        if not isinstance(found, Mistake):
+            raise TypeError(f"{name}.check returned {type(found).__name__}, wanted Mistakes")
+        return found
+
+    def _there(self, path: yaml.Path) -> yaml.Path:
+        """Return what is written of a path: a setting may be a default, and a plugin's name all there is."""
+        while len(path) > 2 and not self._layers.has(path):
+            path = path[:-1]
+        return path
 
     def _settings(self, cls: type[Plugin[Any]], options: Mapping[str, Any], at: yaml.Path) -> Settings | None:
         """Validate a plugin's own options; None where they are wrong."""

@@ -1,7 +1,8 @@
 """Opening a connection to a next hop.
 
 aiosmtplib connects, reads the greeting, starts TLS and logs in; then the transport is ours, and we say EHLO (or
-LHLO) and, if wanted, who the client is. This and login.py are the only ones that import it.
+LHLO) and, if wanted, who the client is. Over LMTP, which aiosmtplib doesn't speak, STARTTLS is ours too. This and
+login.py are the only ones that import it.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import cast
 
 import aiosmtplib
 
@@ -23,6 +25,10 @@ from relayproxy.smtp.xclient import format_attributes, write_address
 
 class ConnectError(Exception):
     """No usable connection came about; the text says why."""
+
+
+class NoTlsError(Exception):
+    """STARTTLS over LMTP came to nothing; the text says why."""
 
 
 @dataclass(slots=True)
@@ -69,7 +75,7 @@ def _tls_failed(settings: UpstreamSettings, error: BaseException | None) -> bool
     """
     return (
         not settings.login
-        and isinstance(error, (ssl.SSLError, aiosmtplib.SMTPException))
+        and isinstance(error, (ssl.SSLError, aiosmtplib.SMTPException, NoTlsError))
         and not isinstance(error, (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPHeloError))
     )
 
@@ -82,8 +88,6 @@ async def _connect(
     tls: str,
     outbox: Outbox | None,
 ) -> Connection:
-    if settings.protocol == "lmtp" and tls in ("required", "verify"):
-        raise ConnectError(f"{address}: STARTTLS is not spoken over LMTP")
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     library: aiosmtplib.SMTP | None = None
@@ -109,17 +113,20 @@ async def _connect(
             timeout=settings.timeouts.connect,
         )
         await library.connect()
-        transport = library.transport
-        assert transport is not None
+        assert library.transport is not None
+        transport = cast("asyncio.Transport", library.transport)
         transport.set_protocol(wire)
         wire.connection_made(transport)
+        capabilities = await _hello(wire, settings)
+        if settings.protocol == "lmtp" and tls not in ("off", "implicit"):
+            secured = await _starttls(loop, wire, transport, settings, address, capabilities, tls)
+            if secured is not None:
+                transport, capabilities = secured
         cipher = transport.get_extra_info("cipher")
-        connection = Connection(
-            wire, address, await _hello(wire, settings), key, tls=cipher[1] if cipher else ""
-        )
+        connection = Connection(wire, address, capabilities, key, tls=cipher[1] if cipher else "")
         if settings.send_client == "xclient" and client is not None:
             await _xclient(connection, settings, client)
-    except (aiosmtplib.SMTPException, OSError, ssl.SSLError, WireError, ValueError) as error:
+    except (aiosmtplib.SMTPException, NoTlsError, OSError, WireError, ValueError) as error:
         wire.close()
         if library is not None:
             library.close()
@@ -132,6 +139,39 @@ async def _connect(
             library.close()
         raise
     return connection
+
+
+async def _starttls(
+    loop: asyncio.AbstractEventLoop,
+    wire: Wire,
+    transport: asyncio.Transport,
+    settings: UpstreamSettings,
+    address: Address,
+    capabilities: Capabilities,
+    tls: str,
+) -> tuple[asyncio.Transport, Capabilities] | None:
+    """Begin TLS on a greeted LMTP connection (RFC 3207); None where it is not offered and need not be.
+
+    What was said before is forgotten: LHLO is said again. Octets behind the go-ahead break the wire. Raises NoTlsError
+    and WireError.
+    """
+    if "STARTTLS" not in capabilities:
+        if tls == "opportunistic":
+            return None
+        raise NoTlsError("the upstream offers no STARTTLS")
+    assert settings.tls_context is not None
+    try:
+        reply = await _ask(wire, "STARTTLS", settings)
+        if reply.code != 220 or wire.broken:
+            raise NoTlsError(f"STARTTLS was answered {reply}{wire.broken and f', then {wire.broken}'}")
+        name = address.host or "localhost"
+        secured = await loop.start_tls(transport, wire, settings.tls_context, server_hostname=name)
+    except (OSError, WireError) as error:
+        raise NoTlsError(f"STARTTLS failed: {error}") from error
+    if secured is None:
+        raise NoTlsError("STARTTLS failed: the connection was closed")
+    wire.connection_made(secured)
+    return secured, await _hello(wire, settings)
 
 
 def _reason(error: BaseException, password: str) -> str:

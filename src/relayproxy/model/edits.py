@@ -5,7 +5,7 @@ Untouched octets stay the very same octets: an edit of one header field leaves a
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from relayproxy.model.address import Address
@@ -20,8 +20,9 @@ _BAD = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 def header_line(name: str, value: str) -> bytes:
     """Return one header field as octets, folded at blanks (RFC 5322 section 2.2.3).
 
-    A value that already holds folds (CRLF and a blank) is kept as it is. Raises ValueError for a bad name, a
-    control character, or a fold that would end the field.
+    A value that already holds folds (CRLF and a blank) is kept as it is, and so are octets that are no UTF-8 in one
+    that was read from a message (surrogates of the "surrogateescape" kind). Raises ValueError for a bad name, a control
+    character, another surrogate, or a fold that would end the field.
     """
     if not _NAME.match(name):
         raise ValueError(f"{name!r} is not a header field name")
@@ -31,12 +32,12 @@ def header_line(name: str, value: str) -> bytes:
             not line.strip() or line[0] not in " \t" for line in lines[1:]
         ):
             raise ValueError(f"the folds of {name} must be CRLF and a blank, with text on every line")
-        return f"{name}: {value}\r\n".encode()
+        return _octets(f"{name}: {value}\r\n")
     if _BAD.search(value):
         raise ValueError(f"the value of {name} holds a control character")
     line = f"{name}: {value}"
     if len(line) <= _FOLD:
-        return f"{line}\r\n".encode()
+        return _octets(f"{line}\r\n")
     return _folded(line)
 
 
@@ -51,7 +52,11 @@ def _folded(line: str) -> bytes:
             width = 0
         out.append(word)
         width += len(word)
-    return ("".join(out) + "\r\n").encode()
+    return _octets("".join(out) + "\r\n")
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _wanted(value: object, kind: type, what: str) -> None:
@@ -67,14 +72,15 @@ def _place(index: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AddHeader:
-    """Add a field at the top (the default) or at the bottom of the header block."""
+    """Add a field at the top (the default) or at the bottom of the header block; `line` is the field as octets."""
 
     name: str
     value: str
     bottom: bool = False
+    line: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        header_line(self.name, self.value)
+        object.__setattr__(self, "line", header_line(self.name, self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +97,18 @@ class DropHeader:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceHeader:
-    """Give field number `index` called `name` another value, in its place; add it at the bottom if missing."""
+    """Give field number `index` called `name` another value, in its place; add it at the bottom if missing.
+
+    `line` is the field as octets.
+    """
 
     name: str
     value: str
     index: int = 0
+    line: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        header_line(self.name, self.value)
+        object.__setattr__(self, "line", header_line(self.name, self.value))
         _place(self.index)
 
 
@@ -170,8 +180,8 @@ def apply_to_message(message: Message, edits: Iterable[Edit]) -> Message:
     changed = False
     for edit in edits:
         match edit:
-            case AddHeader(name, value, False):
-                head = header_line(name, value) + head
+            case AddHeader(bottom=False):
+                head = edit.line + head
             case AddHeader() | DropHeader() | ReplaceHeader():
                 head = _edit_fields(Message(head), edit)
             case ReplaceBody(new):
@@ -196,12 +206,12 @@ def _edit_fields(message: Message, edit: HeaderEdit) -> bytes:
         case DropHeader(_, index):
             if index is not None and index < len(places):
                 del raws[places[index]]
-        case ReplaceHeader(name, value, index) if index < len(places):
-            raws[places[index]] = header_line(name, value)
-        case ReplaceHeader(name, value) | AddHeader(name, value):
+        case ReplaceHeader(index=index) if index < len(places):
+            raws[places[index]] = edit.line
+        case ReplaceHeader() | AddHeader():
             if raws and not raws[-1].endswith(b"\r\n"):
                 raws[-1] += b"\r\n"
-            raws.append(header_line(name, value))
+            raws.append(edit.line)
     return b"".join(raws) + tail
 
 

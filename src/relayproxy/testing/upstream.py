@@ -10,9 +10,11 @@ prove each other wrong.
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -62,7 +64,7 @@ class UpstreamSink:
     recipient addresses to the raw reply they get, `lax` lets DATA end at the line ends that careless receivers
     take. What can be read: `arrived` (every message that came whole, whatever was answered), `complaints`
     (what clients did against the specifications), `sessions` (how many there were), `reached` (how often each
-    step was).
+    step was), `listener` (the socket, while it listens).
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class UpstreamSink:
         self.sessions = 0
         self._tls = tls
         self._wires: set[Wire] = set()
-        self._server: asyncio.Server | None = None
+        self.listener: socket.socket | None = None
+        self._arrivals: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -109,35 +112,57 @@ class UpstreamSink:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
-        loop = asyncio.get_running_loop()
         if self.path:
-            self._server = await loop.create_unix_server(self._wire, str(self.path), ssl=self._tls)
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(self.path))
+            listener.listen(100)
         else:
-            self._server = await loop.create_server(self._wire, self.host, self.port, ssl=self._tls)
-            self.port = self._server.sockets[0].getsockname()[1]
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            listener = socket.create_server((self.host, self.port), family=family, backlog=100)
+            self.port = listener.getsockname()[1]
+        listener.setblocking(False)
+        self.listener = listener
+        self._keep(self._accept(listener))
 
     async def close(self) -> None:
         """Stop listening and end every session at once; what was recorded stays."""
-        if self._server is None:
+        if self.listener is None:
             return
-        self._server.close()
-        tasks = [wire.task for wire in self._wires if wire.task]
+        listener, self.listener = self.listener, None
+        tasks = [*self._arrivals, *(wire.task for wire in self._wires if wire.task)]
         for wire in self._wires:
             wire.transport.abort()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        listener.close()
         if self.path:
             self.path.unlink(missing_ok=True)
 
-    def _wire(self) -> Wire:
-        wire = Wire(self._serve)
-        self._wires.add(wire)
-        return wire
+    def _keep(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._arrivals.add(task)
+        task.add_done_callback(self._arrivals.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Accept for ever. An asyncio server would tell nobody of a handshake that fails, nor let go of one that lasts."""
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            self._keep(self._welcome(sock))
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # of a handshake
+            await loop.connect_accepted_socket(lambda: Wire(self._serve), sock, ssl=self._tls)
 
     async def _serve(self, wire: Wire) -> None:
+        if self.listener is None:
+            wire.transport.abort()
+            return
+        self._wires.add(wire)
         self.sessions += 1
         self._tell()
         try:
