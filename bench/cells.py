@@ -12,7 +12,7 @@ class Cell:
 
     `relays` by name (see bench.peers). `per_connection` 0: one connection per session for all its messages.
     `kind`: "load" measures all; "held" has one message per session in flight up to its dot at once; "idle"
-    only opens connections; both are about memory. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
+    only opens connections; both are about memory; "body" sends nothing at all. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
     the run has. `signed`: the message has a DKIM signature.
     """
 
@@ -57,6 +57,13 @@ CELLS = (
     ),
     Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
+    ),
+    Cell(
+        "body",
+        "DKIM verify of a 10 MB body",
+        ("body-sha256", "body-canonical", "body-verify"),
+        10 * MB,
+        kind="body",
     ),
     Cell("idle", "2,000 idle sessions", ("relayproxy",), sessions=2000, kind="idle", rounds=1),
     Cell("s100", "4 KB, 100 sessions", ("relayproxy", "haproxy"), sessions=100, rounds=2),

@@ -22,7 +22,8 @@ class Sample:
     """What one run of one cell through one relay came to. Memory (private) in MiB, latency in ms, CPU in seconds.
 
     `lost`: acknowledged to the client, never seen by the sink. `doubled`: seen more than once. `unasked`: seen,
-    though the client was told that it failed. `short`: messages with octets missing.
+    though the client was told that it failed. `short`: messages with octets missing. `hold`: for how many ms at most an
+    event loop stood still.
     """
 
     messages: int = 0
@@ -40,6 +41,7 @@ class Sample:
     connections: int = 0
     resumed: int = 0
     live: int = 0
+    hold: float = 0.0
 
     @property
     def rate(self) -> float:

@@ -1,6 +1,7 @@
 """The relays that are compared. A new peer is a class with `name`, `missing`, `start`, and a line in RELAYS."""
 
 from bench.peers.base import Relay
+from bench.peers.body import BodyVerify, Canonical, Sha256
 from bench.peers.haproxy import Direct, Haproxy
 from bench.peers.haraka import Haraka
 from bench.peers.milters import PostfixOpendkim, PostfixRspamd
@@ -27,5 +28,8 @@ RELAYS: dict[str, Relay] = {
         Haproxy(),
         Direct(),
         Signature(),
+        Sha256(),
+        Canonical(),
+        BodyVerify(),
     )
 }
