@@ -12,8 +12,8 @@ class Cell:
 
     `relays` by name (see bench.peers). `per_connection` 0: one connection per session for all its messages.
     `kind`: "load" measures all; "held" has one message per session in flight up to its dot at once; "idle"
-    only opens connections; both are about memory. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
-    the run has.
+    only opens connections; both are about memory; "body" sends nothing at all. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
+    the run has. `signed`: the message has a DKIM signature.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Cell:
     pipeline: bool = False
     rounds: int = 0
     extra: bool = False
+    signed: bool = False
 
 
 CELLS = (
@@ -46,10 +47,23 @@ CELLS = (
     Cell(
         "dkim",
         "4 KB, 10 sessions, signed with RSA-2048, many messages per connection",
-        ("relayproxy", "relayproxy-dkim", "signature"),
+        ("relayproxy", "relayproxy-dkim", "postfix-rspamd-dkim", "postfix-opendkim-dkim", "signature"),
+    ),
+    Cell(
+        "checks",
+        "4 KB, 10 sessions, SPF, DKIM, DMARC and Authentication-Results, many messages per connection",
+        ("relayproxy", "relayproxy-checks", "postfix-rspamd", "postfix-opendkim", "script-checks"),
+        signed=True,
     ),
     Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
+    ),
+    Cell(
+        "body",
+        "DKIM verify of a 10 MB body",
+        ("body-sha256", "body-canonical", "body-verify"),
+        10 * MB,
+        kind="body",
     ),
     Cell("idle", "2,000 idle sessions", ("relayproxy",), sessions=2000, kind="idle", rounds=1),
     Cell("s100", "4 KB, 100 sessions", ("relayproxy", "haproxy"), sessions=100, rounds=2),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from bench.cells import SESSION_GROWTH, SIZE_GROWTH
 from bench.lab import Sample
-from bench.report import Figure, Results, cpu, latency, number, peak, table
+from bench.report import Figure, Results, cpu, hold, latency, number, peak, table
 
-_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim")
+_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim", "relayproxy-checks")
 _GROWTH = 1.5  # how much dearer the largest step may be per unit and still count as linear
 
 
@@ -48,6 +48,23 @@ def _signing(results: Results) -> Goal:
     measured = (signed - plain) / bare if signed and plain and bare else None
     detail = f"({number(signed, 3)} - {number(plain, 3)}) / {number(bare, 3)}"
     return Goal("signing 4 KB, RSA-2048: CPU above pass-through, in bare signatures", 1.3, measured, detail)
+
+
+def _body(results: Results) -> Iterator[Goal]:
+    """A body is verified in little more than what has to be done to it, and beside the event loop."""
+    whole, *floor = (
+        results.middle("body", f"body-{name}", cpu) for name in ("verify", "sha256", "canonical")
+    )
+    known = whole is not None and None not in floor
+    detail = f"{number(whole, 1)} / ({number(floor[0], 1)} + {number(floor[1], 1)})"
+    yield Goal(
+        "DKIM verify of 10 MB: / SHA-256 + one canonicalisation",
+        1.5,
+        whole / sum(floor) if known else None,
+        detail,
+    )
+    held = results.middle("body", "body-verify", hold)
+    yield Goal("DKIM verify of 10 MB: the loop is held, ms", 20, held, "median of the rounds' longest")
 
 
 def _resumption(results: Results) -> Iterator[Goal]:
@@ -96,6 +113,7 @@ def goals(results: Results) -> list[Goal]:
         found.append(_ratio(results, f"CPU 4 KB, {pattern}: / script", cell, "script", cpu, 0.1))
     found.append(_ratio(results, "CPU 1 MB: / Postfix", "1m", "postfix", cpu, 0.4))
     found.append(_ratio(results, "CPU 1 MB: / haproxy", "1m", "haproxy", cpu, 4.0))
+    found += _body(results)
     held = [peak(sample) for sample in results.samples("held", "relayproxy")]
     found.append(
         Goal(
@@ -111,6 +129,14 @@ def goals(results: Results) -> list[Goal]:
         Goal("2,000 idle sessions: private MiB above start", 60, max(idle, default=None) if live == 2000 else None, f"{live:,} sessions stood")
     )  # fmt: skip
     found.append(_signing(results))
+    for peer, limit in (("postfix-rspamd-dkim", 0.35), ("postfix-opendkim-dkim", 0.25)):
+        found.append(
+            _ratio(results, f"CPU signing 4 KB: / {peer}", "dkim", peer, cpu, limit, "relayproxy-dkim")
+        )
+    for peer, limit in (("postfix-rspamd", 0.3), ("postfix-opendkim", 0.15), ("script-checks", 0.15)):
+        found.append(
+            _ratio(results, f"CPU checking 4 KB: / {peer}", "checks", peer, cpu, limit, "relayproxy-checks")
+        )
     for cell, sessions in (("s1", 1), ("4k-many", 10), ("s50", 50)):
         found += [
             _ratio(results, f"latency {q}, {sessions} session{'s'[: sessions > 1]}: / Postfix", cell, "postfix", latency(q), 1.0, below=True)

@@ -1,6 +1,7 @@
 """One measurement: a relay that runs, a load, and what it cost."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 from bench import messages, tree
 from bench.cells import Cell
 from bench.load import Job
+from bench.names import Names, start_names
 from bench.programs import BenchError, Helper
 
 _SAMPLE_EVERY = {"load": 0.1, "held": 0.02, "idle": 0.2}
@@ -20,7 +22,8 @@ class Sample:
     """What one run of one cell through one relay came to. Memory (private) in MiB, latency in ms, CPU in seconds.
 
     `lost`: acknowledged to the client, never seen by the sink. `doubled`: seen more than once. `unasked`: seen,
-    though the client was told that it failed. `short`: messages with octets missing.
+    though the client was told that it failed. `short`: messages with octets missing. `hold`: for how many ms at most an
+    event loop stood still.
     """
 
     messages: int = 0
@@ -38,6 +41,7 @@ class Sample:
     connections: int = 0
     resumed: int = 0
     live: int = 0
+    hold: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -53,10 +57,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Running:
-    """A relay that is up: the port to send to and the root of its process tree (None: nothing to measure)."""
+    """A relay that is up: the port to send to and the root of its process tree (None: nothing to measure).
+
+    With `queues`, it says 250 before it has sent the message on.
+    """
 
     port: int
     pid: int | None
+    queues: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Lab:
         self.seconds = seconds
         self._run = 0
         self._stack = ExitStack()
+        self._names: Names | None = None
 
     def __enter__(self) -> Self:
         self._sink = self._helper("bench.sink")
@@ -94,6 +103,17 @@ class Lab:
         """A fresh port of the sink: one per relay keeps their TIME_WAIT states apart."""
         return int(self._sink.ask({"listen": True}))
 
+    def names(self) -> Names:
+        """The name server, started when it is asked for. Raises BenchError where there can be none."""
+        if self._names is None:
+            self._names = start_names(self.folder, self._stack)
+        return self._names
+
+    def _message(self, cell: Cell) -> Path:
+        if cell.signed:
+            return messages.write_signed(self.folder, cell.size, self.names().key)
+        return messages.write(self.folder, cell.size)
+
     def warm_up(self, cell: Cell, relay: Running) -> None:
         """Some messages before the first measured run: imports, pools and child processes are there then."""
         if cell.kind != "load":
@@ -102,13 +122,20 @@ class Lab:
         if not sample.messages:
             raise BenchError(f"no message went through: {sample.errors or 'no answer'}")
 
+    def prove(self, words: Sequence[str]) -> None:
+        """Raise BenchError if the last message arrived without one of `words` in its header."""
+        head = self._sink.ask({"head": True})
+        for word in words:
+            if word.lower() not in head.lower():
+                raise BenchError(f"a message arrived without {word!r} in its header:\n{head}")
+
     def measure(self, cell: Cell, relay: Running, seconds: float | None = None, count: int = 0) -> Sample:
         """Run the cell's load through the relay once."""
         self._run += 1
         job = Job(
             run=self._run,
             port=relay.port,
-            message=str(messages.write(self.folder, cell.size)),
+            message=str(self._message(cell)),
             sessions=cell.sessions,
             per_connection=cell.per_connection,
             seconds=_IDLE_FOR if cell.kind == "idle" else (seconds or self.seconds),
@@ -124,6 +151,8 @@ class Lab:
             self._load.ask(asdict(job), 90)
             before = tree.cpu_seconds(relay.pid) if relay.pid else 0.0
             result = self._load.ask("go", job.seconds + 90)
+            if relay.queues:
+                self._until_arrived(result["acked"], 60)
             after = tree.cpu_seconds(relay.pid) if relay.pid else 0.0
         sample = Sample(
             messages=result["acked"],
@@ -143,9 +172,7 @@ class Lab:
 
     def _reconcile(self, sample: Sample, result: dict[str, Any], size: int) -> None:
         """Hold what the client was told against what the sink saw."""
-        until = time.monotonic() + 2
-        while self._sink.ask({"arrived": self._run}) < sample.messages and time.monotonic() < until:
-            time.sleep(0.05)
+        self._until_arrived(sample.messages, 2)
         seen = self._sink.ask({"count": self._run})
         failed = set(result["failed"])
         numbers = set(seen["numbers"])
@@ -153,3 +180,8 @@ class Lab:
         sample.doubled = len(seen["doubled"])
         sample.unasked = len(numbers & failed) + seen["unnumbered"]
         sample.short = bool(numbers) and seen["shortest"] < size
+
+    def _until_arrived(self, count: int, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._sink.ask({"arrived": self._run}) < count and time.monotonic() < until:
+            time.sleep(0.05)

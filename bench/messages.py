@@ -1,8 +1,14 @@
-"""The messages that are sent: plain text of a given size, the same for all relays."""
+"""The messages that are sent: plain text of a given size, the same for all relays; for some cells with a signature."""
 
 import random
 import string
+import time
 from pathlib import Path
+
+from bench.names import DOMAIN, SELECTOR
+from relayproxy.mailauth.dkim_keys import read_key
+from relayproxy.mailauth.dkim_sign import sign
+from relayproxy.model.message import Message
 
 _HEADER = (
     "From: Sender <sender@bench.example>\r\n"
@@ -35,4 +41,20 @@ def write(folder: Path, size: int) -> Path:
     path = folder / f"plain-{size}.eml"
     if not path.exists():
         path.write_bytes(plain(size))
+    return path
+
+
+def write_signed(folder: Path, size: int, key: Path) -> Path:
+    """Write the same message with a DKIM signature of the file `key` on top, once."""
+    path = folder / f"signed-{size}.eml"
+    if not path.exists():
+        octets = plain(size)
+        value = sign(
+            Message.from_bytes(octets),
+            read_key(key.read_bytes()),
+            domain=DOMAIN,
+            selector=SELECTOR,
+            now=int(time.time()),
+        )
+        path.write_bytes(b"DKIM-Signature: " + value.encode("ascii") + b"\r\n" + octets)
     return path

@@ -8,12 +8,13 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def free_port() -> int:
             return port
 
 
+def first_line(*argv: str) -> str:
+    """The first line that a program prints, such as its version."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    return (done.stdout or done.stderr).strip().partition("\n")[0]
+
+
+def find(program: str) -> str:
+    """Where a program is, also in the folders for administrators, or ""."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin") or ""
+
+
 class Program:
     """A running program. `log` gets its output; `pid` is the root of its process tree."""
 
@@ -68,26 +80,22 @@ class Program:
         """The last lines of the log, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
-    def wait_for_banner(self, port: int, seconds: float = 20.0) -> None:
+    def wait_for_banner(self, port: int) -> None:
         """Return once an SMTP server greets on `port`. Raises BenchError when it ends or time runs out."""
+        self.wait_for(lambda: _greets(port), "greet on its port")
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+        """Return once `condition()` is true. Raises BenchError when the program ends or time runs out."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise BenchError(
                     f"{self.process.args[0]} ended at once ({self.process.returncode}):\n{self.tail()}"
                 )
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
-                    if client.recv(512).startswith(b"220"):
-                        client.sendall(b"QUIT\r\n")
-                        client.recv(512)
-                        return
-            except OSError:
-                pass
+            if condition():
+                return
             time.sleep(0.05)
-        raise BenchError(
-            f"{self.process.args[0]} did not greet on its port in {seconds:.0f} s:\n{self.tail()}"
-        )
+        raise BenchError(f"{self.process.args[0]} did not {what} in {seconds:.0f} s:\n{self.tail()}")
 
     def end(self, patience: float = 5.0) -> None:
         """SIGTERM, then SIGKILL for everything that is left of the tree."""
@@ -108,6 +116,25 @@ class Program:
                     os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+            if not client.recv(512).startswith(b"220"):
+                return False
+            client.sendall(b"QUIT\r\n")
+            client.recv(512)
+            return True
+    except OSError:
+        return False
+
+
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether a server takes connections."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
 
 
 class Helper(Program):

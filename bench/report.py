@@ -27,6 +27,10 @@ def latency(quantile: str) -> Figure:
     return lambda sample: sample.latency.get(quantile, math.nan)
 
 
+def hold(sample: Sample) -> float:
+    return sample.hold
+
+
 def peak(sample: Sample) -> float:
     return sample.peak_mib
 
@@ -118,6 +122,13 @@ def cell_report(results: Results, outcome: Outcome) -> str:
         rows = [_load_row(results, cell.name, name, s) for name, s in outcome.samples.items()]
         cut = None if cell.tls else -1
         parts.append(table(_LOAD_HEAD[:cut], [row[:cut] for row in rows]))
+    elif cell.kind == "body":
+        rows = [
+            [name, number(results.middle(cell.name, name, cpu), 1), _spread(samples, cpu),
+             number(results.middle(cell.name, name, hold), 1)]
+            for name, samples in outcome.samples.items()
+        ]  # fmt: skip
+        parts.append(table(["", "CPU ms each", "spread", "loop held, ms"], rows))
     elif outcome.samples:
         head = [
             "relay",

@@ -42,6 +42,7 @@ def run_cell(lab: Lab, cell: Cell, names: Iterable[str], rounds: int) -> Outcome
                 running[name] = RELAYS[name].start(place)
                 if running[name].port:
                     lab.warm_up(cell, running[name])
+                    lab.prove(RELAYS[name].proof)
             except BenchError as failure:
                 running.pop(name, None)
                 outcome.failures[name] = str(failure)

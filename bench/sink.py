@@ -1,7 +1,8 @@
 """The upstream of every relay: an SMTP server that takes everything, keeps nothing and counts by number.
 
 Run as `python -m bench.sink`; talks JSON lines on stdin and stdout. `{"listen": true}` opens a port and
-answers it; `{"count": RUN, "size": OCTETS}` answers what has arrived of a run (and forgets it).
+answers it; `{"count": RUN, "size": OCTETS}` answers what has arrived of a run (and forgets it); `{"head": true}`
+answers the top of the last message.
 It finds the dot without looking at lines and unstuffs nothing: it must never be the bottleneck.
 """
 
@@ -40,8 +41,10 @@ class Tally:
         self._numbers: dict[int, Counter[int]] = {}
         self._shortest: dict[int, int] = {}
         self._unnumbered = 0
+        self.last: bytes | bytearray = b""
 
     def note(self, head: bytes | bytearray, octets: int) -> None:
+        self.last = head
         if not (found := NUMBER.search(head)):
             self._unnumbered += 1
             return
@@ -144,6 +147,8 @@ async def serve() -> None:
             answer: Any = server.sockets[0].getsockname()[1]
         elif "arrived" in order:
             answer = tally.arrived(order["arrived"])
+        elif "head" in order:
+            answer = tally.last.partition(b"\r\n\r\n")[0].decode("latin-1")
         else:
             answer = tally.take(order["count"])
         print(json.dumps(answer), flush=True)

@@ -8,7 +8,7 @@ import ast
 import inspect
 
 from relayproxy import hookspecs
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, REPORT, REWRITE, Hooks
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE, Hooks
 
 _INTRO = """\
 # Hooks
@@ -25,6 +25,7 @@ _DECIDE = """\
 Return a `Verdict` (`accept`, `discard`, `hold`, `defer` or `reject`) or None for no opinion. The strongest verdict of
 a stage wins, and of equals the one that stands first in the pipeline. A decide hook can't edit."""
 _IDENTIFY = "Return a login, or None for no opinion. The first login wins."
+_PREPARE = "Return nothing, and wait for nothing."
 _REWRITE = "Return one edit, several, or None. A rewrite hook can't refuse."
 _REPORT = "Return nothing: all is decided."
 _LIFE = "Called for the plugin itself, not for a message. Return nothing."
@@ -32,6 +33,7 @@ _LIFE = "Called for the plugin itself, not for a message. Return nothing."
 _KINDS = (
     ("Decide", DECIDE, _DECIDE),
     ("Identify", IDENTIFY, _IDENTIFY),
+    ("Prepare", PREPARE, _PREPARE),
     ("Rewrite", REWRITE, _REWRITE),
     ("Report", REPORT, _REPORT),
     ("Life", LIFE, _LIFE),

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from hypothesis import settings
+from tests.servers.authentication import Authentication
 from tests.servers.dovecot import Dovecot
 from tests.servers.postfix import Postfix
 from tests.servers.process import public_folder
@@ -25,6 +27,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A CA, a server's certificate for localhost, a client's."""
     return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def authentication() -> AsyncIterator[Authentication]:
+    """DNS, keys, and a Postfix with OpenDKIM and Rspamd as its milters; started once, as there are many of them."""
+    servers = Authentication()
+    try:
+        await servers.start()
+        yield servers
+    finally:
+        await servers.stop()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """The relays that are compared. A new peer is a class with `name`, `missing`, `start`, and a line in RELAYS."""
 
 from bench.peers.base import Relay
+from bench.peers.body import BodyVerify, Canonical, Sha256
 from bench.peers.haproxy import Direct, Haproxy
 from bench.peers.haraka import Haraka
+from bench.peers.milters import PostfixOpendkim, PostfixRspamd
 from bench.peers.postfix import Postfix
 from bench.peers.relayproxy import RelayProxy
-from bench.peers.script import Script
+from bench.peers.script import Script, ScriptChecks
 from bench.peers.signature import Signature
 
 RELAYS: dict[str, Relay] = {
@@ -14,11 +16,20 @@ RELAYS: dict[str, Relay] = {
         RelayProxy(),
         RelayProxy("relayproxy-w2", workers=2),
         RelayProxy("relayproxy-dkim", sign=True),
+        RelayProxy("relayproxy-checks", check=True),
         Script(),
+        ScriptChecks(),
         Postfix(),
+        PostfixRspamd(),
+        PostfixOpendkim(),
+        PostfixRspamd(signs=True),
+        PostfixOpendkim(signs=True),
         Haraka(),
         Haproxy(),
         Direct(),
         Signature(),
+        Sha256(),
+        Canonical(),
+        BodyVerify(),
     )
 }

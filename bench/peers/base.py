@@ -1,7 +1,6 @@
 """What a peer is."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 from bench.lab import Lab, Place, Running, Sample
@@ -12,6 +11,8 @@ class Relay:
 
     name = ""
     about = ""
+    proof: tuple[str, ...] = ()
+    """What a message has in its header when it has come this way."""
 
     @property
     def family(self) -> str:
@@ -39,14 +40,3 @@ class Relay:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o755)
         return path
-
-
-def first_line(*argv: str) -> str:
-    """The first line that a program prints, such as its version."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
-    return (done.stdout or done.stderr).strip().partition("\n")[0]
-
-
-def find(program: str) -> str:
-    """Where a program is, also in the folders for administrators, or ""."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin") or ""

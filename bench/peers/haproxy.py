@@ -1,8 +1,8 @@
 """The floor (bytes copied by haproxy in TCP mode) and the zero line (no relay at all)."""
 
 from bench.lab import Place, Running
-from bench.peers.base import Relay, find, first_line
-from bench.programs import Program, free_port
+from bench.peers.base import Relay
+from bench.programs import Program, find, first_line, free_port
 
 _CONFIG = """\
 global

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 
 from bench.lab import Place, Running
-from bench.peers.base import Relay, find
-from bench.programs import ROOT, Program, free_port
+from bench.peers.base import Relay
+from bench.programs import ROOT, Program, find, free_port
 
 _VERSION = "3.3.4"
 _HOME = ROOT / "bench" / ".cache" / "haraka"

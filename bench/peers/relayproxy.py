@@ -5,27 +5,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.certificate import write_certificate, write_key
 from bench.lab import Place, Running
-from bench.peers.base import Relay, first_line
-from bench.peers.certificate import write_certificate, write_key
-from bench.programs import Program, free_port
+from bench.names import DOMAIN, SELECTOR, missing_names
+from bench.peers.base import Relay
+from bench.programs import Program, first_line, free_port
 
 _COMMAND = Path(sys.executable).parent / "relayproxy"
-_SELECTOR = "bench"
+_CHECKS = ("spf", "dkim_verify", "dmarc")
 
 
 class RelayProxy(Relay):
-    """`sign`: dkim_sign is the pipeline; otherwise the pipeline is empty."""
+    """`sign`: dkim_sign is the pipeline; `check`: it is spf, dkim_verify and dmarc; otherwise it is empty."""
 
-    def __init__(self, name: str = "relayproxy", workers: int = 1, sign: bool = False) -> None:
+    def __init__(
+        self, name: str = "relayproxy", workers: int = 1, sign: bool = False, check: bool = False
+    ) -> None:
         self.name = name
         self._workers = workers
         self._sign = sign
+        self._check = check
+        pipeline = "dkim_sign" if sign else ", ".join(_CHECKS) if check else ""
         self.about = f"{workers} worker{'s'[: workers > 1]}, JSON log, metrics on" + (
-            ", pipeline: dkim_sign" if sign else ""
+            f", pipeline: {pipeline}" if pipeline else ""
         )
+        self.proof = ("DKIM-Signature: v=1; a=rsa-sha256",) if sign else ()
+        if check:
+            self.proof = ("spf=pass", "dkim=pass", "dmarc=pass")
 
     def missing(self) -> str:
+        if self._check and (why := missing_names()):
+            return why
         return "" if _COMMAND.exists() else f"{_COMMAND} does not exist: make .venv/.installed"
 
     def version(self) -> str:
@@ -47,7 +57,7 @@ class RelayProxy(Relay):
         if place.cell.tls:
             cert, key = write_certificate(place.lab.folder)
             listener["tls"] = {"mode": "starttls", "cert": str(cert), "key": str(key)}
-        return {
+        config: dict[str, Any] = {
             "version": 1,
             "hostname": "relayproxy.bench.example",
             "workers": self._workers,
@@ -66,9 +76,15 @@ class RelayProxy(Relay):
             "metrics": {"listen": f"127.0.0.1:{free_port()}"},
             "pipeline": [{"dkim_sign": {"keys": str(self._keys(folder))}}] if self._sign else [],
         }
+        if self._check:
+            # The client is a stranger, whose mail is for a domain of ours.
+            config["relay"] = {"domains": [DOMAIN]}
+            config["dns"] = {"servers": [f"{place.lab.names().address}:53"]}
+            config["pipeline"] = list(_CHECKS)
+        return config
 
     def _keys(self, folder: Path) -> Path:
         keys = folder / "keys"
         keys.mkdir()
-        write_key(keys / f"bench.example.{_SELECTOR}.pem")
+        write_key(keys / f"{DOMAIN}.{SELECTOR}.pem")
         return keys

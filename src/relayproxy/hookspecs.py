@@ -1,6 +1,6 @@
 """The hooks: every point at which a plugin can speak, told apart by what it may return.
 
-Decide hooks return a Verdict or None. Rewrite hooks return edits. Report hooks return nothing. A plugin takes,
+Decide hooks return a Verdict or None. Rewrite hooks return edits. Report and prepare hooks return nothing. A plugin takes,
 by name, only the arguments that it wants. Plain functions must be quick; what waits is `async def`.
 """
 
@@ -26,6 +26,7 @@ Opinion: TypeAlias = Verdict | None
 Edits: TypeAlias = Iterable[Edit] | Edit | None
 
 DECIDE = ("connect", "helo", "mail", "rcpt", "message")
+PREPARE = ("arrived",)
 REWRITE = ("rewrite_envelope", "before_forward")
 REPORT = ("after_forward", "session_closed")
 LIFE = ("startup", "shutdown", "register_commands", "register_pages")
@@ -78,6 +79,15 @@ class Hooks:
     @hookspec
     def message(self, mail: Mail) -> Opinion:
         """The last byte has arrived; nothing has gone to the next hop. Kind: decide."""
+
+    @hookspec
+    def arrived(self, mail: Mail) -> None:
+        """The last byte has arrived; the `message` hooks come next. Kind: prepare.
+
+        For a plugin whose `message` waits for others (by `after`) and then has to ask somebody: what it will need can
+        be asked for now, side by side with them. A plain function that starts a task and returns; a fault is logged
+        and decides nothing.
+        """
 
     @hookspec
     def before_forward(self, mail: Mail, route: str) -> Edits:

@@ -1,10 +1,17 @@
 """What the DNS plugins share: a batch of questions put all at once, and the answers that need no waiting."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
-from relayproxy.api import Answer, Resolver
-from relayproxy.mailauth.lookup import Fetch, Peek, Question, Remembering
+from relayproxy.api import Resolver
+from relayproxy.mailauth.lookup import Answer, Fetch, Peek, Question, Remembering
+
+T = TypeVar("T")
+
+
+class NotKnownError(Exception):
+    """An answer would have to be waited for."""
 
 
 def fetch_from(resolver: Resolver) -> Fetch:
@@ -21,6 +28,46 @@ def fetch_from(resolver: Resolver) -> Fetch:
 def peek_at(resolver: Resolver) -> Peek:
     """Return a function that gives what the resolver knows already; nothing if it has no memory."""
     return resolver.peek if isinstance(resolver, Remembering) else _nothing
+
+
+def known_to(peek: Peek) -> Fetch:
+    """Return a function that gives a batch of answers from memory alone. It raises NotKnownError where one is missing."""
+
+    async def fetch(questions: Sequence[Question]) -> list[Answer]:
+        answers = []
+        for question in questions:
+            answer = peek(*question)
+            if answer is None:
+                raise NotKnownError
+            answers.append(answer)
+        return answers
+
+    return fetch
+
+
+def recorded(fetch: Fetch, used: dict[Question, Answer]) -> Fetch:
+    """Return `fetch`, noting in `used` what it brings."""
+
+    async def noted(questions: Sequence[Question]) -> Sequence[Answer]:
+        answers = await fetch(questions)
+        used.update(zip(questions, answers, strict=True))
+        return answers
+
+    return noted
+
+
+def at_once(check: Coroutine[Any, Any, T]) -> T:
+    """Return what a check comes to, which asks only by a function of `known_to`. Raises NotKnownError.
+
+    Most of what mail asks is known, and then a check that doesn't wait needs no task, no timer and no turn of the loop.
+    """
+    try:
+        check.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    check.close()
+    raise NotKnownError
 
 
 def _nothing(name: str, rdtype: str) -> None:  # noqa: ARG001  (the shape of Peek)

@@ -5,17 +5,18 @@ none (RFC 6376 section 6.1). Must not know how a signature is verified.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from relayproxy.api import App, Direction, Mail, Message, Opinion, Plugin, Settings, defer, hook
+from relayproxy.api import App, Direction, Mail, Opinion, Plugin, Settings, defer, hook
 from relayproxy.builtin._lookup import fetch_from, peek_at
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digests
 from relayproxy.mailauth.dkim_verify import (
     MOST_SIGNATURES,
     DkimResult,
+    Found,
     body_forms,
     find_signatures,
     questions,
@@ -51,7 +52,7 @@ class DkimVerify(Plugin[DkimVerifySettings]):
         self._peek = peek_at(app.resolver)
 
     @hook
-    async def message(self, mail: Mail) -> Opinion:
+    def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "dkim" for each signature (header.d, .s, .a, .b and .i), "none" without any.
 
         Also in the properties: the size of the key in `bits`, the displayed fields that a signature leaves
@@ -62,8 +63,34 @@ class DkimVerify(Plugin[DkimVerifySettings]):
         if not found:
             mail.note("dkim", "none", reason="the message is not signed")
             return None
-        answers, digests = await self._gather(message, questions(found), body_forms(found))
-        results = verify(message, found, answers, digests, now=self._clock.time())
+        known = {question: self._peek(*question) for question in questions(found)}
+        answers = {question: answer for question, answer in known.items() if answer is not None}
+        if len(answers) < len(known) or len(message.body) > _ON_THE_LOOP:
+            return self._gather(mail, found, answers, [one for one in known if one not in answers])
+        return self._settle(mail, found, answers, body_digests(message, body_forms(found)))
+
+    async def _gather(
+        self, mail: Mail, found: Sequence[Found], answers: dict[Question, Answer], missing: Sequence[Question]
+    ) -> Opinion:
+        """Ask for the answers that are missing, and hash the body meanwhile."""
+        message, forms = mail.message, body_forms(found)
+        if len(message.body) <= _ON_THE_LOOP:
+            more, digests = await self._fetch(missing), body_digests(message, forms)
+        else:
+            more, digests = await asyncio.gather(
+                self._fetch(missing), asyncio.to_thread(body_digests, message, forms)
+            )
+        return self._settle(mail, found, answers | dict(zip(missing, more, strict=True)), digests)
+
+    def _settle(
+        self,
+        mail: Mail,
+        found: Sequence[Found],
+        answers: Mapping[Question, Answer],
+        digests: Mapping[BodyForm, BodyDigest],
+    ) -> Opinion:
+        """Note the results."""
+        results = verify(mail.message, found, answers, digests, now=self._clock.time())
         for result in results:
             mail.note("dkim", result.result, reason=result.reason, **_props(result))
         outcomes = {result.result for result in results}
@@ -72,25 +99,6 @@ class DkimVerify(Plugin[DkimVerifySettings]):
                 "The key of a DKIM signature can't be looked up", status="4.7.20", reason="dkim temperror"
             )
         return None
-
-    async def _gather(
-        self, message: Message, wanted: Sequence[Question], forms: frozenset[BodyForm]
-    ) -> tuple[Mapping[Question, Answer], Mapping[BodyForm, BodyDigest]]:
-        """Return the answers and the digests."""
-        if len(message.body) <= _ON_THE_LOOP:
-            return await self._answers(wanted), body_digests(message, forms)
-        answers, digests = await asyncio.gather(
-            self._answers(wanted), asyncio.to_thread(body_digests, message, forms)
-        )
-        return answers, digests
-
-    async def _answers(self, wanted: Sequence[Question]) -> Mapping[Question, Answer]:
-        """Return what the resolver knows, and what it has to ask for."""
-        known: dict[Question, Answer | None] = {question: self._peek(*question) for question in wanted}
-        missing = [question for question, answer in known.items() if answer is None]
-        if missing:
-            known.update(zip(missing, await self._fetch(missing), strict=True))
-        return {question: answer for question, answer in known.items() if answer is not None}
 
 
 def _props(result: DkimResult) -> dict[str, Any]:

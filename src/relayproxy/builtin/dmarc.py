@@ -4,7 +4,8 @@ Puts together what spf, dkim_verify and arc found, and does what the settings sa
 nor read a record.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -24,10 +25,12 @@ from relayproxy.api import (
     reject,
     to_a_label,
 )
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at, recorded
 from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
-from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, evaluate
+from relayproxy.mailauth.dkim_verify import find_signatures
+from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, discover, evaluate
 from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
+from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Question, Remembering
 from relayproxy.mailauth.spf_fields import upgraded
 
 OnFail = Literal["observe", "follow-policy", "score"]
@@ -91,6 +94,11 @@ class Dmarc(Plugin[DmarcSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver; load the list of public suffixes if that is to be used."""
         self._fetch = fetch_from(app.resolver)
+        self._peek = peek_at(app.resolver)
+        self._known = known_to(self._peek)
+        self._memory: Memory[DmarcResult] = Memory()
+        self._remembers = isinstance(app.resolver, Remembering)
+        self._asking: set[asyncio.Task[None]] = set()
         self._organization: Organization | None = None
         if self.options.discovery == "public-suffix-list":
             from relayproxy.mailauth.psl import organizational_domain  # noqa: PLC0415  (loads the list)
@@ -98,7 +106,27 @@ class Dmarc(Plugin[DmarcSettings]):
             self._organization = organizational_domain
 
     @hook
-    async def message(self, mail: Mail) -> Opinion:
+    def shutdown(self) -> None:
+        """Give up what is still being asked."""
+        for task in self._asking:
+            task.cancel()
+
+    @hook
+    def arrived(self, mail: Mail) -> None:
+        """Ask for the author's policy while SPF and DKIM are being checked, so that the resolver knows it by then."""
+        if not self._remembers:
+            return
+        author = read_author(mail.message).domain
+        if not author or self._mode(author) == "ignore" or self._peek(f"_dmarc.{author}", "TXT") is not None:
+            return
+        signers = (one.claim.domain for one in find_signatures(mail.message))
+        others = [name for name in (mail.envelope.sender.ascii_domain, *signers) if name]
+        task = asyncio.create_task(discover(author, others, self._fetch, self._organization))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    @hook
+    def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "dmarc" with header.from, policy.dmarc (what is asked for) and, for rules, `policy` and `org`.
 
         Also in the properties: `policy_domain`, `aligned` (methods), and `override` where a fail was excused.
@@ -110,8 +138,23 @@ class Dmarc(Plugin[DmarcSettings]):
         mode = self._mode(author.domain)
         if mode == "ignore":
             return None
-        found = await evaluate(author.domain, self._identifiers(mail), self._fetch, self._organization)
-        override = await self._override(mail, found) if found.result == "fail" else ""
+        identifiers = tuple(self._identifiers(mail))
+        try:
+            return at_once(self._judge(mail, author.domain, identifiers, mode, self._known))
+        except NotKnownError:
+            return self._judge(mail, author.domain, identifiers, mode, self._fetch)
+
+    async def _judge(
+        self, mail: Mail, author: str, identifiers: tuple[Identifier, ...], mode: OnFail, fetch: Fetch
+    ) -> Opinion:
+        """Evaluate over what `fetch` brings; nothing is noted before all is known."""
+        key = author, identifiers
+        found = self._memory.find(key, self._peek)
+        if found is None:
+            used: dict[Question, Answer] = {}
+            found = await evaluate(author, identifiers, recorded(fetch, used), self._organization)
+            self._memory.keep(key, found, used)
+        override = await self._override(mail, found, fetch) if found.result == "fail" else ""
         self._note(mail, found, mode, override)
         if found.result == "temperror":
             return self._on_temperror(found, mode)
@@ -154,7 +197,7 @@ class Dmarc(Plugin[DmarcSettings]):
             mail.note("spf_upgrade", "hit", reason=said, domain=domain)
         return bool(said) and self.options.upgraded_spf == "distrust"
 
-    async def _override(self, mail: Mail, found: DmarcResult) -> str:
+    async def _override(self, mail: Mail, found: DmarcResult, fetch: Fetch) -> str:
         """Return who excuses the fail: the sealer of the outermost ARC set, if trusted and if it saw a pass."""
         arc = mail.finding("arc")
         if not self.options.trusted_forwarders or arc is None or arc.result != "pass":
@@ -162,11 +205,11 @@ class Dmarc(Plugin[DmarcSettings]):
         if arc.props.get("trusted", "") in ("", "no", "false", "0"):
             return ""
         seen = _outermost(mail.message)
-        if seen is None or not await self._saw_pass(seen, found.domain):
+        if seen is None or not await self._saw_pass(seen, found.domain, fetch):
             return ""
         return seen.authserv_id
 
-    async def _saw_pass(self, seen: AuthenticationResults, author: str) -> bool:
+    async def _saw_pass(self, seen: AuthenticationResults, author: str, fetch: Fetch) -> bool:
         """Whether the sealer's results amount to a DMARC pass: as it says itself, or evaluated again."""
         identifiers = []
         for result in seen.results:
@@ -179,7 +222,7 @@ class Dmarc(Plugin[DmarcSettings]):
             elif result.method == "spf" and "smtp.mailfrom" in props:
                 domain = props["smtp.mailfrom"].rpartition("@")[2]
                 identifiers.append(Identifier("spf", domain, result.result))
-        return (await evaluate(author, identifiers, self._fetch, self._organization)).result == "pass"
+        return (await evaluate(author, identifiers, fetch, self._organization)).result == "pass"
 
     def _note(self, mail: Mail, found: DmarcResult, mode: str, override: str) -> None:
         score = 0.0

@@ -22,7 +22,8 @@ from relayproxy.api import (
     hook,
     reject,
 )
-from relayproxy.builtin._lookup import fetch_from, peek_at
+from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
+from relayproxy.mailauth.lookup import Fetch, Memory
 from relayproxy.mailauth.spf import Spf, SpfResult
 from relayproxy.mailauth.spf_fields import received_spf
 
@@ -70,9 +71,11 @@ class SpfPlugin(Plugin[SpfSettings]):
         self._app = app
         self._fetch = fetch_from(app.resolver)
         self._peek = peek_at(app.resolver)
+        self._known = known_to(self._peek)
+        self._memory: Memory[SpfResult] = Memory()
 
     @hook(background=True)
-    async def mail(self, mail: Mail) -> Opinion:
+    def mail(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "spf" for HELO (smtp.helo) and then for MAIL FROM (smtp.mailfrom).
 
         Also in the properties: `domain`, the `mechanism` that matched, the `explanation` of a fail, and `weak`
@@ -80,30 +83,44 @@ class SpfPlugin(Plugin[SpfSettings]):
         """
         if not mail.client.ip:
             return None
-        checks = Spf(
+        checks, sender = self._checks(mail, self._known), mail.envelope.sender
+        try:
+            of_helo = at_once(checks.check_helo()) if self.options.helo or not sender else None
+            found = at_once(checks.check_mail_from(sender)) if sender else None
+        except NotKnownError:
+            return self._asked(mail)
+        return self._settle(mail, of_helo, found)
+
+    def _checks(self, mail: Mail, fetch: Fetch) -> Spf:
+        return Spf(
             mail.client.ip,
             mail.client.helo,
-            self._fetch,
+            fetch,
             peek=self._peek,
+            memory=self._memory,
             receiver=self._app.hostname,
             now=self._app.clock.time(),
         )
-        sender, helo = mail.envelope.sender, mail.client.helo
+
+    async def _asked(self, mail: Mail) -> Opinion:
+        """Check both identities side by side, with what DNS says."""
+        checks, sender, helo = self._checks(mail, self._fetch), mail.envelope.sender, mail.client.helo
         if not sender:
-            found = await _in_time(checks.check_helo(), helo)
-            _note(mail, found, smtp__helo=helo)
-            return self._opinion(found, "HELO", self._action(found))
+            return self._settle(mail, await _in_time(checks.check_helo(), helo), None)
+        check = _in_time(checks.check_mail_from(sender), sender.ascii_domain)
         if not self.options.helo:
-            found = await _in_time(checks.check_mail_from(sender), sender.ascii_domain)
-        else:
-            of_helo, found = await asyncio.gather(
-                _in_time(checks.check_helo(), helo),
-                _in_time(checks.check_mail_from(sender), sender.ascii_domain),
-            )
-            _note(mail, of_helo, smtp__helo=helo)
+            return self._settle(mail, None, await check)
+        return self._settle(mail, *await asyncio.gather(_in_time(checks.check_helo(), helo), check))
+
+    def _settle(self, mail: Mail, of_helo: SpfResult | None, found: SpfResult | None) -> Opinion:
+        """Note the results, of which that for HELO is all there is for the null sender."""
+        if of_helo is not None:
+            _note(mail, of_helo, smtp__helo=mail.client.helo)
+        if found is None:
+            return self._opinion(of_helo, "HELO", self._action(of_helo)) if of_helo is not None else None
         _note(mail, found, smtp__mailfrom=found.domain)
         opinion = self._opinion(found, "MAIL FROM", self._action(found))
-        if opinion is None and self.options.helo and of_helo.result == "fail":
+        if opinion is None and of_helo is not None and of_helo.result == "fail":
             opinion = self._opinion(of_helo, "HELO", self.options.helo_fail)
         return opinion
 

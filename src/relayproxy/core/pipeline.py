@@ -8,14 +8,15 @@ another session. Must not know what any plugin is for.
 import asyncio
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, REPORT, REWRITE
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import (
     AddHeader,
@@ -123,7 +124,7 @@ class Scope:
         self.left = budget
         self.deadline = 0.0
         self.parent = parent
-        self.running: dict[asyncio.Task[Result], str] = {}
+        self.running: dict[asyncio.Future[Result], str] = {}
         self.owed: Verdict | None = None
         self.trace: list[Step] = []
         if parent is not None:
@@ -157,7 +158,7 @@ class Pipeline:
         self._clock = clock
         self._log = log
         self._calls: dict[str, tuple[Call, ...]] = {}
-        for hook in (*DECIDE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
+        for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
             users = [entry for entry in entries if hook in entry.hooks]
             if hook == "before_forward":
                 users.sort(key=lambda entry: entry.signer)
@@ -169,7 +170,9 @@ class Pipeline:
         self.rewrites = bool(self._calls["before_forward"])
         self.reports = bool(self._calls["after_forward"])
         # What was said before the content may be owed until it is judged.
-        self.decides_message = self.rewrites_envelope or any(self._calls[hook] for hook in DECIDE)
+        self.decides_message = self.rewrites_envelope or any(
+            self._calls[hook] for hook in (*DECIDE, *PREPARE)
+        )
 
     def _prepare(self, entry: Entry, hook: str, metrics: Metrics) -> Call:
         function = entry.hooks[hook]
@@ -245,6 +248,9 @@ class Pipeline:
 
     async def judge(self, mail: Mail, scope: Scope) -> Verdict | None:
         """Settle the message stage: what is owed, what the message hooks say, and what ran behind until now."""
+        for call in self._calls["arrived"]:
+            if call.entry.when.holds(mail.client, mail.direction):
+                await self._fenced(call, scope, {"mail": mail.view()})
         verdict = strongest((scope.owed, await self.decide("message", mail, scope)))
         return strongest((verdict, await self._join(mail, scope))) if scope.running else verdict
 
@@ -284,59 +290,75 @@ class Pipeline:
         mail: Mail | None,
         arguments: dict[str, Any],
     ) -> list[Result]:
-        """Run the calls of one stage; those that need no other run at once. Results in pipeline order."""
+        """Run the calls of one stage; each waits for those that it needs itself. Results in pipeline order.
+
+        What runs behind and is needed by a hook of this stage that doesn't run behind is settled here.
+        """
         asked = [call for call in calls if call.entry.when.holds(client, direction)]
-        joined = await self._joined(asked, scope) if scope.running else []
-        if len(asked) == 1 and not asked[0].background:
-            return [*joined, await self._call(asked[0], scope, mail, arguments, joined)]
+        if len(asked) == 1 and not asked[0].background and not scope.running:
+            return [await self._call(asked[0], scope, mail, arguments, ())]
         wanted = frozenset[str]().union(*(call.needs for call in asked if not call.background))
-        started: dict[str, Result | asyncio.Task[Result]] = {}
+        started: list[tuple[str, Result | asyncio.Future[Result]]] = []
+        for task, name in tuple(scope.running.items()):
+            if name in wanted:
+                del scope.running[task]
+                started.append((name, task))
         for call in asked:
             name = call.entry.name
-            needed = [started[other] for other in started if other in call.needs]
-            if call.background and name not in wanted:
+            needed: list[Result | asyncio.Future[Result]] = [
+                item for other, item in started if other in call.needs
+            ]
+            behind = call.background and name not in wanted
+            if behind:
                 needed += [task for task, other in scope.running.items() if other in call.needs]
-                task = asyncio.create_task(self._following(call, needed, joined, scope, mail, arguments))
-                scope.running[task] = name
-            elif call.waits or any(isinstance(item, asyncio.Task) for item in needed):
-                started[name] = asyncio.create_task(
-                    self._following(call, needed, joined, scope, mail, arguments)
-                )
+            item = self._start(call, needed, scope, mail, arguments)
+            if behind:
+                scope.running[_settled(item) if isinstance(item, Result) else item] = name
             else:
-                seen = [*joined, *(item for item in needed if isinstance(item, Result))]
-                started[name] = await self._call(call, scope, mail, arguments, seen)
+                started.append((name, item))
         try:
-            results = [item if isinstance(item, Result) else await item for item in started.values()]
+            return [item if isinstance(item, Result) else await item for _, item in started]
         except asyncio.CancelledError:
-            for item in started.values():
-                if isinstance(item, asyncio.Task):
+            for _, item in started:
+                if isinstance(item, asyncio.Future):
                     item.cancel()
             raise
-        return [*joined, *results]
 
-    async def _joined(self, asked: Sequence[Call], scope: Scope) -> list[Result]:
-        """Wait for what runs behind and is needed by a call of this stage."""
-        needed = frozenset[str]().union(*(call.needs for call in asked if not call.background))
-        tasks = [task for task, name in scope.running.items() if name in needed]
-        for task in tasks:
-            del scope.running[task]
-        return [await task for task in tasks]
+    def _start(
+        self,
+        call: Call,
+        needed: Sequence["Result | asyncio.Future[Result]"],
+        scope: Scope,
+        mail: Mail | None,
+        arguments: dict[str, Any],
+    ) -> "Result | asyncio.Future[Result]":
+        """Begin a call, and return what it came to if it waits for nothing."""
+        known = [item if isinstance(item, Result) else item.result() for item in needed if _ended(item)]
+        if call.waits or len(known) < len(needed):
+            return asyncio.create_task(self._following(call, needed, scope, mail, arguments))
+        coroutine = self._call(call, scope, mail, arguments, known)
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        # It stands at the point where `_fenced` found that it has to wait, and goes on in a task.
+        return asyncio.create_task(coroutine)
 
     async def _following(
         self,
         call: Call,
-        needed: Sequence["Result | asyncio.Task[Result]"],
-        joined: Sequence[Result],
+        needed: Sequence["Result | asyncio.Future[Result]"],
         scope: Scope,
         mail: Mail | None,
         arguments: dict[str, Any],
     ) -> Result:
-        awaited = [item for item in needed if isinstance(item, asyncio.Task)]
+        awaited = [item for item in needed if isinstance(item, asyncio.Future)]
         if awaited:
             # Others may need them too: that this one is cancelled must not cancel them.
             await asyncio.wait(awaited)
         before = [item if isinstance(item, Result) else item.result() for item in needed]
-        return await self._call(call, scope, mail, arguments, [*joined, *before])
+        return await self._call(call, scope, mail, arguments, before)
 
     async def _call(
         self,
@@ -402,6 +424,8 @@ class Pipeline:
         try:
             value = call.function(*[arguments[name] for name in call.names])
             if isinstance(value, Awaitable):
+                if not call.waits:
+                    await _turn()
                 room = call.entry.timeout
                 if scope.deadline:
                     room = min(room, scope.deadline - start)
@@ -545,6 +569,22 @@ def _noter(notes: list[Finding]) -> Callable[..., Finding]:
         return finding
 
     return note
+
+
+def _ended(item: "Result | asyncio.Future[Result]") -> bool:
+    return isinstance(item, Result) or (item.done() and not item.cancelled())
+
+
+def _settled(result: Result) -> "asyncio.Future[Result]":
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """Wait for one turn of the event loop: where a call that was begun on the spot can be handed to a task."""
+    yield
 
 
 def _by(finding: Finding, name: str) -> Finding:

@@ -7,6 +7,7 @@ not know how a result came about.
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -67,11 +68,16 @@ def quote(text: str) -> str:
 
     Printable ASCII only: a domain becomes A-labels, whatever else is not printable a question mark.
     """
-    text = text[:_VALUE_ROOM]
+    return _quoted(text[:_VALUE_ROOM])
+
+
+@lru_cache(2000)
+def _quoted(text: str) -> str:
     if not text.isascii():
         local, at, domain = text.rpartition("@")
         text = local + at + to_a_label(domain)
-    text = "".join(c if " " <= c <= "~" else "?" for c in text)
+    if not text.isprintable() or not text.isascii():
+        text = "".join(c if " " <= c <= "~" else "?" for c in text)
     if _TOKEN.match(text) or _ADDRESS.match(text):
         return text
     escaped = text.replace("\\", r"\\").replace('"', r"\"")
@@ -92,11 +98,16 @@ def header_value(authserv_id: str, findings: Iterable[Finding]) -> str:
     return ";\r\n\t".join([quote(authserv_id), *map(_resinfo, published[:_RESULTS])])
 
 
+@lru_cache(500)
+def _is_published(name: str) -> bool:
+    return _PROPERTY.match(name) is not None
+
+
 def _resinfo(finding: Finding) -> str:
     words = [f"{finding.method}={finding.result}"]
     if finding.reason:
         words.append(f"reason={quote(finding.reason)}")
-    words += [f"{name}={quote(value)}" for name, value in finding.props.items() if _PROPERTY.match(name)]
+    words += [f"{name}={quote(value)}" for name, value in finding.props.items() if _is_published(name)]
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + len(word) < _WIDTH:

@@ -24,7 +24,7 @@ from relayproxy.mailauth.dkim_tags import (
     require,
 )
 
-_REMEMBERED = 4096  # octets of the records that are remembered; those of all real keys are
+_REMEMBERED = 4096  # octets of the records and lists that are remembered; those of all real keys are
 _FIELD = re.compile(rb"[!-9;-~]+\Z")
 
 
@@ -89,7 +89,7 @@ def _signature(raw: bytes, tags: dict[bytes, bytes], claim: Claim) -> Signature:
         subdomain,
         header,
         BodyForm(body, body_length(tags)),
-        _names(tags[b"h"]),
+        _names(tags[b"h"]) if len(tags[b"h"]) <= _REMEMBERED else _read_names(tags[b"h"]),
         octets_of(tags, b"bh"),
         octets_of(tags, b"b"),
         signed_at,
@@ -107,7 +107,7 @@ def _identity(value: bytes | None, domain: str) -> tuple[str, bool]:
     return f"{local}@{inside}", inside != domain
 
 
-def _names(value: bytes) -> tuple[str, ...]:
+def _read_names(value: bytes) -> tuple[str, ...]:
     names = items(value)
     if not all(map(_FIELD.match, names)):
         raise Flaw("h= is not a list of header fields")
@@ -115,6 +115,9 @@ def _names(value: bytes) -> tuple[str, ...]:
     if "from" not in lowered:
         raise Flaw("h= does not name From")
     return lowered
+
+
+_names = lru_cache(1000)(_read_names)
 
 
 @dataclass(frozen=True, slots=True)

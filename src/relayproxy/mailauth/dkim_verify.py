@@ -10,7 +10,7 @@ may still prove less than it seems to, which is "policy". Nothing else is "pass"
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, relaxed_header
@@ -127,7 +127,7 @@ class _Verification:
         self._now = now
         self._block = b""
         self._uncovered = tuple(
-            name for name in DISPLAYED if len(fields.get(name, ())) > signature.names.count(name)
+            name for name in DISPLAYED if name in fields and len(fields[name]) > signature.names.count(name)
         )
 
     def run(self, answer: Answer) -> DkimResult:
@@ -137,6 +137,8 @@ class _Verification:
         if not answer.records:
             return self._result("permerror", "there is no key")
         results = [self._with(read_record(text)) for text in answer.records[:_MOST_RECORDS]]
+        if len(results) == 1:
+            return results[0]
         return min(results, key=lambda result: _ORDER.index(result.result))
 
     def _result(self, result: str, reason: str) -> DkimResult:
@@ -161,11 +163,14 @@ class _Verification:
         if result == "fail" and record.testing:
             # RFC 6376 section 3.6.1: as if it was not signed
             result, reason = "neutral", f"{reason}; the domain is only testing"
-        return replace(
-            self._result(result, reason),
-            bits=key.bits,
-            uncovered=self._uncovered,
-            testing=record.testing,
+        return DkimResult(
+            result,
+            reason,
+            signature.claim,
+            signature.identity,
+            key.bits,
+            self._uncovered,
+            record.testing,
         )
 
     def _unfit(self, record: KeyRecord) -> str:

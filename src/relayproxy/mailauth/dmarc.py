@@ -5,7 +5,7 @@ Must not know how From was read, and says what the domain's owner asks for, not 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from relayproxy.mailauth.dmarc_record import DmarcRecord, parse_record
@@ -13,6 +13,7 @@ from relayproxy.mailauth.lookup import Answer, Fetch, no_such_name
 from relayproxy.model.address import to_a_label
 
 _WALK = 8  # queries of one walk (section 4.10)
+_DISCOVERED = 3  # domains that are asked about before it is known whether they count
 _IDENTIFIERS = 12  # more domains than one message can reasonably be signed by
 
 Organization: TypeAlias = Callable[[str], str]
@@ -89,13 +90,34 @@ async def evaluate(
     )
 
 
+async def discover(
+    author: str, others: Iterable[str], fetch: Fetch, organization: Organization | None = None
+) -> None:
+    """Ask all that `evaluate` will want to know, whichever of the domains `others` SPF and DKIM will answer for.
+
+    For the caller whose `fetch` remembers: it can be done while SPF and DKIM are being checked.
+    """
+    author = _canonical(author)
+    tree: _Tree | _Listed = _Listed(fetch, organization) if organization else _Tree(fetch)
+    try:
+        _, record = await tree.policy(author)
+    except _LookupFailedError:
+        return
+    if record is not None and "r" in (record.aspf, record.adkim):
+        top = author.rpartition(".")[2]
+        known = dict.fromkeys(_canonical(other) for other in others)
+        relatives = [name for name in known if name != author and name.rpartition(".")[2] == top]
+        if relatives:
+            await tree.load([author, *relatives[:_DISCOVERED]])
+
+
 async def _align(
     author: str, identifiers: Iterable[Identifier], record: DmarcRecord, tree: "_Tree | _Listed"
 ) -> tuple[set[str], str]:
     """Return the methods that vouch for the author (section 4.4), and what keeps us from being sure."""
     modes = {"spf": record.aspf, "dkim": record.adkim}
     asked = [
-        replace(one, domain=_canonical(one.domain))
+        Identifier(one.method, _canonical(one.domain), one.result)
         for one in dict.fromkeys(identifiers)
         if one.result in ("pass", "temperror") and one.method in modes
     ][:_IDENTIFIERS]

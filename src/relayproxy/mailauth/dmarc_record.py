@@ -5,11 +5,13 @@ Must not know where a record was found.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 POLICIES = ("none", "quarantine", "reject")
 """The policies from mildest to strictest."""
 
 _LONGEST = 16_384  # octets; real records have a hundred
+_REMEMBERED = 2048  # octets of the records that are remembered; those of all real policies are
 
 _TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
 _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
@@ -50,8 +52,13 @@ class DmarcRecord:
 def parse_record(text: bytes) -> DmarcRecord | None:
     """Return the record that the octets of a TXT record hold, or None if they hold another thing.
 
-    Of tags that are there twice the first counts; unknown tags and broken ones are ignored.
+    Of tags that are there twice the first counts; unknown tags and broken ones are ignored. The same records come
+    again and again, and are remembered.
     """
+    return _remembered(text) if len(text) <= _REMEMBERED else _parse(text)
+
+
+def _parse(text: bytes) -> DmarcRecord | None:
     if len(text) > _LONGEST or not _VERSION.match(text):
         return None
     tags: dict[str, str] = {}
@@ -87,3 +94,6 @@ def _one_of(tags: dict[str, str], name: str, letters: str) -> str:
 def _uris(value: str) -> tuple[str, ...]:
     found = (_URI.match(part) for part in value.split(","))
     return tuple(uri[1] for uri in found if uri)
+
+
+_remembered = lru_cache(1000)(_parse)

@@ -7,11 +7,13 @@ never guesses.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from relayproxy.model.address import to_a_label
 from relayproxy.model.message import HeaderField, Message
 
 _LONGEST = 8192  # octets of the field
+_REMEMBERED = 512  # octets of the values that are remembered: who writes, writes again
 
 ANOMALIES = {
     "missing": "there is no From",
@@ -95,7 +97,8 @@ def read_author(message: Message) -> Author:
         return Author(anomalies=(*dict.fromkeys(anomalies), "several-fields" if fields else "missing"))
     found = tuple(dict.fromkeys(anomalies))
     try:
-        local, domain = parse_mailbox(fields[0].raw.partition(b":")[2])
+        value = fields[0].raw.partition(b":")[2]
+        local, domain = (_remembered if len(value) <= _REMEMBERED else parse_mailbox)(value)
     except Anomaly as anomaly:
         return Author(anomalies=(*found, str(anomaly)))
     return Author(domain, local, found)
@@ -241,3 +244,6 @@ def _domain(text: bytes) -> str:
     if len(domain) > 253 or not all(len(label) < 64 and _LABEL.match(label) for label in labels):
         raise Anomaly("bad-domain")
     return domain
+
+
+_remembered = lru_cache(1000)(parse_mailbox)

@@ -4,9 +4,10 @@ The shapes are those of relayproxy.api, which is a floor above and satisfies the
 the other, or all at once) is the caller's business, since this floor has no event loop.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 
 class Answer(Protocol):
@@ -41,6 +42,38 @@ Fetch: TypeAlias = Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]]
 
 Peek: TypeAlias = Callable[[str, str], Answer | None]
 """Returns the answer to a question if it is known without waiting."""
+
+
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """What came of evaluations, each with the very answers that it rests on; the oldest of `size` gives way.
+
+    A result counts as long as the same answers are still given, so it lives no longer than they do.
+    """
+
+    def __init__(self, size: int = 5000) -> None:
+        self._size = size
+        self._kept: OrderedDict[Hashable, tuple[T, dict[Question, Answer]]] = OrderedDict()
+
+    def find(self, key: Hashable, peek: Peek) -> T | None:
+        """Return the result, if `peek` still gives the answers of then."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        result, answers = kept
+        for question, answer in answers.items():
+            if peek(*question) is not answer:
+                return None
+        return result
+
+    def keep(self, key: Hashable, result: T, answers: dict[Question, Answer]) -> None:
+        """Remember a result that depends on `key` and `answers` and on nothing else."""
+        self._kept.pop(key, None)
+        self._kept[key] = result, answers
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
 
 
 def no_such_name(answer: Answer) -> bool:

@@ -2,7 +2,8 @@
 
 The evaluation is pyspf's; its DNS is not. It runs over the answers that are known, and stops where one is
 missing; what it misses (and will miss next) is fetched in one batch, and it runs again. So no evaluation ever
-waits, and a dict is its test double. The one module that imports `spf`. Must not decide anything.
+waits, and a dict is its test double. What the same answers led to once is not evaluated again. The one module that
+imports `spf`. Must not decide anything.
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Any, SupportsIndex, TypeAlias
 
 import spf
 
-from relayproxy.mailauth.lookup import Answer, Fetch, Peek, Question
+from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Peek, Question
 from relayproxy.model.address import Address, to_a_label
 from relayproxy.model.reply import printable
 
@@ -58,8 +59,8 @@ class Spf:
     """Checks for one client, over what `fetch` brings; `peek` gives answers that need no fetching.
 
     `ip` is the client's address, `helo` its EHLO name, `receiver` our own name and `now` seconds since the epoch
-    (both for macros of explanations). The identities of a client share what was looked up. Raises ValueError
-    if `ip` is no address.
+    (both for macros of explanations). The identities of a client share what was looked up, and all checks with one
+    `memory` share results, as long as `peek` gives the answers that they rest on. Raises ValueError if `ip` is no address.
     """
 
     def __init__(
@@ -69,13 +70,16 @@ class Spf:
         fetch: Fetch,
         *,
         peek: Peek | None = None,
+        memory: Memory[SpfResult] | None = None,
         receiver: str = "",
         now: float = 0,
     ) -> None:
-        self._ip = str(ip_address(ip))
+        self._ip = _canonical(ip)
         self._helo = helo
         self._fetch = fetch
         self._known = _Known(peek)
+        self._memory = memory
+        self._peek = peek
         self._receiver = receiver
         self._now = now
 
@@ -93,11 +97,19 @@ class Spf:
         # RFC 7208 section 4.3: a malformed domain, a literal and a single label have no record.
         if "." not in domain or domain.startswith("[") or not _DOMAIN.match(domain):
             return SpfResult("none", domain, reason="the domain is no fully qualified name")
+        key = self._ip, domain
+        if self._memory is not None and self._peek is not None:
+            remembered = self._memory.find(key, self._peek)
+            if remembered is not None:
+                return remembered
         while True:  # every round learns an answer, and the RFC's limits bound what an evaluation can ask
             query = _Query(self._known, self._ip, self._helo)
             query.set_sender(local, domain, self._receiver, self._now)
             result = query.run(domain)
             if result is not None:
+                if self._memory is not None and not query.has_macros:
+                    # A macro may stand for the local part, the HELO name, the time: then it depends on more.
+                    self._memory.keep(key, result, query.used)
                 return result
             wanted = query.wanted()
             self._known.learn(wanted, await self._fetch(wanted))
@@ -144,6 +156,8 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         self._weak: dict[str, None] = {}
         self._depth = 0
         self._explain: tuple[str, str] | None = None
+        self.used: dict[Question, Answer] = {}
+        self.has_macros = False
 
     def set_sender(self, local: str, domain: str, receiver: str, now: float) -> None:
         """Set the macros; pyspf's own way would cut a quoted local part at its "@"."""
@@ -196,6 +210,7 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         if answer is None:
             self._missing.append((name, qtype))
             raise _MissingError
+        self.used[name, qtype] = answer
         if answer.failed:
             raise spf.TempError(f"DNS {answer.status.value} for {qtype} of {name}")
         if not answer.records and not ignore_void:
@@ -204,6 +219,7 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
                 raise spf.PermError(f"Void lookup limit of {spf.MAX_VOID_LOOKUPS} exceeded")
         match qtype:
             case "TXT":
+                self.has_macros = self.has_macros or any(b"%" in record for record in answer.records)
                 return [(record,) for record in answer.records]
             case "MX":
                 self._next += [(host.lower(), self.A) for _, host in answer.records[: spf.MAX_MX] if host]
@@ -294,6 +310,11 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
             raise spf.PermError("There are too many macros")
         expanded: str = super().expand(_OneLabel(text), stripdot)
         return expanded
+
+
+@lru_cache(1024)
+def _canonical(ip: str) -> str:
+    return str(ip_address(ip))
 
 
 @lru_cache(4096)

@@ -27,8 +27,11 @@ class Finding:
 
     def __post_init__(self) -> None:
         # What is wrong shows here, in the hook that noted it, and not where scores are added up after the commit.
-        words = (self.method, self.result, self.reason, *self.props, *self.props.values())
-        if not all(isinstance(word, str) for word in words) or not isinstance(self.score, (int, float)):
+        props = self.props
+        for word in (self.method, self.result, self.reason, *props, *props.values()):
+            if not isinstance(word, str):
+                raise TypeError("a finding is made of text, its score is a number")
+        if not isinstance(self.score, (int, float)):
             raise TypeError("a finding is made of text, its score is a number")
         if self.result not in RESULTS:
             raise ValueError(f"{self.result!r} is not a result; use one of {', '.join(sorted(RESULTS))}")

@@ -1,0 +1,195 @@
+"""Postfix with Rspamd, or with OpenDKIM and its companions, as people install them to check or to sign mail.
+
+Milters see a message only where Postfix queues it, so these instances have a queue and send from it to the sink. Every
+milter is reduced to what relayproxy does in the same cell, writes no log of its own, and keeps DNS answers.
+"""
+
+from pathlib import Path
+
+from bench.lab import Place, Running
+from bench.names import DOMAIN, SELECTOR, missing_names
+from bench.peers.base import Relay
+from bench.peers.group import start_group
+from bench.peers.postfix import Instance, missing_postfix
+from bench.programs import find, first_line, free_port, listens
+
+_ID = "postfix.bench.example"
+
+_RSPAMD = """\
+options {{
+  pidfile = "{folder}/rspamd.pid";
+  control_socket = "{folder}/rspamd.sock mode=0600";
+  tempdir = "{folder}";
+  hs_cache_dir = "{folder}";
+  url_tld = "{folder}/tlds";
+  filters = "{filters}";
+  history_rows = 1;
+  dns {{ nameserver = ["{dns}:53"]; timeout = 2s; }}
+}}
+logging {{ type = "file"; filename = "{folder}/rspamd.log"; level = "warning"; }}
+modules {{ {modules} }}
+{settings}
+actions {{ reject = 1000; add_header = 900; greylist = 800; }}
+worker "rspamd_proxy" {{
+  bind_socket = "127.0.0.1:{port}"; milter = yes; count = 1;
+  upstream "local" {{ default = yes; self_scan = yes; }}
+}}
+"""
+_RSPAMD_CHECKS = """\
+dkim { check_local = true; }
+spf { check_local = true; }
+dmarc { check_local = true; }
+milter_headers { use = ["authentication-results"]; skip_local = false; skip_authenticated = false; }
+"""
+_RSPAMD_SIGNS = """\
+dkim_signing {{
+  sign_local = true; use_esld = false;
+  domain {{ "{domain}" {{ selectors = [ {{ selector = "{selector}"; path = "{key}"; }} ]; }} }}
+}}
+"""
+
+_OPENDKIM = """\
+Socket inet:{port}@127.0.0.1
+PidFile {folder}/opendkim.pid
+Syslog no
+RequireSafeKeys no
+TemporaryDirectory /tmp
+QueryCache yes
+Canonicalization relaxed/relaxed
+ResolverConfiguration {folder}/libunbound.conf
+"""
+# Debian's OpenDKIM asks through libunbound, which does not read /etc/resolv.conf, and caches answers by itself.
+_LIBUNBOUND = 'server:\n  do-not-query-localhost: no\nforward-zone:\n  name: "."\n  forward-addr: {dns}@53\n'
+_OPENDKIM_CHECKS = "Mode v\nInternalHosts 192.0.2.250\nAuthservID {id}\n"
+_OPENDKIM_SIGNS = "Mode s\nInternalHosts 127.0.0.0/8\nDomain {domain}\nSelector {selector}\nKeyFile {key}\n"
+_OPENDMARC = """\
+Socket inet:{port}@127.0.0.1
+PidFile {folder}/opendmarc.pid
+Syslog false
+AuthservID {id}
+TrustedAuthservIDs {id}
+IgnoreHosts {folder}/ignore
+SPFIgnoreResults false
+SPFSelfValidate false
+RejectFailures false
+"""
+_POLICYD = """\
+debugLevel = 0
+TestOnly = 0
+HELO_reject = False
+Mail_From_reject = False
+Header_Type = AR
+Authserv_Id = {id}
+skip_addresses = 192.0.2.250/32
+"""
+_SPF_SERVICE = "policy-spf unix - n n - 0 spawn user=nobody argv={program} {folder}/policyd-spf.conf\n"
+_SPF_SETTINGS = """\
+smtpd_recipient_restrictions = check_policy_service unix:private/policy-spf
+policy-spf_time_limit = 3600s
+"""
+
+
+class _Milters(Relay):
+    """A Postfix in front of programs; `signs` says whether they sign or check."""
+
+    programs: tuple[str, ...] = ()
+
+    def __init__(self, *, signs: bool) -> None:
+        self._signs = signs
+        self.name += "-dkim" if signs else ""
+        self.proof = (f"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d={DOMAIN}",)
+        if not signs:
+            self.proof = ("spf=pass", "dkim=pass", "dmarc=pass")
+
+    def missing(self) -> str:
+        for program in self.programs:
+            if not find(program):
+                return f"{program} is not installed"
+        return missing_postfix() or missing_names()
+
+
+class PostfixRspamd(_Milters):
+    name = "postfix-rspamd"
+    programs = ("rspamd",)
+
+    def __init__(self, *, signs: bool = False) -> None:
+        super().__init__(signs=signs)
+        self.about = f"with a queue, and Rspamd as milter, reduced to {'DKIM signing' if signs else 'SPF, DKIM and DMARC'}"
+
+    def version(self) -> str:
+        return first_line(find("rspamd"), "--version")
+
+    def start(self, place: Place) -> Running:
+        folder, port, names = self.folder(place.lab), free_port(), place.lab.names()
+        (folder / "tlds").write_text("example\ncom\n")
+        settings, wanted = _RSPAMD_CHECKS, ("spf", "dmarc", "milter_headers")
+        if self._signs:
+            settings = _RSPAMD_SIGNS.format(domain=DOMAIN, selector=SELECTOR, key=names.key)
+            wanted = ("dkim_signing",)
+        config = folder / "rspamd.conf"
+        config.write_text(
+            _RSPAMD.format(
+                folder=folder,
+                filters="dkim",
+                dns=names.address,
+                modules=" ".join(f'path = "${{PLUGINSDIR}}/{module}.lua";' for module in wanted),
+                settings=settings,
+                port=port,
+            )
+        )
+        variables = [f"--var={name}={folder}" for name in ("DBDIR", "RUNDIR", "LOGDIR")]
+        rspamd = [find("rspamd"), "-f", "-i", "-c", config, *variables]
+        postfix = Instance(folder, place, queue=True, settings=f"smtpd_milters = inet:127.0.0.1:{port}\n")
+        return _run(place, folder, [rspamd, postfix.command], postfix, [port])
+
+
+class PostfixOpendkim(_Milters):
+    name = "postfix-opendkim"
+
+    def __init__(self, *, signs: bool = False) -> None:
+        super().__init__(signs=signs)
+        self.programs = ("opendkim",) if signs else ("opendkim", "opendmarc", "policyd-spf")
+        self.about = "with a queue, and OpenDKIM as milter" + (
+            ", signing" if signs else ", OpenDMARC behind it, policyd-spf as policy service"
+        )
+
+    def version(self) -> str:
+        return first_line(find("opendkim"), "-V").partition(": ")[2]
+
+    def start(self, place: Place) -> Running:
+        folder, names = self.folder(place.lab), place.lab.names()
+        port = free_port()
+        (folder / "libunbound.conf").write_text(_LIBUNBOUND.format(dns=names.address))
+        text = _OPENDKIM.format(port=port, folder=folder)
+        if self._signs:
+            text += _OPENDKIM_SIGNS.format(domain=DOMAIN, selector=SELECTOR, key=names.key)
+        else:
+            text += _OPENDKIM_CHECKS.format(id=_ID)
+        commands = [self._command(folder, "opendkim", text)]
+        settings, services, ports = "", "", [port]
+        if not self._signs:
+            ports.append(free_port())
+            (folder / "ignore").write_text("192.0.2.250\n")
+            text = _OPENDMARC.format(port=ports[1], folder=folder, id=_ID)
+            commands.append(self._command(folder, "opendmarc", text))
+            (folder / "policyd-spf.conf").write_text(_POLICYD.format(id=_ID))
+            settings = _SPF_SETTINGS
+            services = _SPF_SERVICE.format(program=find("policyd-spf"), folder=folder)
+        settings += f"smtpd_milters = {', '.join(f'inet:127.0.0.1:{one}' for one in ports)}\n"
+        postfix = Instance(folder, place, queue=True, settings=settings, services=services)
+        return _run(place, folder, [*commands, postfix.command], postfix, ports)
+
+    def _command(self, folder: Path, program: str, text: str) -> list[str | Path]:
+        config = folder / f"{program}.conf"
+        config.write_text(text)
+        flag = "-x" if program == "opendkim" else "-c"
+        return [find(program), "-f", flag, config]
+
+
+def _run(
+    place: Place, folder: Path, commands: list[list[str | Path]], postfix: Instance, ports: list[int]
+) -> Running:
+    program = start_group(place, folder, commands)
+    program.wait_for(lambda: all(map(listens, ports)), "listen for Postfix")
+    program.wait_for_banner(postfix.port)
+    return Running(postfix.port, program.pid, queues=True)
