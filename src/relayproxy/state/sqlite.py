@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _MOST_PENDING = 10_000
 _GROUP = 256
 _BUSY = 5.0  # seconds; only a stranger (a backup, the sqlite3 program) can hold SQLite's own lock
+_PATIENCE = 5.0  # with another process that holds the lock and does not go on
 _SWEEP_EVERY = 30.0
 _SWEEP = 500
 _LARGEST = 1 << 30
@@ -79,7 +80,7 @@ class SqliteState(SharedState):
         self._closed = True
         if self._thread is not None:
             self._jobs.put(None)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, _PATIENCE)
 
     # -- in the thread ---------------------------------------------------------------------------------------
 
