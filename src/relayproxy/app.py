@@ -25,6 +25,7 @@ from relayproxy.build import (
     listener_services,
     relay_of,
     routes_of,
+    state_of,
     upstream_settings,
 )
 from relayproxy.config.models import Config
@@ -155,7 +156,8 @@ class Worker:
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
-        app = app_for(config, resolver, self._clock, self._folder)
+        self._state = state_of(config, self._clock, self.log, metrics)
+        app = app_for(config, resolver, self._clock, self._folder, self._state)
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):
@@ -337,6 +339,7 @@ class Worker:
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()
+        await self._state.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.sleep(0)

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relayproxy.api import App, Clock, Direction, Plugin, Resolver
+from relayproxy.api import App, Clock, Direction, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Entry
 from relayproxy.core.pipeline import When as Condition
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
@@ -21,6 +22,9 @@ from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
+from relayproxy.state.guard import GuardedState
+from relayproxy.state.memory import MemoryState
+from relayproxy.state.sqlite import SqliteState
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
 """A line of the pipeline: as configured, the plugin's class, and its validated options."""
@@ -201,6 +205,44 @@ def listener_services(
     ]
 
 
-def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> App:
-    """Return what plugins get at startup."""
-    return App(config.hostname, resolver, clock, folder, frozenset(config.relay.domains))
+def state_of(config: Config, clock: Clock, log: Log, metrics: Metrics) -> SharedState:
+    """Return where plugins keep what all workers share. Nothing is opened before it is used."""
+    if config.state is None:
+        return MemoryState(clock.time)
+    path = config.state.path
+    store: SharedState
+    if path is not None:
+        store = SqliteState(path, clock.time)
+    else:
+        from relayproxy.state.valkey import ValkeyState  # noqa: PLC0415  (an optional library, slow to load)
+
+        password = config.state.password.reveal() if config.state.password else ""
+        store = ValkeyState(
+            config.state.server,
+            clock.time,
+            login=config.state.login or "",
+            password=password,
+            timeout=config.state.timeout,
+        )
+    return GuardedState(
+        store,
+        name=config.state.url,
+        log=log,
+        metrics=metrics,
+        monotonic=clock.monotonic,
+        timeout=config.state.timeout,
+    )
+
+
+def app_for(
+    config: Config, resolver: Resolver, clock: Clock, folder: Path, state: SharedState | None = None
+) -> App:
+    """Return what plugins get at startup; without a `state`, one in memory."""
+    return App(
+        config.hostname,
+        resolver,
+        clock,
+        folder,
+        frozenset(config.relay.domains),
+        state=state or MemoryState(clock.time),
+    )

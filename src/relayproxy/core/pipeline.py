@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relayproxy.api import Clock
+from relayproxy.api import Clock, Unavailable
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, REPORT, REWRITE
@@ -172,7 +172,7 @@ class Pipeline:
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
-                for kind in ("raise", "timeout", "type")
+                for kind in ("raise", "timeout", "type", "unavailable")
             },
             verdicts={
                 action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
@@ -372,6 +372,10 @@ class Pipeline:
                 raise
             error = "was cancelled from within"
             self._fault(call, "raise", error, fault)
+        except Unavailable as fault:
+            # Once an outage is enough: whoever noticed has logged it.
+            error = str(fault)
+            call.errors["unavailable"].inc()
         except BaseExceptionGroup as fault:
             error = _where(fault)
             self._fault(call, "raise", error, fault)
