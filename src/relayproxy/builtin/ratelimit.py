@@ -170,8 +170,10 @@ class Ratelimit(Plugin[RatelimitSettings]):
                     continue
                 reason = f"{limit.label}: {key} has used up {limit.rate} (burst {_burst(limit)})"
                 mode = "observe" if limit.observe else "enforce"
-                facts = {"limit": limit.label, "key": key, "wait": f"{wait:.0f}", "mode": mode}
-                mail.note("ratelimit", "hit", reason=reason, **facts)
+                seconds = f"{wait:.0f}"
+                mail.note(
+                    "ratelimit", "hit", reason=reason, limit=limit.label, key=key, wait=seconds, mode=mode
+                )
                 if limit.observe:
                     self.log.info("would put off %s for %.0f s: %s", mail.id, wait, reason)
                 elif wait > longest:
