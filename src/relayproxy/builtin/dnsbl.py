@@ -174,10 +174,12 @@ class Dnsbl(Plugin[DnsblSettings]):
             self._registered = organizational_domain
 
     @hook
-    def shutdown(self) -> None:
+    async def shutdown(self) -> None:
         """Give up what still runs."""
-        for task in self._early:
+        early = list(self._early)
+        for task in early:
             task.cancel()
+        await asyncio.gather(*early, return_exceptions=True)
 
     @hook
     async def connect(self, client: Client) -> None:
