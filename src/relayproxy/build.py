@@ -244,5 +244,5 @@ def app_for(
         clock,
         folder,
         frozenset(config.relay.domains),
-        state=state or MemoryState(clock.time),
+        state=state if state is not None else MemoryState(clock.time),
     )

@@ -123,6 +123,6 @@ async def test_memory_has_a_bound(clock):
     store = MemoryState(clock.time, most=100)
     for number in range(500):
         await store.put(f"k{number}", "x", ttl=10.0 + number)
-        assert len(store) <= 100
+        assert store.size <= 100
     assert await store.get("k499") == "x"
     assert await store.get("k0") is None

@@ -22,7 +22,9 @@ class MemoryState(SharedState):
         self._most = most
         self._rows: dict[str, Row] = {}
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many keys are kept."""
         return len(self._rows)
 
     async def do(self, *operations: Operation) -> list[Any]:

@@ -124,7 +124,7 @@ class SessionDriver:
         hops: dict[str, Any] = dict(upstreams or {self.upstream.name: self.upstream})
         self.clock = clock or FakeClock()
         self.resolver = resolver or FakeResolver({})
-        self.state = state or MemoryState(self.clock.time)
+        self.state = state if state is not None else MemoryState(self.clock.time)
         self.log: list[str] = []
         metrics = Metrics()
         log = Log(self.log.append, self.clock.time, level="debug")
