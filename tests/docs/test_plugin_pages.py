@@ -6,8 +6,13 @@ import pytest
 
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
+from relayproxy.builtin.dnsbl import DnsblSettings, ListSettings
+from relayproxy.builtin.greylist import GreylistSettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.ratelimit import Limit
+from relayproxy.builtin.reputation import ReputationSettings, Scales
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
+from relayproxy.builtin.score import HeaderNames, ScoreSettings, Thresholds
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +31,15 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
         ("dkim_verify.md", DkimVerifySettings),
+        ("dnsbl.md", DnsblSettings),
+        ("dnsbl.md", ListSettings),
+        ("greylist.md", GreylistSettings),
+        ("ratelimit.md", Limit),
+        ("reputation.md", ReputationSettings),
+        ("reputation.md", Scales),
+        ("score.md", HeaderNames),
+        ("score.md", ScoreSettings),
+        ("score.md", Thresholds),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):
