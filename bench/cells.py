@@ -49,6 +49,13 @@ CELLS = (
         ("relayproxy", "relayproxy-dkim", "signature"),
     ),
     Cell(
+        "spam",
+        "4 KB, 40 sessions, 4 workers: dnsbl (cached), ratelimit, score, greylist with SQLite state",
+        ("relayproxy-w4", "relayproxy-spam"),
+        sessions=40,
+        rounds=2,
+    ),
+    Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
     ),
     Cell("idle", "2,000 idle sessions", ("relayproxy",), sessions=2000, kind="idle", rounds=1),
