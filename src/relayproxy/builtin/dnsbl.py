@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from relayproxy.api import (
-    Answer,
     App,
     Client,
     Clock,
@@ -41,7 +40,9 @@ from relayproxy.builtin._listings import (
     parse_code,
     weigh,
 )
+from relayproxy.builtin._lookup import peek_at
 from relayproxy.builtin._network import is_public
+from relayproxy.mailauth.lookup import Answer
 
 _FAILURES = 5  # in a row, after which a list is left alone
 _REST = 60.0
@@ -117,7 +118,7 @@ class DnsblSettings(Settings):
     """Seconds that one list may take."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _List:
     """A list with its judgement of answers and how it has been doing."""
 
@@ -145,6 +146,23 @@ class _Result(NamedTuple):
     failed: bool = False
 
 
+_NOTHING = Worth()
+
+
+def _worth(question: _Question, answer: Answer | None) -> Worth | None:
+    """Return what the records of an answer are worth; None where there is no answer."""
+    if answer is None or answer.failed:
+        return None
+    if not answer.records:
+        return _NOTHING
+    return weigh(answer.records, question.list.settings.weight, question.list.codes)
+
+
+def _sentinel(question: _Question) -> str:
+    kind = "ip" if is_address(question.label) else question.kind
+    return f"{SENTINELS[kind]}.{question.list.settings.zone}"
+
+
 class Dnsbl(Plugin[DnsblSettings]):
     """Ask about the client at connect, about HELO and sender at MAIL, about links when the message is there."""
 
@@ -166,6 +184,7 @@ class Dnsbl(Plugin[DnsblSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver and the clock."""
         self._resolver = app.resolver
+        self._peek = peek_at(app.resolver)
         self._clock: Clock = app.clock
         if any("uri" in one.of and not one.whole_names for one in self.options.lists):
             # Loading the list of public suffixes takes a moment: here rather than with the first link.
@@ -256,30 +275,23 @@ class Dnsbl(Plugin[DnsblSettings]):
     # -- asking ------------------------------------------------------------------------------------------------
 
     async def _ask_all(self, questions: Iterable[_Question]) -> list[_Result]:
+        """Ask all lists at once, and then those that listed something whether they would list anything."""
         now = self._clock.monotonic()
-        distinct = {(q.name, q.kind): q for q in questions if q.list.rests_until <= now}
-        return await asyncio.gather(*map(self._ask, distinct.values()))
+        distinct = {(q.name, q.kind): q for q in questions if q.list.rests_until <= now}.values()
+        answers = await self._answers({question.name for question in distinct})
+        worths = {question: _worth(question, answers[question.name]) for question in distinct}
+        sentinels = await self._answers(
+            {_sentinel(q) for q, worth in worths.items() if worth and worth.codes}
+        )
+        return [self._judged(q, worth, sentinels.get(_sentinel(q))) for q, worth in worths.items()]
 
-    async def _ask(self, question: _Question) -> _Result:
-        """Ask one list about one thing; a list that would list anything has listed nothing."""
-        one = question.list
-        answer = await self._query(question.name)
-        if answer is None or answer.failed:
-            self._failing(one)
-            return _Result(question, Worth(), failed=True)
-        one.failures = 0
-        if not answer.records:
-            one.said.discard(_SILENT)
-            return _Result(question, Worth())
-        worth = weigh(answer.records, one.settings.weight, one.codes)
-        if worth.invalid:
-            self._wrong(one, f"it answers {', '.join(worth.invalid)}, which is an error and no listing")
-            return _Result(question, Worth(), failed=True)
-        if worth.codes and await self._lists_all(question):
-            self._wrong(one, "it lists everything: it was closed, or a resolver invents answers")
-            return _Result(question, Worth(), failed=True)
-        one.said.clear()
-        return _Result(question, worth)
+    async def _answers(self, names: Iterable[str]) -> dict[str, Answer | None]:
+        """Look names up; what the resolver knows costs no task and no waiting."""
+        found = {name: self._peek(name, "A") for name in names}
+        missing = [name for name, answer in found.items() if answer is None]
+        if missing:
+            found.update(zip(missing, await asyncio.gather(*map(self._query, missing)), strict=True))
+        return found
 
     async def _query(self, name: str) -> Answer | None:
         try:
@@ -288,20 +300,32 @@ class Dnsbl(Plugin[DnsblSettings]):
         except TimeoutError:
             return None
 
-    async def _lists_all(self, question: _Question) -> bool:
-        """Whether the list has what none has; asked only on a listing, and then remembered by the resolver."""
-        sentinel = SENTINELS["ip" if is_address(question.label) else question.kind]
-        answer = await self._query(f"{sentinel}.{question.list.settings.zone}")
-        return answer is not None and bool(answer.records)
+    def _judged(self, question: _Question, worth: Worth | None, sentinel: Answer | None) -> _Result:
+        """Return what an answer comes to; a list that would list anything has listed nothing."""
+        one = question.list
+        if worth is None:
+            self._failing(one)
+            return _Result(question, _NOTHING, failed=True)
+        one.failures = 0
+        why = ""
+        if worth.invalid:
+            why = f"it answers {', '.join(worth.invalid)}, which is an error and no listing"
+        elif sentinel is not None and sentinel.records:
+            why = "it lists everything: it was closed, or a resolver invents answers"
+        if why:
+            self._rest(one, _REST_WHEN_WRONG, why)
+            return _Result(question, _NOTHING, failed=True)
+        if worth.codes:
+            one.said.clear()
+        else:
+            one.said.discard(_SILENT)
+        return _Result(question, worth)
 
     def _failing(self, one: _List) -> None:
         one.failures += 1
         if one.failures >= _FAILURES:
             one.failures = 0
             self._rest(one, _REST, _SILENT)
-
-    def _wrong(self, one: _List, why: str) -> None:
-        self._rest(one, _REST_WHEN_WRONG, why)
 
     def _rest(self, one: _List, seconds: float, why: str) -> None:
         one.rests_until = self._clock.monotonic() + seconds
