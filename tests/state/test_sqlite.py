@@ -1,4 +1,6 @@
 import asyncio
+import fcntl
+import os
 import sqlite3
 import sys
 import time
@@ -143,7 +145,7 @@ async def test_what_is_over_is_removed_a_little_at_a_time(tmp_path):
     clock.advance(60.0)
     counts = []
     for _ in range(4):
-        await store.get("stays")
+        await store.put("stays", "x", ttl=1000.0)
         counts.append(await rows(tmp_path / "state.db"))
     await store.close()
     assert counts == [701, 201, 1, 1]
@@ -154,9 +156,8 @@ async def test_a_file_above_its_size_loses_what_ends_soonest(tmp_path, clock):
     for batch in range(8):
         await store.do(*(Put(f"k{batch}-{n}", "x" * 100, 100.0 + batch) for n in range(500)))
         clock.advance(31.0)
-        await store.get("t")
     for _ in range(12):
-        await store.get("t")
+        await store.put("t", "x", ttl=100.0)
     kept = await rows(tmp_path / "state.db")
     assert 500 <= kept <= 2500
     assert await store.get("k7-499") == "x" * 100
@@ -175,4 +176,20 @@ async def test_who_was_cancelled_gets_nothing_and_stops_nobody(tmp_path, clock):
     gone.cancel()
     assert await stays == 1.0
     assert gone.cancelled()
+    await store.close()
+
+
+async def test_readers_do_not_wait_for_another_process_that_writes(tmp_path, clock):
+    store = SqliteState(tmp_path / "state.db", clock.time)
+    await store.put("t", "x", ttl=10.0)
+    holder = os.open(tmp_path / "state.db-lock", os.O_RDWR)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert await store.get("t") == "x"
+    assert await store.add("c", 0, ttl=10.0) == 0.0
+    writing = asyncio.create_task(store.put("t", "y", ttl=10.0))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    os.close(holder)
+    await writing
+    assert await store.get("t") == "y"
     await store.close()

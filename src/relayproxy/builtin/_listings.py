@@ -7,6 +7,7 @@ resolver that invents addresses) is told apart from one that is.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 from typing import Literal, TypeAlias
 
@@ -96,6 +97,7 @@ SENTINELS: Mapping[str, str] = {
 """What no list has (RFC 5782 section 5): a list that has it lists the world."""
 
 
+@lru_cache(4096)
 def ip_label(ip: str) -> str:
     """Return an address as lists know it: octets, or nibbles, backwards (RFC 5782 sections 2.1 and 2.4)."""
     pointer = plain(ip).reverse_pointer
@@ -108,6 +110,7 @@ def is_address(label: str) -> bool:
     return last.isdigit() or len(last) == 1
 
 
+@lru_cache(4096)
 def domain_label(name: str) -> str:
     """Return a domain (A-labels) or address literal as lists know it; "" for what can't be asked for."""
     text = name.lower().strip("[]").removeprefix("ipv6:").rstrip(".")

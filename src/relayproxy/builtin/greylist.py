@@ -5,6 +5,7 @@ and a client that has come back often enough is not put off any more. Must not k
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,6 +15,7 @@ from relayproxy.api import (
     Address,
     App,
     Direction,
+    Get,
     Mail,
     Opinion,
     Plugin,
@@ -29,7 +31,8 @@ from relayproxy.builtin._network import network_of
 from relayproxy.builtin._quantities import Duration, in_words
 
 _MOST_RECIPIENTS = 50  # of one message; who has that many is known by the first ones
-_PASSED = "passed"
+_PASSED = "passed "  # and when it was last said
+_DAY = 86_400.0
 _VARIABLE = re.compile(r"[+=].*|[0-9]+")
 
 
@@ -97,15 +100,7 @@ class Greylist(Plugin[GreylistSettings]):
             return None
         if not self._doubtful(mail) or self._excepted(mail):
             return None
-        client = self._client(mail)
-        known = shared_key("greyclient", client)
-        if self.options.passes:
-            (count,) = await self._state.do(Add(known, 0, self.options.remember))
-            if count >= self.options.passes:
-                mail.note("greylist", "pass", client=client, because="known client")
-                await self._state.add(known, 1, ttl=self.options.remember)
-                return None
-        return await self._judge(mail, client, known)
+        return await self._judge(mail, self._client(mail))
 
     def _doubtful(self, mail: Mail) -> bool:
         if self.options.below is not None and mail.score >= self.options.below:
@@ -144,15 +139,26 @@ class Greylist(Plugin[GreylistSettings]):
             case _:
                 return network_of(ip)
 
-    async def _judge(self, mail: Mail, client: str, known: str) -> Opinion:
-        """Ask who of sender and recipients was seen before; the message passes when all of them were, in time."""
+    async def _judge(self, mail: Mail, client: str) -> Opinion:
+        """Look for client and pairs; the message passes when it or all of them are known or have waited."""
         now = self._clock.time()
         sender = _usual(mail.envelope.sender)
         recipients = [r.address.key.lower() for r in mail.envelope.recipients[:_MOST_RECIPIENTS]]
         keys = [shared_key("grey", client, sender, recipient) for recipient in recipients]
-        seen = await self._state.do(*(PutNew(key, repr(now), self.options.window) for key in keys))
-        waits = [self._wait(first, now) for first in seen]
-        wait = max(waits, default=0.0)
+        known = shared_key("greyknown", client)
+        by_client, *by_pair = await self._state.do(Get(known), *map(Get, keys))
+        seen = dict(zip(keys, by_pair, strict=True))
+        if by_client is not None and self.options.passes:
+            await self._prolong({known: by_client}, now)
+            mail.note("greylist", "pass", client=client, because="known client")
+            return None
+        if all(map(_has_passed, seen.values())):
+            await self._prolong(seen, now)
+            mail.note("greylist", "pass", client=client, because="known sender")
+            return None
+        fresh = [key for key, text in seen.items() if not _has_passed(text)]
+        firsts = await self._state.do(*(PutNew(key, repr(now), self.options.window) for key in fresh))
+        wait = max(self._wait(first, now) for first in firsts)
         if wait > 0:
             mail.note("greylist", "hit", client=client, wait=f"{wait:.0f}")
             return defer(
@@ -161,21 +167,37 @@ class Greylist(Plugin[GreylistSettings]):
                 status="4.7.1",
                 reason=f"greylisted for {wait:.0f} s: {client}, {sender}",
             )
-        fresh = any(first != _PASSED for first in seen)
-        mail.note("greylist", "pass", client=client, because="came back" if fresh else "known sender")
-        changes: list[Put | Add] = [Put(key, _PASSED, self.options.remember) for key in keys]
-        if fresh and self.options.passes:
-            changes.append(Add(known, 1, self.options.remember))
-        await self._state.do(*changes)
+        await self._let_in(client, fresh, known, now)
+        mail.note("greylist", "pass", client=client, because="came back")
         return None
 
+    async def _let_in(self, client: str, keys: Iterable[str], known: str, now: float) -> None:
+        """Remember pairs that have waited, and the client when that was often enough."""
+        lasts = self.options.remember
+        puts = [Put(key, f"{_PASSED}{now!r}", lasts) for key in keys]
+        *_, count = await self._state.do(*puts, Add(shared_key("greyclient", client), 1, lasts))
+        if self.options.passes and count >= self.options.passes:
+            await self._state.put(known, f"{_PASSED}{now!r}", ttl=lasts)
+
+    async def _prolong(self, seen: Mapping[str, str | None], now: float) -> None:
+        """Let what is known be known for longer: once a day, as every write costs."""
+        old = [key for key, text in seen.items() if now - _since(text) > _DAY]
+        if old:
+            await self._state.do(*(Put(key, f"{_PASSED}{now!r}", self.options.remember) for key in old))
+
     def _wait(self, first: str | None, now: float) -> float:
-        """Return how many seconds are left of the delay for one recipient."""
-        if first == _PASSED:
-            return 0.0
+        """Return how many seconds are left of the delay for a pair that was first seen then."""
         if first is None:
             return self.options.delay
-        return self.options.delay - max(0.0, now - float(first))
+        return 0.0 if _has_passed(first) else self.options.delay - max(0.0, now - float(first))
+
+
+def _since(text: str | None) -> float:
+    return float(text.removeprefix(_PASSED)) if text else 0.0
+
+
+def _has_passed(text: str | None) -> bool:
+    return text is not None and text.startswith(_PASSED)
 
 
 def _vouched(mail: Mail) -> bool:

@@ -27,6 +27,11 @@ Read: TypeAlias = Callable[[str], Row | None]
 Write: TypeAlias = Callable[[str, Row | None], None]
 
 
+def only_reads(operation: Operation) -> bool:
+    """Whether an operation changes nothing."""
+    return isinstance(operation, Get) or (isinstance(operation, Add) and not operation.amount)
+
+
 def perform(operation: Operation, read: Read, write: Write, now: float) -> Any:
     """Carry out one operation and return its answer; `write` with None forgets a key."""
     match operation:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from relayproxy.api import SharedState, Unavailable
 from relayproxy.model.shared import Operation
-from relayproxy.state.rows import Row, perform
+from relayproxy.state.rows import Row, only_reads, perform
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,12 @@ class SqliteState(SharedState):
         answers: list[list[Any]] = []
         error: Exception | None = None
         try:
-            with self._alone():
-                answers = self._transaction([operations for operations, _ in jobs])
+            batches = [operations for operations, _ in jobs]
+            if all(map(only_reads, (operation for batch in batches for operation in batch))):
+                # Readers neither wait for the writer nor stop it.
+                answers = self._reading(batches) if self._base else self._writing(batches)
+            else:
+                answers = self._writing(batches)
         except (sqlite3.Error, OSError) as fault:
             error = fault
             if getattr(fault, "sqlite_errorcode", 0) in _BROKEN:
@@ -118,24 +122,40 @@ class SqliteState(SharedState):
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             loop.call_soon_threadsafe(_tell, [future for _, future in jobs], answers, error)
 
-    def _transaction(self, batches: Sequence[Sequence[Operation]]) -> list[list[Any]]:
-        base = self._base or self._open()
+    def _reading(self, batches: Sequence[Sequence[Operation]]) -> list[list[Any]]:
+        assert self._base is not None
+        self._base.execute("BEGIN")
+        try:
+            answers, _ = self._performed(self._base, batches)
+        finally:
+            self._base.rollback()
+        return answers
+
+    def _writing(self, batches: Sequence[Sequence[Operation]]) -> list[list[Any]]:
+        with self._alone():
+            base = self._base or self._open()
+            base.execute("BEGIN IMMEDIATE")
+            try:
+                answers, rows = self._performed(base, batches)
+                rows.save()
+                now = self._now()
+                if now >= self._sweep_at or now < self._sweep_at - 2 * _SWEEP_EVERY:
+                    self._sweep(base, now)
+            except BaseException:
+                base.rollback()
+                raise
+            base.execute("COMMIT")
+        return answers
+
+    def _performed(
+        self, base: sqlite3.Connection, batches: Sequence[Sequence[Operation]]
+    ) -> "tuple[list[list[Any]], _Rows]":
         rows = _Rows(base)
         now = self._now()
-        base.execute("BEGIN IMMEDIATE")
-        try:
-            answers = [
-                [perform(operation, rows.read, rows.write, now) for operation in operations]
-                for operations in batches
-            ]
-            rows.save()
-            if now >= self._sweep_at or now < self._sweep_at - 2 * _SWEEP_EVERY:
-                self._sweep(base, now)
-        except BaseException:
-            base.rollback()
-            raise
-        base.execute("COMMIT")
-        return answers
+        return [
+            [perform(operation, rows.read, rows.write, now) for operation in operations]
+            for operations in batches
+        ], rows
 
     def _sweep(self, base: sqlite3.Connection, now: float) -> None:
         """Remove a little of what is over; come back at once if there was more."""
