@@ -5,8 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from relayproxy.api import Action, App, DnsStatus
+from relayproxy.builtin._dnsbl_settings import DnsblSettings
 from relayproxy.builtin._listings import domain_label, ip_label, parse_code, weigh
-from relayproxy.builtin.dnsbl import Dnsbl, DnsblSettings
+from relayproxy.builtin.dnsbl import Dnsbl
 from relayproxy.testing import FakeClock, FakeResolver
 from relayproxy.testing.mail import call, make_client, make_mail
 from relayproxy.testing.session import SessionDriver, entry_for

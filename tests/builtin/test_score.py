@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from relayproxy.api import Action, AddHeader, Finding, Message, Recipient, ReplaceHeader, hook
+from relayproxy.builtin._score_settings import ScoreSettings
 from relayproxy.builtin.greylist import Greylist
-from relayproxy.builtin.score import WEIGHTS, Score, ScoreSettings, reasons_of
+from relayproxy.builtin.score import WEIGHTS, Score, reasons_of
 from relayproxy.model.edits import apply_to_message
 from relayproxy.model.finding import RESULTS
 from relayproxy.testing.mail import call, make_address, make_mail

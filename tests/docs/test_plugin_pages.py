@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin._dnsbl_settings import DnsblSettings, ListSettings
+from relayproxy.builtin._score_settings import HeaderNames, ScoreSettings, Thresholds
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
-from relayproxy.builtin.dnsbl import DnsblSettings, ListSettings
 from relayproxy.builtin.greylist import GreylistSettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.ratelimit import Limit
 from relayproxy.builtin.reputation import ReputationSettings, Scales
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
-from relayproxy.builtin.score import HeaderNames, ScoreSettings, Thresholds
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
