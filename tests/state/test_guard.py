@@ -126,3 +126,19 @@ async def test_memory_has_a_bound(clock):
         assert store.size <= 100
     assert await store.get("k499") == "x"
     assert await store.get("k0") is None
+
+
+async def test_a_late_failure_of_an_outage_that_is_over_begins_no_new_one(clock):
+    guard = Guard(clock, timeout=0.02)
+    guard.inner.fault = "hang"
+    late = asyncio.create_task(guard.state.get("t"))
+    await asyncio.sleep(0)
+    guard.inner.fault = "broken"
+    await guard.fails()
+    clock.advance(1.0)
+    guard.inner.fault = ""
+    await guard.state.get("t")
+    with pytest.raises(Unavailable):
+        await late
+    assert guard.counts["timeout"] == 1
+    assert guard.events == ["state_unavailable", "state_available"]

@@ -44,6 +44,7 @@ class GuardedState(SharedState):
         self._failed = 0
         self._since = 0.0
         self._retry_at = 0.0
+        self._well_at = 0.0
         self._results = {result: metrics.cell("state_calls_total", result) for result in RESULTS}
         self._timer = metrics.timer("state_duration_seconds")
 
@@ -60,20 +61,24 @@ class GuardedState(SharedState):
                 answers = await self._inner.do(*operations)
         except TimeoutError:
             fault = Unavailable(f"no answer within {self._timeout:g} s")
-            self._failing("timeout", str(fault))
+            self._failing("timeout", str(fault), start)
             raise fault from None
         except Unavailable as fault:
-            self._failing("error", str(fault))
+            self._failing("error", str(fault), start)
             raise
-        self._timer.observe(self._monotonic() - start)
+        self._well_at = self._monotonic()
+        self._timer.observe(self._well_at - start)
         self._results["ok"].inc()
         if self._failed:
             self._log.info("state_available", url=self._name, seconds=round(start - self._since, 3))
             self._failed = 0
         return answers
 
-    def _failing(self, result: str, error: str) -> None:
+    def _failing(self, result: str, error: str, start: float) -> None:
         self._results[result].inc()
+        if start < self._well_at:
+            # It began in an outage that is over: others have had answers since.
+            return
         now = self._monotonic()
         if not self._failed:
             self._since = now

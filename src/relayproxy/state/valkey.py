@@ -11,6 +11,7 @@ import orjson
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from relayproxy.api import SharedState, Unavailable
@@ -108,7 +109,8 @@ class ValkeyState(SharedState):
             timeout=timeout,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 1),  # a connection that the server has closed meanwhile is made again
+            # A connection that the server has closed meanwhile is made again; a late answer is not waited for twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             **secrets,
         )
         self._server = Redis(connection_pool=pool)
