@@ -46,7 +46,7 @@ class ReputationSettings(Settings):
     """What counts as bad and as good, and how long it is remembered."""
 
     bad: float = 6.0
-    """A message with at least this score was bad. So was one that a check or the upstream refused for good."""
+    """A message with at least this score was bad. So was one that the upstream refused for good."""
     good: float = 2.0
     """A message with less than this score that was delivered was good. What lies between is not counted."""
     half_life: Duration = 7 * 86_400.0
