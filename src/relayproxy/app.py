@@ -26,6 +26,7 @@ from relayproxy.build import (
     listener_services,
     relay_of,
     routes_of,
+    state_of,
     upstream_settings,
 )
 from relayproxy.config.models import Config
@@ -156,8 +157,9 @@ class Worker:
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
+        self._state = state_of(config, self._clock, self.log, metrics)
         alarm = alarms_of(self._choices, metrics)
-        app = replace(app_for(config, resolver, self._clock, self._folder), alarm=alarm)
+        app = replace(app_for(config, resolver, self._clock, self._folder, self._state), alarm=alarm)
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):
@@ -339,6 +341,7 @@ class Worker:
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()
+        await self._state.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, SecretError
+from relayproxy.config.models import Config, Secret, SecretError
 from relayproxy.config.problems import Found
 
 _SOON_DAYS = 14
@@ -38,14 +38,21 @@ def check_files(config: Config) -> Iterator[Found]:
             key = upstream.client_key or upstream.client_cert
             yield from _pair(upstream.client_cert, key, (*at, "client_cert"), (*at, "client_key"))
         if upstream.password is not None:
-            try:
-                upstream.password.reveal()
-            except SecretError as error:
-                yield "RP121", "error", (*at, "password"), str(error), ""
+            yield from _secret(upstream.password, (*at, "password"))
     if config.state is not None:
-        yield from _folder(config.state.path.parent, ("state", "url"))
+        if config.state.path is not None:
+            yield from _folder(config.state.path.parent, ("state", "url"))
+        if config.state.password is not None:
+            yield from _secret(config.state.password, ("state", "password"))
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
+
+
+def _secret(secret: Secret, at: yaml.Path) -> Iterator[Found]:
+    try:
+        secret.reveal()
+    except SecretError as error:
+        yield "RP121", "error", at, str(error), ""
 
 
 def _folder(path: Path, at: yaml.Path) -> Iterator[Found]:

@@ -102,7 +102,7 @@ class Config(Model):
     spool: Spool | None = None
     """Where queued messages are kept; comes with a later version."""
     state: State | None = None
-    """Where counters are kept; comes with a later version. The ledger of hand-overs is in shared memory instead."""
+    """Where plugins keep what all workers share. Left out: in the memory of each worker, until it ends."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()
