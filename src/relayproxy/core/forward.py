@@ -13,6 +13,7 @@ from relayproxy.core.ledger import quick_key
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event
 from relayproxy.core.services import ListenerServices
 from relayproxy.mailauth.authres import forged, header_value
 from relayproxy.model.edits import apply_to_message, header_line
@@ -245,10 +246,29 @@ class _Job:
         if outcome == "relayed":
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
+        if self._services.history is not None:
+            self._record(outcome, replies, upstream, verdict)
         if at.policy.protocol == "lmtp":
             # One reply for each recipient as given (RFC 2033 section 4.2), whoever answered.
             return Settled(replies if len(replies) == len(given) else [replies[0]] * len(given))
         return Settled(replies[:1])
+
+    def _record(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
+        services = self._services
+        assert services.history is not None
+        services.history.record(
+            message_event(
+                self._mail,
+                self._draft.given,
+                outcome,
+                replies,
+                at=services.clock.time(),
+                size=self._received.size,
+                seconds=services.clock.monotonic() - self._start,
+                route=self._route if upstream else "",
+                reason=verdict.reason if verdict is not None else "",
+            )
+        )
 
     def _log(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         mail, client = self._mail, self._mail.client

@@ -13,6 +13,7 @@ from relayproxy.core.forward import Draft, Gone, forward
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import address_in, choose_route, ip_in
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event, refusal_event
 from relayproxy.core.services import ListenerServices, Totals
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import apply_to_envelope
@@ -70,7 +71,9 @@ class Session:
             if verdict is not None and verdict.reply is not None:
                 self.closing = True
                 code = 554 if verdict.action is Action.REJECT else 421
-                return Reply(code, verdict.reply.status, verdict.reply.text)
+                reply = Reply(code, verdict.reply.status, verdict.reply.text)
+                self._record_refusal("connect", reply)
+                return reply
         return self._at.banner
 
     def _judge_trust(self) -> None:
@@ -95,6 +98,7 @@ class Session:
             )
             self._findings += notes
             if verdict is not None and verdict.reply is not None:
+                self._record_refusal("helo", verdict.reply)
                 return verdict.reply
         self._said_hello = True
         if verb == "HELO":
@@ -521,6 +525,10 @@ class Session:
                 outcome=outcome,
                 reply=str(reply),
             )
+            if self._services.history is not None:
+                at = self._services.clock.time()
+                event = message_event(draft.mail, draft.given, outcome, [reply], at=at, size=octets)
+                self._services.history.record(event)
         return [reply] * count
 
     def confirm(self) -> None:
@@ -566,6 +574,17 @@ class Session:
         if recipient is not None:
             fields["to"] = str(recipient.address)
         self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields, reply=str(reply))
+        self._record_refusal("mail" if recipient is None else "rcpt", reply, mail, recipient)
+
+    def _record_refusal(
+        self, stage: str, reply: Reply, mail: Mail | None = None, recipient: Recipient | None = None
+    ) -> None:
+        history = self._services.history
+        if history is not None:
+            at = self._services.clock.time()
+            history.record(
+                refusal_event(self.client, stage, reply, at=at, mail=mail, recipient=recipient)
+            )
 
 
 def _speaking_for(client: Client, given: dict[str, str]) -> Client:
