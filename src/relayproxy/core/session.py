@@ -582,9 +582,7 @@ class Session:
         history = self._services.history
         if history is not None:
             at = self._services.clock.time()
-            history.record(
-                refusal_event(self.client, stage, reply, at=at, mail=mail, recipient=recipient)
-            )
+            history.record(refusal_event(self.client, stage, reply, at=at, mail=mail, recipient=recipient))
 
 
 def _speaking_for(client: Client, given: dict[str, str]) -> Client:

@@ -105,15 +105,10 @@ def open_store(path: Path) -> sqlite3.Connection:
                     raise
                 time.sleep(0.05)
         version = _version(connection)
-        if version != VERSION:
-            raise StoreError(f"{path} has tables of version {version}; this program knows {VERSION}")
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: {error}") from error
-    except StoreError:
-        connection.close()
-        raise
-    return connection
+    return _known(connection, version, path)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -123,6 +118,11 @@ def open_reader(path: Path) -> sqlite3.Connection:
         version = _version(connection)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error
+    return _known(connection, version, path)
+
+
+def _known(connection: sqlite3.Connection, version: int, path: Path) -> sqlite3.Connection:
+    """Return a connection to tables that we know. Raises StoreError."""
     if version != VERSION:
         connection.close()
         raise StoreError(f"{path} has tables of version {version}; this program knows {VERSION}")

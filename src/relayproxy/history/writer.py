@@ -122,7 +122,13 @@ class Writer:
                 try:
                     insert(connection, event)
                     written += 1
-                except (sqlite3.DataError, sqlite3.IntegrityError, ValueError, TypeError, OverflowError) as error:
+                except (
+                    sqlite3.DataError,
+                    sqlite3.IntegrityError,
+                    ValueError,
+                    TypeError,
+                    OverflowError,
+                ) as error:
                     # This one event can't be written, ever: it must not keep the others waiting.
                     self._refused.inc()
                     self._complain(f"an event was left out: {type(error).__name__}: {error}")
