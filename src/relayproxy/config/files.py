@@ -44,6 +44,8 @@ def check_files(config: Config) -> Iterator[Found]:
                 yield "RP121", "error", (*at, "password"), str(error), ""
     if config.state is not None:
         yield from _folder(config.state.path.parent, ("state", "url"))
+    if config.history is not None:
+        yield from _folder(config.history.path.parent, ("history", "url"))
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
 
