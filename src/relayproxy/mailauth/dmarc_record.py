@@ -4,7 +4,7 @@ Must not know where a record was found.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 POLICIES = ("none", "quarantine", "reject")
 """The policies from mildest to strictest."""
@@ -20,7 +20,8 @@ class DmarcRecord:
 
     `usable` is False for a record that must not be acted upon (section 4.10.1): without a valid p, and nowhere
     to send reports. `adkim` and `aspf` are "r" or "s", `psd` is "y", "n" or "u", `t` says that the owner is
-    testing. `rua` and `ruf` are URIs as written, without the size limits of older records.
+    testing. `rua` and `ruf` are URIs as written, without the size limits of older records. `text` is the record
+    as published (odd octets as U+FFFD).
     """
 
     p: str = "none"
@@ -34,6 +35,7 @@ class DmarcRecord:
     ruf: tuple[str, ...] = ()
     fo: str = "0"
     usable: bool = True
+    text: str = field(default="", compare=False)
 
     def policy_for(self, *, subdomain: bool, exists: bool = True) -> str:
         """Return the policy for the domain of the record, or for a (non-existent) domain below it."""
@@ -52,11 +54,8 @@ def parse_record(text: bytes) -> DmarcRecord | None:
     """
     if not _VERSION.match(text):
         return None
-    tags: dict[str, str] = {}
-    for part in text.decode("ascii", "replace").split(";")[1:]:
-        tag = _TAG.match(part)
-        if tag:
-            tags.setdefault(tag[1].lower(), tag[2])
+    shown = text.decode("ascii", "replace")
+    tags = tags_of(shown)
     policies = {name: tags[name].lower() for name in ("p", "sp", "np") if name in tags}
     rua = _uris(tags.get("rua", ""))
     usable = True
@@ -73,7 +72,23 @@ def parse_record(text: bytes) -> DmarcRecord | None:
         ruf=_uris(tags.get("ruf", "")),
         fo=tags.get("fo", "0"),
         usable=usable,
+        text=shown,
     )
+
+
+def tags_of(text: str) -> dict[str, str]:
+    """Return the tags behind the version, names in lower case; of tags that are there twice, the first."""
+    tags: dict[str, str] = {}
+    for part in text.split(";")[1:]:
+        tag = _TAG.match(part)
+        if tag:
+            tags.setdefault(tag[1].lower(), tag[2])
+    return tags
+
+
+def is_record(text: bytes) -> bool:
+    """Whether the octets of a TXT record begin as a DMARC record does."""
+    return _VERSION.match(text) is not None
 
 
 def _one_of(tags: dict[str, str], name: str, letters: str) -> str:
