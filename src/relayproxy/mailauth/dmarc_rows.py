@@ -6,7 +6,7 @@ Reads findings as the spf, dkim_verify and dmarc plugins note them. Must not kno
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 
-from relayproxy.mailauth.dmarc_record import parse_record
+from relayproxy.mailauth.dmarc_record import POLICIES, parse_record
 from relayproxy.mailauth.dmarc_report import Published, Row, Signature, SpfCheck
 from relayproxy.model.finding import Finding
 
@@ -86,12 +86,15 @@ def _disposition(
 def _asked_for(dmarc: Finding, published: Published) -> str:
     """The policy as published: what applied here, before testing mode took it one level down."""
     policy = dmarc.props.get("policy", "none")
-    if not published.record.t:
-        return policy
     record = published.record
+    if not record.t or policy not in POLICIES:
+        return policy
     if dmarc.props.get("header.from") == published.domain:
         return record.p
-    return record.sp or record.p
+    below = record.sp or record.p
+    # Whether np applied is not noted, but shows in what is left of it.
+    lowered = POLICIES[max(0, POLICIES.index(below) - 1)]
+    return below if lowered == policy else record.np or below
 
 
 def _signatures(findings: Sequence[Finding], author: str) -> tuple[Signature, ...]:
