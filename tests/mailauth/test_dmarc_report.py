@@ -6,7 +6,7 @@ import os
 import re
 from email import message_from_bytes
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 import xmlschema
@@ -127,7 +127,7 @@ def test_no_text_breaks_the_xml(name, domain, reason, signatures):
         ),
         errors=(reason,),
     )
-    root = ElementTree.fromstring(to_xml(made))
+    root = ET.fromstring(to_xml(made))
 
     def kept(value):
         return re.sub("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", value)

@@ -21,23 +21,23 @@ _BUDGET = 45.0  # seconds of all hooks together
 
 async def originate(
     services: Services,
-    id: str,
+    mail_id: str,
     envelope: Envelope,
     message: Message,
-    origin: Origin,  # noqa: A002
+    origin: Origin,
 ) -> Reply:
     """Send a message of ours to the one recipient of `envelope`; return the next hop's final reply, or ours.
 
     Goes through before_forward, so that it is signed. A fault there is a 451 and nothing is sent. Raises nothing for
     what a next hop does.
     """
-    client = Client(id, "", "", helo=services.hostname, proto="ESMTP", trusted=True)
+    client = Client(mail_id, "", "", helo=services.hostname, proto="ESMTP", trusted=True)
     (recipient,) = envelope.recipients
     route = choose_route(services.routes, client, envelope.sender, recipient.address)
     if route is None:
         return Reply(550, "5.1.2", "No route for this recipient")
     mail = Mail(
-        id,
+        mail_id,
         client,
         envelope,
         message,
