@@ -31,7 +31,7 @@ from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, eva
 from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
 from relayproxy.mailauth.spf_fields import upgraded
 
-_LONGEST_RECORD = 2000  # characters of it that a finding keeps
+_LONGEST_RECORD = 4096  # characters; a part of a record would be another record
 OnFail = Literal["observe", "follow-policy", "score"]
 
 
@@ -207,7 +207,7 @@ class Dmarc(Plugin[DmarcSettings]):
             return {}
         asked = {Action.REJECT: "reject", Action.HOLD: "quarantine"}
         return {
-            "record": found.record.text[:_LONGEST_RECORD],
+            "record": found.record.text if len(found.record.text) <= _LONGEST_RECORD else "",
             "discovery": "psl" if self.options.discovery == "public-suffix-list" else "treewalk",
             "disposition": asked[opinion.action] if opinion is not None else "none",
         }

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import orjson
 
@@ -59,18 +60,17 @@ def _messages(
     connection: sqlite3.Connection, since: float, until: float
 ) -> Iterator[tuple[int, str, str, str, list[Finding]]]:
     """Yield the messages of a period with their findings, in the order in which they came."""
-    events = connection.execute(
-        "SELECT id, ip, sender_domain, outcome FROM event e WHERE kind = 'message' AND at >= ? AND at < ?"
-        " AND EXISTS (SELECT 1 FROM finding f WHERE f.event = e.id AND f.method = 'dmarc') ORDER BY at, id",
-        (since, until),
+    rows = connection.execute(
+        "SELECT e.id, e.ip, e.sender_domain, e.outcome, f.method, f.result, f.props, f.reason"
+        " FROM event e JOIN finding f ON f.event = e.id"
+        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? AND f.method IN (?, ?, ?)"
+        " ORDER BY e.at, e.id, f.rowid",
+        (since, until, *_METHODS),
     )
-    for number, ip, sender_domain, outcome in events:
-        rows = connection.execute(
-            "SELECT method, result, props, reason FROM finding WHERE event = ? AND method IN (?, ?, ?) ORDER BY rowid",
-            (number, *_METHODS),
-        )
+    for (number, ip, sender_domain, outcome), found in groupby(rows, key=lambda row: row[:4]):
         findings = [
-            Finding(method, result, 0.0, orjson.loads(props), why) for method, result, props, why in rows
+            Finding(method, result, 0.0, orjson.loads(props), why)
+            for *_, method, result, props, why in found
         ]
         yield number, ip, _mail_from(findings, sender_domain), outcome, findings
 

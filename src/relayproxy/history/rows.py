@@ -5,6 +5,7 @@ The one place that knows both an event's fields and the tables' columns. Must no
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
@@ -41,10 +42,7 @@ def class_of(status: str) -> str:
 def insert(connection: sqlite3.Connection, event: Event) -> None:
     """Write one event; the caller has begun a transaction. Raises sqlite3.Error."""
     row, recipients, findings = _rows(event)
-    columns = ", ".join(row)
-    marks = ", ".join("?" * len(row))
-    statement = f"INSERT INTO event ({columns}) VALUES ({marks})"  # noqa: S608  (columns are names of ours)
-    number = connection.execute(statement, tuple(row.values())).lastrowid
+    number = connection.execute(_statement(tuple(row)), tuple(row.values())).lastrowid
     if recipients:
         connection.executemany(
             "INSERT INTO recipient VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in recipients]
@@ -53,6 +51,12 @@ def insert(connection: sqlite3.Connection, event: Event) -> None:
         connection.executemany(
             "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in findings]
         )
+
+
+@lru_cache(100)
+def _statement(columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO event ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  (columns are names of ours)
 
 
 def _rows(event: Event) -> tuple[dict[str, Any], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
@@ -176,7 +180,7 @@ def _campaign(findings: Sequence[Finding]) -> str:
 
 def _text(text: str) -> str:
     """Text as SQLite can hold it: no lone surrogates, and not without end."""
-    return text[:_LONGEST].encode("utf-8", "replace").decode()
+    return text[:_LONGEST] if text.isascii() else text[:_LONGEST].encode("utf-8", "replace").decode()
 
 
 def _json(value: Mapping[str, object]) -> str:

@@ -4,9 +4,10 @@ Reads findings as the spf, dkim_verify and dmarc plugins note them. Must not kno
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from relayproxy.mailauth.dmarc_record import POLICIES, parse_record
+from relayproxy.mailauth.dmarc_record import POLICIES, DmarcRecord, parse_record
 from relayproxy.mailauth.dmarc_report import Published, Row, Signature, SpfCheck
 from relayproxy.model.finding import Finding
 
@@ -29,7 +30,7 @@ def row_of(
     source = _source(ip)
     if dmarc is None or outcome not in COUNTED or not source:
         return None
-    record = parse_record(dmarc.props.get("record", "").encode("utf-8", "replace"))
+    record = _record(dmarc.props.get("record", ""))
     domain, author = dmarc.props.get("policy_domain", ""), dmarc.props.get("header.from", "")
     if record is None or not domain or not author:
         return None
@@ -49,6 +50,12 @@ def row_of(
         checks,
     )
     return published, row
+
+
+@lru_cache(1000)
+def _record(text: str) -> DmarcRecord | None:
+    """Read a record; most messages have one that was read before."""
+    return parse_record(text.encode("utf-8", "replace"))
 
 
 def _source(ip: str) -> str:
