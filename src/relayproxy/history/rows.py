@@ -188,4 +188,4 @@ def _json(value: Mapping[str, object]) -> str:
         return orjson.dumps(dict(value), default=str).decode()
     except TypeError:
         # A lone surrogate, or a number of more than 64 bits.
-        return orjson.dumps({str(key): _text(str(one)) for key, one in value.items()}).decode()
+        return orjson.dumps({_text(str(key)): _text(str(one)) for key, one in value.items()}).decode()
