@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from relayproxy.api import DnsStatus
 from relayproxy.builtin._lookup import fetch_from
+from relayproxy.mailauth.dmarc import organizational_domain
 from relayproxy.mailauth.dmarc_destinations import Destination, Refusal, read_destinations, verify
 from relayproxy.testing import FakeResolver
 
@@ -141,3 +142,18 @@ async def test_a_wildcard_confirms_any_domain():
     destination = Destination("a", "reports.example")
     for domain in ("example.org", "example.net"):
         assert await verify(destination, domain, fetch_from(resolver)) == (destination,)
+
+
+@pytest.mark.parametrize(
+    ("domain", "organization"),
+    [("a.b.example.org", "example.org"), ("Example.ORG.", "example.org"), ("other.example", "other.example")],
+)
+async def test_the_organizational_domain_of_any_name(domain, organization):
+    assert await organizational_domain(domain, fetch_from(FakeResolver(ZONE))) == organization
+    assert await organizational_domain(domain, fetch_from(FakeResolver()), lambda _: "listed") == "listed"
+
+
+async def test_the_organizational_domain_is_not_guessed_without_dns():
+    resolver = FakeResolver({("_dmarc.example.org", "TXT"): DnsStatus.SERVFAIL})
+    with pytest.raises(LookupError, match=r"_dmarc\.example\.org"):
+        await organizational_domain("a.example.org", fetch_from(resolver))
