@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 POLICIES = ("none", "quarantine", "reject")
 """The policies from mildest to strictest."""
 
-_TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z]+\Z")
+_BLANKS = " \t"
 _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9+.-]*:[^\s,!]+)(?:![0-9]+[kmgt]?)?[ \t]*\Z", re.IGNORECASE)
 
@@ -80,9 +81,10 @@ def tags_of(text: str) -> dict[str, str]:
     """Return the tags behind the version, names in lower case; of tags that are there twice, the first."""
     tags: dict[str, str] = {}
     for part in text.split(";")[1:]:
-        tag = _TAG.match(part)
-        if tag:
-            tags.setdefault(tag[1].lower(), tag[2])
+        name, equals, value = part.partition("=")
+        name = name.strip(_BLANKS)
+        if equals and _NAME.match(name):
+            tags.setdefault(name.lower(), value.strip(_BLANKS))
     return tags
 
 
