@@ -38,11 +38,16 @@ class Fate:
 
 @dataclass(slots=True)
 class Outcome:
-    """One report with what became of it; `octets` is the length of its attachment as it is sent."""
+    """One report, its attachment as it is sent (base64), and what became of it."""
 
     report: Report
-    octets: int
+    attachment: bytes
     fates: list[Fate] = field(default_factory=list)
+
+    @property
+    def octets(self) -> int:
+        """What size limits are about."""
+        return len(self.attachment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +65,17 @@ async def run(plan: Plan, settings: DmarcReports, path: Path, job: Job) -> list[
     """Do it, one report after the other. Raises StoreError, sqlite3.Error, OSError, StartupError, PluginError."""
     connection = open_store(path) if job.send else open_reader(path)
     try:
-        outcomes = [
-            Outcome(report, len(encoded_attachment(report))) for report in _reports(connection, settings, job)
-        ]
-        for outcome in outcomes if job.folder else ():
+        reports = _reports(connection, settings, job)
+        outcomes = [Outcome(report, encoded_attachment(report)) for report in reports]
+        for report in reports if job.folder is not None else ():
             assert job.folder is not None
-            (job.folder / outcome.report.file_name).write_bytes(compress(to_xml(outcome.report)))
+            (job.folder / report.file_name).write_bytes(compress(to_xml(report)))
         async with contextlib.AsyncExitStack() as stack:
-            sender = None
-            if job.send and outcomes:
-                resolver = await stack.enter_async_context(resolving(plan))
-                sender = await stack.enter_async_context(sending(plan, resolver))
+            dns = await stack.enter_async_context(resolving(plan))
+            sender = await stack.enter_async_context(sending(plan, dns.resolver)) if job.send else None
             for outcome in outcomes:
-                async with resolving(plan) as resolver:
-                    await _Delivery(connection, settings, resolver, sender).deliver(outcome)
+                dns.begin()
+                await _Delivery(connection, settings, dns.resolver, sender).deliver(outcome)
     finally:
         connection.close()
     return outcomes
@@ -151,14 +153,16 @@ class _Delivery:
         taken = False
         try:
             message = report_mail(
-                report, encoded_attachment(report), author=self._settings.from_address, to=name, when=now
+                report, outcome.attachment, author=self._settings.from_address, to=name, when=now
             )
             recipient = Recipient(Address(place.local, place.domain))
             reply = await self._sender.send(Envelope(self._settings.envelope_sender, (recipient,)), message)
-            taken = reply.ok
+            taken, detail = reply.ok, str(reply)
+        except Exception as error:  # noqa: BLE001  (the fence: what one destination brings about stops no other)
+            detail = f"{type(error).__name__}: {error}"
         finally:
             history.settle(self._connection, domain, period, name, sent=taken)
-        return Fate(name, "sent" if taken else "failed", str(reply))
+        return Fate(name, "sent" if taken else "failed", detail)
 
 
 def _organization(discovery: str) -> Organization | None:

@@ -6,7 +6,7 @@ Must not know what is sent.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -46,13 +46,20 @@ class Sender:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """A resolver, and what begins a new account of queries (`dns.queries_per_message`)."""
+
+    resolver: Resolver
+    begin: Callable[[], object]
+
+
 @asynccontextmanager
-async def resolving(plan: Plan) -> AsyncIterator[Resolver]:
-    """Give the resolver of a configuration; every use is one message's account of queries."""
-    resolver, begin_queries, close = make_resolver(plan.config)
-    begin_queries()
+async def resolving(plan: Plan) -> AsyncIterator[Dns]:
+    """Give the resolver of a configuration."""
+    resolver, begin, close = make_resolver(plan.config)
     try:
-        yield resolver
+        yield Dns(resolver, begin)
     finally:
         await close()
 

@@ -69,8 +69,7 @@ def _messages(
     )
     for (number, ip, sender_domain, outcome), found in groupby(rows, key=lambda row: row[:4]):
         findings = [
-            Finding(method, result, 0.0, orjson.loads(props), why)
-            for *_, method, result, props, why in found
+            Finding(method, result, 0.0, orjson.loads(props), why) for *_, method, result, props, why in found
         ]
         yield number, ip, _mail_from(findings, sender_domain), outcome, findings
 
