@@ -13,7 +13,8 @@ from relayproxy.model.event import MessageEvent, RefusalEvent
 from relayproxy.model.mail import Mail
 from relayproxy.model.reply import Reply
 
-_MESSAGE_ID = re.compile(rb"(?:\A|\n)message-id[ \t]*:\s*([^\s]{1,998})", re.IGNORECASE)
+_NAME = b"message-id"
+_VALUE = re.compile(rb"[ \t]*:\s*([^\s]{1,998})")
 
 
 def message_event(
@@ -50,7 +51,11 @@ def message_event(
 
 def message_id(head: bytes) -> str:
     """Return the Message-ID of a header block with its brackets, or ""; not worth an index of all fields."""
-    found = _MESSAGE_ID.search(head)
+    lowered = head.lower()
+    place = 0 if lowered.startswith(_NAME) else lowered.find(b"\n" + _NAME) + 1
+    if not place and not lowered.startswith(_NAME):
+        return ""
+    found = _VALUE.match(head, place + len(_NAME))
     return found[1].decode("utf-8", "replace") if found else ""
 
 
