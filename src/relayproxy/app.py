@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relayproxy import __version__
 from relayproxy.api import Clock, Resolver
@@ -36,11 +37,13 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.upstream import Upstream
-from relayproxy.history.writer import Writer
 from relayproxy.server.connection import Shared
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.shared import GenerationMemory, LedgerMemory
+
+if TYPE_CHECKING:
+    from relayproxy.history.writer import Writer
 
 _BEAT = 1.0
 _PROBE_PATIENCE = 2.0
@@ -175,11 +178,12 @@ class Worker:
         self._keep(self._beat())
         self._keep(self._reprobe())
 
-    def _open_history(self, metrics: Metrics) -> Writer | None:
+    def _open_history(self, metrics: Metrics) -> "Writer | None":
         """Begin to keep a history if one is wanted; a file that can't be written is no obstacle to mail."""
         config = self._config.history
         if config is None:
             return None
+        from relayproxy.history.writer import Writer
 
         def complain(text: str) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended before the thread

@@ -152,6 +152,7 @@ async def test_reports_are_sent_signed_and_once(relay, name_server):
         assert first.sender == ""
         assert dkim.verify(first.content, dnsfunc=lambda name, timeout=5: KEY.record().encode())
         read = message_from_bytes(first.content)
+        assert "d=rx.example;" in read["DKIM-Signature"]
         assert (read["From"], read["To"]) == ("dmarc@rx.example", "x@reports.example")
         xml = gzip.decompress(base64.b64decode(read.get_payload()[1].get_payload()))
         SCHEMA.validate(xml.decode())
@@ -166,6 +167,22 @@ async def test_reports_are_sent_signed_and_once(relay, name_server):
         again = message_from_bytes(sink.messages[2].content)
         assert again["Message-ID"] == read["Message-ID"]
         assert again["Subject"] == read["Subject"]
+
+
+async def test_a_report_that_passes_another_proxy_still_verifies(relay, name_server):
+    async with UpstreamSink() as sink:
+        prepare(relay, sink, name_server)
+        await relay.start()
+        kept(relay.folder / "history.db", seen(1, "a.example"))
+        config = json.loads(relay.config_file.read_text())
+        config["upstreams"]["sink"]["address"] = f"127.0.0.1:{relay.port}"
+        other = relay.folder / "other.yaml"
+        other.write_text(json.dumps(config))
+        status, output = await relay.output("dmarc", "report", "-C", str(other), "--since", DAY_OF, "--send")
+        assert (status, output.count("  sent")) == (0, 2), output
+        for one in sink.messages:
+            assert dkim.verify(one.content, dnsfunc=lambda name, timeout=5: KEY.record().encode())
+            assert one.content.count(b"\r\nReceived: ") + one.content.startswith(b"Received: ") == 2
 
 
 async def test_a_report_that_cannot_be_signed_is_not_sent(relay, name_server):

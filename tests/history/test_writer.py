@@ -67,6 +67,22 @@ def test_events_wait_until_the_file_can_be_written_again(tmp_path):
     assert "again" in said[-1]
 
 
+def test_another_program_that_holds_the_file_holds_nobody_up(tmp_path):
+    path = tmp_path / "h.db"
+    other = open_store(path)
+    other.execute("BEGIN IMMEDIATE")
+    metrics = Metrics()
+    writer = Writer(path, metrics=metrics, retention=DAY * 9999)
+    writer.start()
+    writer.record(message(1))
+    writer.close(patience=0.1)
+    assert counts(metrics)["written"] == 0
+    other.execute("COMMIT")
+    other.close()
+    writer._thread.join(20)
+    assert counts(metrics) == {"written": 1, "dropped": 0, "refused": 0, "failures": 0}
+
+
 def test_an_event_that_can_never_be_written_does_not_block_the_others(tmp_path):
     said = []
     numbers = kept(tmp_path / "h.db", message(1), message(2, size=2**70), message(3), complain=said.append)
