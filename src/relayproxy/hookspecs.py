@@ -99,7 +99,11 @@ class Hooks:
 
     @hookspec
     def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
-        """The fate of every recipient is known and the client has its answer. Kind: report."""
+        """The fate of every recipient is known and the client has its answer. Kind: report.
+
+        Called when the next hop has answered, and when a message hook has rejected; not for what is put off, which
+        comes again.
+        """
 
     @hookspec
     def session_closed(self, client: Client, totals: SessionTotals) -> None:

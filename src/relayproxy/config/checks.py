@@ -44,6 +44,7 @@ def check_config(
     yield from _names(config, named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
     yield from _later(config)
+    yield from _reports(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
@@ -128,6 +129,18 @@ def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
         message = f"routes[{before}] takes all that this one could"
         hint = "put it last" if config.routes[before].is_catch_all else "put the narrower one first"
         yield "RP305", "warning", ("routes", number), message, hint
+
+
+def _reports(config: Config) -> Iterator[Found]:
+    """Reports are made from the history, and from what dmarc finds."""
+    if config.dmarc_reports is None:
+        return
+    if config.history is None:
+        message = "reports are made from the history, and there is none"
+        yield "RP309", "error", ("dmarc_reports",), message, "add history: {url: sqlite:///...}"
+    elif not any(entry.name == "dmarc" for entry in config.pipeline):
+        message = "reports are made of what the dmarc plugin finds, and it is not in the pipeline"
+        yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
 
 
 def _later(config: Config) -> Iterator[Found]:

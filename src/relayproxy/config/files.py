@@ -44,6 +44,8 @@ def check_files(config: Config) -> Iterator[Found]:
             yield from _folder(config.state.path.parent, ("state", "url"))
         if config.state.password is not None:
             yield from _secret(config.state.password, ("state", "password"))
+    if config.history is not None:
+        yield from _folder(config.history.path.parent, ("history", "url"))
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
 

@@ -13,6 +13,7 @@ from relayproxy.core.ledger import quick_key
 from relayproxy.core.pipeline import Scope, is_silent
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event
 from relayproxy.core.services import ListenerServices
 from relayproxy.mailauth.authres import forged, header_value
 from relayproxy.model.edits import apply_to_message, header_line
@@ -159,10 +160,16 @@ class _Job:
             case _:
                 given = verdict.reply
                 assert given is not None
-                outcome = "rejected" if verdict.action is Action.REJECT else "deferred"
-                return self._end(
-                    outcome, Reply(given.code, given.status, f"{given.text} id={self._mail.id}"), verdict
-                )
+                reply = Reply(given.code, given.status, f"{given.text} id={self._mail.id}")
+                if verdict.action is not Action.REJECT:
+                    return self._end("deferred", reply, verdict)
+                if self._services.pipeline.reports:
+                    # Nobody will try again, so this is what became of it, and reports are of that.
+                    self.report = tuple(
+                        outcome_of(recipient, reply, self._route)
+                        for recipient in self._mail.envelope.recipients
+                    )
+                return self._end("rejected", reply, verdict)
 
     async def _commit(self, gone: Gone, *, asked_again: bool) -> Settled:
         """Send it on, wait for the answer, remember it."""
@@ -256,10 +263,29 @@ class _Job:
         if outcome == "relayed":
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
+        if self._services.history is not None:
+            self._record(outcome, replies, upstream, verdict)
         if at.policy.protocol == "lmtp":
             # One reply for each recipient as given (RFC 2033 section 4.2), whoever answered.
             return Settled(replies if len(replies) == len(given) else [replies[0]] * len(given))
         return Settled(replies[:1])
+
+    def _record(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
+        services = self._services
+        assert services.history is not None
+        services.history.record(
+            message_event(
+                self._mail,
+                self._draft.given,
+                outcome,
+                replies,
+                at=services.clock.time(),
+                size=self._received.size,
+                seconds=services.clock.monotonic() - self._start,
+                route=self._route if upstream else "",
+                reason=verdict.reason if verdict is not None else "",
+            )
+        )
 
     def _log(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         mail, client = self._mail, self._mail.client

@@ -13,6 +13,7 @@ from relayproxy.core.forward import Draft, Gone, forward
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import address_in, choose_route, ip_in
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event, refusal_event
 from relayproxy.core.services import ListenerServices, Totals
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import apply_to_envelope
@@ -74,7 +75,9 @@ class Session:
             if verdict is not None and verdict.reply is not None:
                 self.closing = True
                 code = 554 if verdict.action is Action.REJECT else 421
-                return Reply(code, verdict.reply.status, verdict.reply.text)
+                reply = Reply(code, verdict.reply.status, verdict.reply.text)
+                self._record_refusal("connect", reply)
+                return reply
         return self._at.banner
 
     def _judge_trust(self) -> None:
@@ -94,6 +97,7 @@ class Session:
             if verdict is not None and verdict.reply is not None:
                 # A refused greeting changes nothing (RFC 5321 section 4.1.4).
                 scope.cancel()
+                self._record_refusal("helo", verdict.reply)
                 return verdict.reply
             self._forget_hello()
             self._scope = scope
@@ -322,6 +326,7 @@ class Session:
         if refusal is not None:
             scope.cancel()
             self._log_refusal(mail, None, refusal)
+            self.closing = self.closing or refusal.code == 421
             return refusal
         self._draft = draft
         return _OK_MAIL
@@ -423,6 +428,7 @@ class Session:
 
     def _refusing(self, draft: Draft, reply: Reply) -> None:
         draft.refused_temporarily = draft.refused_temporarily or reply.temporary
+        self.closing = self.closing or reply.code == 421
         self._at.recipients["refused"].inc()
 
     async def _consider(
@@ -518,7 +524,6 @@ class Session:
                 copies += targets[1:]
             else:
                 self._log_refusal(draft.mail, recipient, reply)
-                self.closing = self.closing or reply.code == 421
             replies.append(reply)
         if copies:
             await self._copy(draft, transaction, copies)
@@ -599,6 +604,10 @@ class Session:
                 outcome=outcome,
                 reply=str(reply),
             )
+            if self._services.history is not None:
+                at = self._services.clock.time()
+                event = message_event(draft.mail, draft.given, outcome, [reply], at=at, size=octets)
+                self._services.history.record(event)
         return [reply] * count
 
     def confirm(self) -> None:
@@ -645,6 +654,15 @@ class Session:
         if recipient is not None:
             fields["to"] = str(recipient.address)
         self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields, reply=str(reply))
+        self._record_refusal("mail" if recipient is None else "rcpt", reply, mail, recipient)
+
+    def _record_refusal(
+        self, stage: str, reply: Reply, mail: Mail | None = None, recipient: Recipient | None = None
+    ) -> None:
+        history = self._services.history
+        if history is not None:
+            at = self._services.clock.time()
+            history.record(refusal_event(self.client, stage, reply, at=at, mail=mail, recipient=recipient))
 
 
 def _speaking_for(client: Client, given: dict[str, str]) -> Client:
