@@ -10,6 +10,7 @@ from tests.servers.client import Client
 from tests.servers.compare import relays_named, trace_above
 from tests.servers.dovecot import PASSWORD, Dovecot
 from tests.servers.relay import Relay
+from tests.servers.tls import Certificates
 
 pytestmark = pytest.mark.servers
 
@@ -56,6 +57,25 @@ async def test_what_was_sent_is_read_back_by_imap_and_pop3(relay: Relay, start_d
     (by_pop3,) = await asyncio.to_thread(_by_pop3, dovecot, "ana")
     assert by_imap == by_pop3
     assert relays_named(trace_above(by_imap, MESSAGE)) == 1
+
+
+@pytest.mark.parametrize("policy", ["opportunistic", "required", "verify"])
+async def test_starttls_over_lmtp(relay: Relay, start_dovecot, certificates: Certificates, policy: str):
+    """Dovecot notes in Received what it was spoken to over."""
+    shown = f"ssl = yes\nssl_cert = <{certificates.server}\nssl_key = <{certificates.server_key}\n"
+    dovecot = await start_dovecot(extra=shown)
+    upstream = {"address": f"127.0.0.1:{dovecot.lmtp_port}", "protocol": "lmtp", "tls": policy}
+    relay.configure("", upstreams={"mailstore": upstream | {"ca": str(certificates.ca)}})
+    await relay.start()
+    async with await Client.open(relay.port) as client:
+        for _ in range(2):
+            answer = await client.message(MESSAGE, recipients=("ana@example.net",), options="BODY=8BITMIME")
+            assert answer.code == 250
+    stored = await asyncio.to_thread(_by_imap, dovecot, "ana")
+    assert len(stored) == 2
+    assert all(
+        b"(using TLSv1.3 " in message and b"by dovecot.test with LMTPS\r\n" in message for message in stored
+    )
 
 
 async def test_an_unknown_user_is_refused_at_rcpt_with_dovecots_own_words(relay: Relay, start_dovecot):
