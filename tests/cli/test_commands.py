@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from relayproxy import __version__
+from relayproxy.cli import common
 from relayproxy.cli.control import UNREACHABLE, default_socket
 from relayproxy.cli.root import main
 from relayproxy.cli.run import without_file
@@ -75,6 +76,23 @@ class TestCheck:
         assert f"{config}:2:1: error[RP101]" in call("check", "-C", config, code=78)
         [problem] = json.loads(call("check", "-C", config, "--format", "json", code=78))
         assert (problem["code"], problem["line"]) == ("RP101", 2)
+
+    @pytest.mark.parametrize(
+        ("terminal", "environ", "colored"),
+        [
+            (True, {}, True),
+            (False, {}, False),
+            (True, {"NO_COLOR": "1"}, False),
+            (True, {"TERM": "dumb"}, False),
+        ],
+    )
+    def test_colours_are_for_terminals(self, monkeypatch, terminal, environ, colored):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+        assert common.colored() is colored
 
     def test_warnings_count_where_that_is_wanted(self, config):
         config.write_text(CONFIG.replace("relay: {domains: [example.org]}\n", ""))
