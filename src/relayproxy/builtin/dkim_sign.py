@@ -226,6 +226,9 @@ class DkimSign(Plugin[DkimSignSettings]):
             for sender in file.senders or (file.domain,):
                 self._keys.setdefault(sender, []).append(file)
                 self._authors.add(sender.rpartition("@")[2])
+        for sender, files in self._keys.items():
+            if not any(file.key and file.key.algorithm == "rsa-sha256" for file in files):
+                self.log.warning("%s has no RSA key, and some large receivers verify nothing else", sender)
 
     def _keys_for(self, domain: str, local: str = "") -> list[KeyFile]:
         """Return the keys that sign for an author; those that are closest to it."""
