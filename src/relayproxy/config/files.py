@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, SecretError
+from relayproxy.config.models import Config, Secret, SecretError
 from relayproxy.config.problems import Found
 
 _SOON_DAYS = 14
@@ -46,6 +48,25 @@ def check_files(config: Config) -> Iterator[Found]:
         yield from _folder(config.state.path.parent, ("state", "url"))
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
+
+
+def check_secrets(settings: object, at: yaml.Path) -> Iterator[Found]:
+    """Yield the secrets of a plugin's settings that can't be read; `at` is where the settings stand."""
+    match settings:
+        case Secret():
+            try:
+                settings.reveal()
+            except SecretError as error:
+                yield "RP121", "error", at, str(error), ""
+        case BaseModel():
+            for name in type(settings).model_fields:
+                yield from check_secrets(getattr(settings, name), (*at, name))
+        case tuple() | list():
+            for number, item in enumerate(settings):
+                yield from check_secrets(item, (*at, number))
+        case dict():
+            for key, item in settings.items():
+                yield from check_secrets(item, (*at, key))
 
 
 def _folder(path: Path, at: yaml.Path) -> Iterator[Found]:
