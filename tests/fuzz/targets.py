@@ -25,13 +25,16 @@ from relayproxy.mailauth import (
 )
 from relayproxy.mailauth.canonical import BodyForm, body_digests, canonical_body, relaxed_header
 from relayproxy.mailauth.dkim_header import SignatureFault, read_record, read_signature
-from relayproxy.mailauth.dkim_keys import KeyFault, read_key, read_public_key
+from relayproxy.mailauth.dkim_keys import KeyFault, new_ed25519_key, read_key, read_public_key
+from relayproxy.mailauth.dkim_sign import sign
 from relayproxy.mailauth.dkim_tags import Flaw, parse_tags, without_b
+from relayproxy.mailauth.dmarc import Identifier, evaluate
 from relayproxy.mailauth.dmarc_record import parse_record
+from relayproxy.mailauth.psl import organizational_domain
 from relayproxy.mailauth.spf import Spf
 from relayproxy.mailauth.srs import Srs, SrsFault
 from relayproxy.model.address import to_a_label
-from relayproxy.model.edits import apply_to_message
+from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.encoded_words import decode_words
 from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.reply import Reply
@@ -92,6 +95,7 @@ SRS_WORDS = (
     b"\xc3\xa4",
 )
 LIMITS = Limits()
+SIGNER = new_ed25519_key()
 HEAD = LIMITS.header_bytes - 2000
 FIELDS = LIMITS.headers - 10
 LINE = 65_536  # octets of a command line, were the limit raised to sixteen times the usual
@@ -210,6 +214,22 @@ def dmarc_record(data: bytes) -> None:
     parse_record(b"v=DMARC1; p=none; " + data)
 
 
+def dmarc_domains(data: bytes) -> None:
+    """What a trusted sealer says was authenticated, which is the longest text that gets as far as this."""
+
+    async def fetch(questions: Sequence[tuple[str, str]]) -> list[Answer]:
+        return [Answer(DnsStatus.OK, (b"v=DMARC1; p=reject",)) for _ in questions]
+
+    given = text(data)
+    for organization in (None, organizational_domain):
+        drive(
+            evaluate(
+                "example.org", [Identifier("dkim", given), Identifier("spf", given)], fetch, organization
+            )
+        )
+        drive(evaluate(given, [Identifier("dkim", "example.org")], fetch, organization))
+
+
 def results_value(data: bytes) -> None:
     for parse in (authres.parse, authres.parse_arc):
         with suppress(ValueError):
@@ -273,6 +293,17 @@ def header_value(data: bytes) -> None:
     field = HeaderField("Subject", b"Subject: " + data)
     assert isinstance(field.text, str)
     assert isinstance(field.value, str)
+
+
+def signed(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    with suppress(ValueError):
+        sign(message, SIGNER, domain="example.org", selector="s", now=int(NOW))
+
+
+def header_line_(data: bytes) -> None:
+    with suppress(ValueError):
+        header_line("Subject", text(data))
 
 
 def bulk(data: bytes) -> None:
@@ -386,6 +417,7 @@ TARGETS = (
     Target("private key", private_key, (b"MC4CAQAwBQYDK2VwBCIEI", b"\n", b"=", b"A" * 32, b"-----END")),
     Target("spf record", spf_record, SPF_TERMS),
     Target("dmarc record", dmarc_record, (b"v=DMARC1", b";", b"p=none", b"rua=mailto:a@b", b"!10m", b",", b"=", b"np=", b" ")),
+    Target("dmarc domains", dmarc_domains, (b".", b"a", b"example.org", b"xn--", b"\xc3\xa4", b"co.uk"), 16_384),
     Target("results value", results_value, RESULTS_WORDS),
     Target("results forged", results_forged, (*RESULTS_WORDS, *HEADER_LINES), HEAD, (b"Authentication-Results: ", b"Received-SPF: ", b"BIMI-Location: ", b"Authentication-Results")),
     Target("results written", results_written, RESULTS_WORDS),
@@ -393,6 +425,8 @@ TARGETS = (
     Target("arc sets", arc_sets, HEADER_LINES, HEAD, (b"ARC-Seal: i=1; ", b"ARC-Message-Signature: i=1; ", b"ARC-Authentication-Results: i=1; ")),
     Target("header block", header_block, HEADER_LINES, HEAD, (b"Subject: ", b"")),
     Target("header edits", header_edits, HEADER_LINES, HEAD, (b"Subject: ", b"")),
+    Target("signed", signed, HEADER_LINES, HEAD, (b"From: ", b"From: a@example.org\r\nSubject: ")),
+    Target("header line", header_line_, (b" ", b"\t", b"\r\n ", b"word", b"\xc3\xa4"), HEAD),
     Target("header value", header_value, (b"=?utf-8?q?", b"=?", b"?=", b"=?x?b?", b"\r\n ", b"=C3", b"YWI", b" ")),
     Target("encoded words", lambda data: decode_words(text(data)), (b"=?utf-8?q?", b"=?", b"?=", b"?b?", b"=?koi8-r*en?B?", b"=C3", b" ")),
     Target("bulk rules", bulk, (b"Mon, 21 Sep 2026 14:00:00 +0000", b"<", b">", b"@", b"https://", b"(", b")", b"+9999", b"\r\n"), HEAD, (b"Date: ", b"Message-ID: ", b"List-Unsubscribe: ", b"Precedence: ", b"DKIM-Signature: ")),
