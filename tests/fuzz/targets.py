@@ -275,7 +275,7 @@ def bulk(data: bytes) -> None:
     list(bulk_rules.check_message_id(message))
     list(bulk_rules.check_automatic(message, null_sender=True))
     list(bulk_rules.check_unsubscribe(message, bulk_rules.signers_of(message)))
-    list(bulk_rules.check_from(message, ()))
+    list(bulk_rules.check_from(from_header.read_author(message), ()))
     list(bulk_rules.check_singletons(message))
     list(bulk_rules.check_lines(message))
     assert bulk_rules.is_bulk(message) in (True, False)

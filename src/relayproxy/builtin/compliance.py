@@ -39,7 +39,7 @@ from relayproxy.mailauth.bulk_rules import (
     signers_of,
 )
 from relayproxy.mailauth.dmarc import Identifier, evaluate
-from relayproxy.mailauth.from_header import read_author
+from relayproxy.mailauth.from_header import Author, read_author
 from relayproxy.mailauth.iprev import check_iprev
 from relayproxy.mailauth.spf import Spf
 
@@ -102,8 +102,9 @@ class Compliance(Plugin[ComplianceSettings]):
         """Note "compliance" for each rule that is broken (`check` is the rule), or one pass."""
         skip = self.options.skip
         signers = [*_promised(mail), *signers_of(mail.message)]
-        problems = [problem for problem in self._read(mail, signers) if problem.check not in skip]
-        problems += [problem for problem in await self._ask(mail, signers) if problem.check not in skip]
+        author = read_author(mail.message)
+        found = [*self._read(mail, author, signers), *await self._ask(mail, author.domain, signers)]
+        problems = [problem for problem in found if problem.check not in skip]
         for problem in problems:
             result = "temperror" if problem.unknown else "fail"
             mail.note("compliance", result, reason=problem.reason, check=problem.check)
@@ -111,11 +112,11 @@ class Compliance(Plugin[ComplianceSettings]):
             mail.note("compliance", "pass")
         return self._opinion(problems)
 
-    def _read(self, mail: Mail, signers: list[Signer]) -> Iterator[Problem]:
+    def _read(self, mail: Mail, author: Author, signers: list[Signer]) -> Iterator[Problem]:
         """Yield what can be told without DNS."""
         message, options = mail.message, self.options
         now = self._app.clock.time()
-        yield from check_from(message, self._free_mail)
+        yield from check_from(author, self._free_mail)
         yield from check_singletons(message)
         yield from check_lines(message)
         yield from check_message_id(message)
@@ -128,9 +129,9 @@ class Compliance(Plugin[ComplianceSettings]):
         for name in sorted(self._app.unencrypted):
             yield Problem("tls", f"mail leaves without TLS by the upstream {name}")
 
-    async def _ask(self, mail: Mail, signers: list[Signer]) -> list[Problem]:
+    async def _ask(self, mail: Mail, author: str, signers: list[Signer]) -> list[Problem]:
         """Return what DNS says about the domains and addresses that the message will be judged by, asked all at once."""
-        skip, author = self.options.skip, read_author(mail.message).domain
+        skip = self.options.skip
         checks: list[Awaitable[list[Problem]]] = []
         if author and not skip.issuperset({"dkim", "dmarc"}):
             checks.append(self._alignment(author, signers))
