@@ -231,6 +231,16 @@ async def test_without_a_trusted_seal_nothing_is_excused(findings, settings):
     assert verdict.action is Action.REJECT
 
 
+async def test_no_header_that_anybody_can_add_excuses_a_fail():
+    lines = (
+        "List-Id: <l.lists.example>",
+        "Precedence: list",
+        "X-Original-Authentication-Results: x; dmarc=pass",
+    )
+    verdict, _ = await judge(message("reject.example", *lines), on_fail="follow-policy")
+    assert verdict.action is Action.REJECT
+
+
 async def test_a_seal_without_results_excuses_nothing():
     mail = message("reject.example", findings=[Finding("arc", "pass", props={"trusted": "yes"})])
     assert (await judge(mail, on_fail="follow-policy"))[0].action is Action.REJECT
