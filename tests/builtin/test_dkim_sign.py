@@ -526,9 +526,9 @@ async def test_weak_keys_and_open_files_are_warned_of(folder, caplog):
     ]
 
 
-def test_a_domain_without_an_rsa_key_is_warned_of(folder, caplog):
+async def test_a_domain_without_an_rsa_key_is_warned_of(folder, caplog):
     write(folder / "keys/modern.example.s.key", new_ed25519_key())
-    plugin(folder)
+    await plugin(folder)
     said = [record.getMessage() for record in caplog.records]
     assert said == ["modern.example has no RSA key, and some large receivers verify nothing else"]
 

@@ -16,6 +16,7 @@ from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event
 from relayproxy.core.services import ListenerServices
 from relayproxy.mailauth.authres import forged, header_value
+from relayproxy.model.address import NULL_SENDER, Address
 from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.envelope import Recipient
 from relayproxy.model.mail import Mail
@@ -42,6 +43,7 @@ class Draft:
     mail: Mail
     scope: Scope
     declared: int = 0
+    sender: Address = NULL_SENDER
     route: Route | None = None
     transaction: Transaction | None = None
     given: list[Recipient] = field(default_factory=list)

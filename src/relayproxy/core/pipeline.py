@@ -31,7 +31,7 @@ from relayproxy.model.edits import (
     apply_to_envelope,
     apply_to_message,
 )
-from relayproxy.model.envelope import Recipient
+from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Mail, Step
 from relayproxy.model.outcome import Outcome
@@ -502,6 +502,9 @@ class Pipeline:
                     scope.owe(verdict)
                     return (), verdict
                 edits.extend(mine)
+                if mine and rcpt is not None:  # the next plugin sees where the recipient leads by now
+                    left = apply_to_envelope(Envelope(mail.envelope.sender, (rcpt,)), mine).recipients
+                    rcpt = left[0] if left else rcpt
         return tuple(edits), None
 
     async def before_forward(

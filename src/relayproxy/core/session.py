@@ -323,6 +323,7 @@ class Session:
             edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
             mail.envelope = apply_to_envelope(mail.envelope, edits)
+            draft.sender = mail.envelope.sender
         if refusal is not None:
             scope.cancel()
             self._log_refusal(mail, None, refusal)
@@ -367,7 +368,9 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size)
+        return Draft(
+            mail, Scope(limits.message_budget, self._scope), declared=envelope.size, sender=envelope.sender
+        )
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
@@ -455,11 +458,18 @@ class Session:
             refusal = self._refused(verdict)
             if refusal is not None:
                 return refusal
+            one = Envelope(draft.sender, (recipient,))
             if edits:
-                one = Envelope(draft.mail.envelope.sender, (recipient,))
-                targets = list(apply_to_envelope(one, edits).recipients)
+                one = apply_to_envelope(one, edits)
+                targets = list(one.recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
+            if one.sender != draft.mail.envelope.sender:
+                if draft.transaction is not None or waiting:
+                    return Reply(
+                        452, "4.5.3", "This recipient takes another sender: send it in another transaction"
+                    )
+                draft.mail.envelope = replace(draft.mail.envelope, sender=one.sender)
         return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
 
     def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
