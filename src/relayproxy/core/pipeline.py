@@ -381,7 +381,7 @@ class Pipeline:
             return Result(call)
         notes: list[Finding] = []
         if mail is not None:
-            view = mail.view()
+            view = mail.view(call.entry.name)
             view.findings += tuple(f for result in before for f in result.findings)
             notes = view.noted
             arguments = {"mail": view, **arguments}
@@ -524,7 +524,7 @@ class Pipeline:
     async def _edits(
         self, call: Call, mail: Mail, scope: Scope, arguments: dict[str, Any], allowed: tuple[type, ...]
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
-        view = mail.view()
+        view = mail.view(call.entry.name)
         value, error, seconds = await self._fenced(call, scope, {"mail": view, **arguments})
         edits: tuple[Edit, ...] = ()
         if not error and value is not None:
@@ -588,6 +588,8 @@ def _turn() -> Generator[None, None, None]:
 
 
 def _by(finding: Finding, name: str) -> Finding:
+    if finding.by == name:
+        return finding
     return Finding(finding.method, finding.result, finding.score, finding.props, finding.reason, name)
 
 
