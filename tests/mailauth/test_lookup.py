@@ -37,3 +37,11 @@ def test_the_oldest_gives_way():
     for key in (1, 2, 1, 3):
         memory.keep(key, f"result {key}", {})
     assert [memory.find(key, peek_at({})) for key in (1, 2, 3)] == ["result 1", None, "result 3"]
+
+
+def test_what_rests_on_long_answers_is_not_kept():
+    memory = Memory()
+    for length, kept in ((2000, "result"), (4100, None)):
+        known = {A: Answer(DnsStatus.OK, (b"x" * length, (10, "mx.example")), 60)}
+        memory.keep("key", "result", known)
+        assert memory.find("key", peek_at(known)) == kept
