@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from tests.servers.tls import Certificates
 
 from relayproxy import build
-from relayproxy.api import App
+from relayproxy.api import App, Plugin, Settings
 from relayproxy.config.models import (
     Auth,
     Config,
     Limits,
     Listener,
     ListenerTls,
+    PipelineEntry,
     Relay,
 )
 from relayproxy.config.routes import Route as RouteModel
@@ -69,6 +70,7 @@ EVERY_LIMIT = {
     "data_timeout": "8s",
     "handshake_timeout": "9s",
     "bogus_commands": 10,
+    "idle_commands": 15,
     "auth_failures": 11,
     "headers": 12,
     "header_bytes": 13,
@@ -295,8 +297,35 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     assert app == App("mx.example.org", resolver, clock, tmp_path, frozenset({"example.com", ".example.net"}))
 
 
+@pytest.mark.parametrize(
+    ("address", "tls", "plain"),
+    [
+        ("192.0.2.1:25", "off", True),
+        ("192.0.2.1:25", "opportunistic", False),
+        ("127.0.0.1:25", "off", False),
+        ("unix:/run/lmtp", "off", False),
+    ],
+)
+def test_plugins_learn_which_upstreams_have_no_tls(tmp_path: Path, address: str, tls: str, plain: bool):
+    config = a_config(upstreams={"up": {"address": address, "tls": tls}})
+    app = build.app_for(config, FakeResolver({}), FakeClock(), tmp_path)
+    assert app.unencrypted == ({"up"} if plain else frozenset())
+
+
 def test_a_configuration_is_data_again():
     """What these tests build from is what the loader builds: the dump of one is the other."""
     config = a_config(limits=EVERY_LIMIT)
     again = Config.model_validate(json.loads(config.model_dump_json()))
     assert again == config
+
+
+def test_alarms_of_plugins_are_gauges():
+    class Plain(Plugin[Settings]):
+        pass
+
+    metrics = Metrics()
+    alarm = build.alarms_of([(PipelineEntry(name="plain"), Plain, Settings())], metrics)
+    cell = metrics.cell("plugin_alarms", "plain")
+    assert cell.value == 0
+    alarm("plain", 2)
+    assert cell.value == 2

@@ -35,6 +35,7 @@ from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
+from relayproxy.secrets import Secret, SecretError, SecretRef
 
 __all__ = [
     "NULL_SENDER",
@@ -69,6 +70,9 @@ __all__ = [
     "ReplaceRecipient",
     "Reply",
     "Resolver",
+    "Secret",
+    "SecretError",
+    "SecretRef",
     "SessionTotals",
     "SetSender",
     "Settings",
@@ -227,9 +231,18 @@ class Clock(Protocol):
         ...
 
 
+def _unheard(plugin: str, count: int) -> None:
+    """Take the number of alarms where nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there."""
+    """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
+
+    `unencrypted` names the upstreams that mail goes to over a network and without TLS.
+    `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
+    relayproxy_plugin_alarms.
+    """
 
     hostname: str
     resolver: Resolver
@@ -237,3 +250,5 @@ class App:
     folder: Path
     local_domains: frozenset[str] = frozenset()
     environ: Mapping[str, str] | None = None
+    unencrypted: frozenset[str] = frozenset()
+    alarm: Callable[[str, int], None] = _unheard

@@ -13,13 +13,14 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relayproxy import __version__
 from relayproxy.api import Clock, Resolver
 from relayproxy.build import (
     Choice,
+    alarms_of,
     app_for,
     entries_of,
     listener_services,
@@ -155,7 +156,8 @@ class Worker:
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
-        app = app_for(config, resolver, self._clock, self._folder)
+        alarm = alarms_of(self._choices, metrics)
+        app = replace(app_for(config, resolver, self._clock, self._folder), alarm=alarm)
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):

@@ -4,7 +4,7 @@ The only place that knows both sides. Builds complete, new objects and changes n
 """
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from relayproxy.api import App, Clock, Direction, Plugin, Resolver
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Entry
 from relayproxy.core.pipeline import When as Condition
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
@@ -201,6 +202,21 @@ def listener_services(
     ]
 
 
+def alarms_of(choices: Sequence[Choice], metrics: Metrics) -> Callable[[str, int], None]:
+    """Return what sets the gauge of a plugin's alarms; all of them begin at nought."""
+    cells = {entry.name: metrics.cell("plugin_alarms", entry.name) for entry, _, _ in choices}
+    for cell in cells.values():
+        cell.set(0)
+    return lambda plugin, count: cells[plugin].set(count)
+
+
 def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> App:
     """Return what plugins get at startup."""
-    return App(config.hostname, resolver, clock, folder, frozenset(config.relay.domains))
+    unencrypted = frozenset(
+        name
+        for name, upstream in config.upstreams.items()
+        if upstream.tls == "off" and not all(target.address.is_loopback for target in upstream.targets)
+    )
+    return App(
+        config.hostname, resolver, clock, folder, frozenset(config.relay.domains), unencrypted=unencrypted
+    )

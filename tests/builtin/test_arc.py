@@ -215,7 +215,8 @@ async def test_without_a_result_nothing_is_sealed(folder):
 
 async def test_a_signature_of_ours_is_covered(folder):
     key = {"domain": "us.example", "selector": "d1", "key": "seal.pem"}
-    signer = started(DkimSign(DkimSignSettings(sign=[key])), folder)
+    signer = DkimSign(DkimSignSettings(sign=[key]))
+    await call(signer, "startup", app=App("mx.us.example", FakeResolver(), FakeClock(NOW), folder))
     raw = RAW.replace(b"joe@example.org", b"joe@us.example")
     mail = make_mail(raw, direction=Direction.INTERNAL)
     made = plugin(folder, seal=SEAL)

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from relayproxy.api import DnsStatus
-from relayproxy.builtin.dkim_sign import find_keys
-from relayproxy.cli.dkim import compare, dkim, zone_line
+from relayproxy.builtin._dkim_files import find_keys
+from relayproxy.cli.dkim import compared, dkim
+from relayproxy.mailauth.audit.report import Record
 from relayproxy.mailauth.dkim_keys import new_ed25519_key, new_rsa_key, read_key
 from relayproxy.testing import FakeResolver
 
@@ -182,7 +183,7 @@ def published(record):
     ],
 )
 async def test_what_is_published_is_compared(folder, zone, state, reason):
-    found = await compare(find_keys(folder / "mykeys")[:1], FakeResolver(zone))
+    found = await compared(find_keys(folder / "mykeys")[:1], FakeResolver(zone))
     assert [(one.name, one.state) for one in found] == [("a._domainkey.example.org", state)]
     assert reason in found[0].reason
 
@@ -190,7 +191,7 @@ async def test_what_is_published_is_compared(folder, zone, state, reason):
 async def test_a_key_that_can_not_be_read_is_not_asked_for(folder):
     (folder / "mykeys/example.org/a.key").write_bytes(b"")
     resolver = FakeResolver({("b._domainkey.example.org", "TXT"): ED25519.record()})
-    found = await compare(find_keys(folder / "mykeys"), resolver)
+    found = await compared(find_keys(folder / "mykeys"), resolver)
     assert [one.state for one in found] == ["unreadable", "ok"]
     assert resolver.asked == [("b._domainkey.example.org", "TXT")]
 
@@ -209,7 +210,7 @@ def name_server():
                 reply = dns.message.make_response(dns.message.from_wire(data))
                 name = reply.question[0].name
                 if name.labels[0] in (b"a", b"one"):
-                    text = strings(zone_line("x", RSA.record()))[1]
+                    text = strings(Record("x", RSA.record()).line())[1]
                     quoted = " ".join(f'"{text[at : at + 255]}"' for at in range(0, len(text), 255))
                     reply.answer.append(dns.rrset.from_text(name, 60, "IN", "TXT", quoted))
                 server.sendto(reply.to_wire(), address)
@@ -230,7 +231,7 @@ def test_check_asks_the_servers_of_the_configuration(folder, name_server):
         ["ok", "a._domainkey.example.org"],
         ["missing", "b._domainkey.example.org"],
     ]
-    assert zone_line("b._domainkey.example.org", ED25519.record()) in done.output
+    assert Record("b._domainkey.example.org", ED25519.record()).line() in done.output
     assert run("check", "Example.COM").output.split() == ["ok", "one._domainkey.example.com"]
     assert "no key of example.net" in run("check", "example.net", code=1).output
 

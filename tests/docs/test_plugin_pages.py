@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
+from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +28,11 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", DkimSignSettings),
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
+        ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
+        ("srs.md", SrsSettings),
+        ("arc.md", ArcSettings),
+        ("arc.md", Sealing),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

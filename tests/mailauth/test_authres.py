@@ -246,6 +246,18 @@ def test_what_others_say_stays(field):
     assert apply_to_message(msg, forged(msg, HOST)) is msg
 
 
+def test_an_id_that_takes_too_long_to_read_goes():
+    assert left(message(f"Authentication-Results: {'a' * 254}; none")) == []
+    assert len(left(message(f"Authentication-Results: {'a' * 253}; none"))) == 1
+    foreign = message(*(f"Authentication-Results: b\u00fccher{n}.example; none" for n in range(25)))
+    assert len(left(foreign)) == 20
+
+
+def test_what_is_longer_than_any_honest_field_can_not_be_read():
+    with pytest.raises(ValueError, match="too long"):
+        parse("mx.example; spf=pass" + " " * 16_384)
+
+
 def test_only_forged_ones_of_several_go():
     mine, other = "Authentication-Results: mx.example.com; a=b", "Authentication-Results: b.example; a=b"
     msg = message(mine, other, mine.upper(), "Authentication-Results\r\n : x", other, "Junk", mine)

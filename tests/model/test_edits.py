@@ -309,3 +309,30 @@ def test_no_envelope_edits_no_new_envelope():
 def test_envelope_edits_apply_in_order():
     edits = [ReplaceRecipient(ANA, EVE), DropRecipient(ANA), DropRecipient(EVE), AddRecipient(Recipient(ANA))]
     assert apply_to_envelope(ENVELOPE, edits).recipients == (Recipient(BOB), Recipient(ANA))
+
+
+def one_by_one(message, edits):
+    for edit in edits:
+        message = apply_to_message(message, [edit])
+    return message
+
+
+names = st.sampled_from(["A", "b", "Subject"])
+header_edits = st.one_of(
+    st.builds(AddHeader, names, st.just("new"), st.booleans()),
+    st.builds(DropHeader, names, st.one_of(st.none(), st.integers(0, 3))),
+    st.builds(ReplaceHeader, names, st.just("other"), st.integers(0, 3)),
+    st.just(ReplaceBody(b"body\r\n")),
+)
+lines = st.lists(
+    st.sampled_from([b"A: 1", b"b: 2", b"B : 3", b"Subject: x", b" fold", b"nothing", b"A: 4\r\n\tfold"]),
+    max_size=6,
+)
+
+
+@given(
+    lines, st.sampled_from([b"", b"\r\n", b"\r\n\r\n", b"\r\n\r\nbody"]), st.lists(header_edits, max_size=6)
+)
+def test_edits_in_one_go_are_the_edits_one_by_one(fields, end, edits):
+    message = Message.from_bytes(b"\r\n".join(fields) + end)
+    assert bytes(apply_to_message(message, edits)) == bytes(one_by_one(message, edits))

@@ -58,6 +58,18 @@ async def test_every_verb_in_any_case(sink: UpstreamSink):
             assert (await client.say(line)).code == code, line
 
 
+async def test_so_many_idle_commands_between_messages(sink: UpstreamSink):
+    async with serving(sink, limits=Limits(idle_commands=3)) as served, await served.client() as client:
+        for _ in range(2):
+            assert [(await client.say(verb)).code for verb in ("NOOP", "HELP", "RSET")] == [250, 214, 250]
+            await client.envelope()
+            assert (await client.data(b"Subject: x\r\n\r\nx\r\n")).code == 250
+        await client.send(b"NOOP\r\n" * 40_000)
+        assert [(await client.read()).code for _ in range(4)] == [250, 250, 250, 421]
+        with pytest.raises(HangUpError):
+            await client.read()
+
+
 @pytest.mark.parametrize(
     "line", [b"BOGUS", b"", b" EHLO x", b"EHLO\tx", b"M\xc3\x84IL FROM:<>", b"GET / HTTP/1.1"]
 )

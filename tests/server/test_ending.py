@@ -240,7 +240,7 @@ class TestFlowControl:
 
     @pytest.mark.usefixtures("small")
     async def test_a_client_that_does_not_read_is_not_read_either(self, sink: UpstreamSink):
-        async with serving(sink) as served:
+        async with serving(sink, limits=Limits(idle_commands=1_000_000)) as served:
             client = await self._deaf(served)
             (connection,) = served.connections
             count = 120_000
@@ -258,7 +258,7 @@ class TestFlowControl:
 
     @pytest.mark.usefixtures("small")
     async def test_and_let_go_after_a_while(self, sink: UpstreamSink):
-        async with serving(sink, limits=Limits(command_timeout=0.2)) as served:
+        async with serving(sink, limits=Limits(command_timeout=0.2, idle_commands=1_000_000)) as served:
             client = await self._deaf(served)
             (connection,) = served.connections
             client.transport.write(b"HELP\r\n" * 120_000)
@@ -269,7 +269,10 @@ class TestFlowControl:
             client.abort()
 
     async def test_a_flood_of_commands_is_answered_to_the_last(self, sink: UpstreamSink):
-        async with serving(sink) as served, await served.client() as client:
+        async with (
+            serving(sink, limits=Limits(idle_commands=1_000_000)) as served,
+            await served.client() as client,
+        ):
             client.transport.write(b"NOOP\r\n" * 60_000)
             for _ in range(60_000):
                 assert (await client.read()).code == 250

@@ -70,7 +70,11 @@ def make_certificates(folder: Path) -> Certificates:
     )
     made = Certificates(folder)
     made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    names = [
+        x509.DNSName("localhost"),
+        x509.DNSName("mta-sts.example.org"),
+        x509.IPAddress(ip_address("127.0.0.1")),
+    ]
     _issue(ca, ca_key, "localhost", names, ExtendedKeyUsageOID.SERVER_AUTH, made.server, made.server_key)
     names = [x509.DNSName("client.example.org")]
     _issue(

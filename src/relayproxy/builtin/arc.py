@@ -26,8 +26,8 @@ from relayproxy.api import (
     hook,
     to_a_label,
 )
+from relayproxy.builtin._dkim_files import KeyFile
 from relayproxy.builtin._lookup import fetch_from, peek_at
-from relayproxy.builtin.dkim_sign import KeyFile
 from relayproxy.mailauth.arc_chain import MOST_SETS, Chain, find_chain
 from relayproxy.mailauth.arc_seal import seal
 from relayproxy.mailauth.arc_verify import ArcResult, body_forms, questions, verify

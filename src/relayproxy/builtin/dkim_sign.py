@@ -7,8 +7,7 @@ the domain among others stops the message. Must not know how a signature is made
 import asyncio
 import re
 from collections.abc import Awaitable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
@@ -32,14 +31,14 @@ from relayproxy.api import (
     reject,
     to_a_label,
 )
+from relayproxy.builtin._dkim_files import KeyFile, find_keys
+from relayproxy.builtin._dkim_ring import Held, KeyRing
 from relayproxy.mailauth.canonical import body_digest
-from relayproxy.mailauth.dkim_keys import KeyFault, SigningKey, read_key
+from relayproxy.mailauth.dkim_keys import KeyFault
 from relayproxy.mailauth.dkim_sign import HEADERS, IF_PRESENT, check_names, sign
 from relayproxy.mailauth.from_header import Author, read_author
 
-_SUFFIXES = (".key", ".pem")
 _ON_THE_LOOP = 65_536  # octets of a body that are hashed at once; more would keep other sessions waiting
-_SHORT_RSA = 2048
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})\s*([smhdw])\Z")
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
@@ -136,57 +135,6 @@ class DkimSignSettings(Settings):
         return self
 
 
-@dataclass(slots=True)
-class KeyFile:
-    """A key and its file, as it was when last read."""
-
-    domain: str
-    selector: str
-    path: Path
-    senders: tuple[str, ...] = ()
-    stamp: tuple[int, int, int] = (0, 0, 0)
-    key: SigningKey | None = None
-
-    def current(self) -> SigningKey:
-        """Return the key, read again if its file has changed. Raises KeyFault."""
-        try:
-            facts = self.path.stat()
-            stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-            if self.key is None or stamp != self.stamp:
-                self.key = None
-                self.key, self.stamp = read_key(self.path.read_bytes()), stamp
-        except OSError as error:
-            raise KeyFault(f"{self.path}: {error.strerror}") from error
-        except KeyFault as fault:
-            raise KeyFault(f"{self.path}: {fault}") from fault
-        return self.key
-
-
-def find_keys(folder: Path) -> list[KeyFile]:
-    """Return the keys of a folder by the names of their files, without reading them. Raises KeyFault."""
-    if not folder.is_dir():
-        raise KeyFault(f"there is no folder {folder}")
-    files = [
-        _named(path, path.relative_to(folder).with_suffix("").parts)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in _SUFFIXES and path.is_file()
-    ]
-    if not files:
-        raise KeyFault(f"there is no key in {folder}: wanted is DOMAIN/SELECTOR.key")
-    return files
-
-
-def _named(path: Path, parts: tuple[str, ...]) -> KeyFile:
-    domain, _, selector = parts[0].rpartition(".") if len(parts) == 1 else (parts[0], "", parts[1])
-    try:
-        if len(parts) > 2:
-            raise ValueError("the folder is too deep")  # noqa: TRY301  (one way to refuse a name)
-        check_names(_domain(domain), selector)
-    except ValueError as error:
-        raise KeyFault(f"{path} is not DOMAIN/SELECTOR.key or DOMAIN.SELECTOR.key: {error}") from error
-    return KeyFile(_domain(domain), selector, path)
-
-
 def _key_file(one: NamedKey, folder: Path) -> KeyFile:
     try:
         check_names(one.domain, one.selector)
@@ -235,44 +183,50 @@ class DkimSign(Plugin[DkimSignSettings]):
                 yield Mistake(str(fault), ("keys",))
 
     @hook
-    def startup(self, app: App) -> None:
-        """Find the keys and read each once: a bad one is an error now, not with the first mail. Raises KeyFault."""
+    async def startup(self, app: App) -> None:
+        """Find the keys and read each once; from now on their files are watched. Raises KeyFault."""
         self._clock = app.clock
-        self._keys: dict[str, list[KeyFile]] = {}
-        self._authors: set[str] = set()
-        for file in key_files(self.options, app.folder):
-            key = file.current()
-            if key.algorithm == "rsa-sha256" and key.bits < _SHORT_RSA:
-                self.log.warning("%s: RSA with %d bits is short, 2048 are usual", file.path, key.bits)
-            if file.path.stat().st_mode & 0o007:
-                self.log.warning("%s: everybody on this machine may use this key file", file.path)
-            for sender in file.senders or (file.domain,):
-                self._keys.setdefault(sender, []).append(file)
-                self._authors.add(sender.rpartition("@")[2])
+        fields = ("From", *self.options.headers, *self.options.headers_if_present)
+        self._covers = " ".join(dict.fromkeys(map(str.lower, fields)))
+        self.ring = KeyRing(
+            lambda: list(key_files(self.options, app.folder)),
+            log=self.log,
+            alarm=partial(app.alarm, self.name),
+            clock=app.clock,
+        )
+        self.ring.load()
+        self._watch = asyncio.create_task(self.ring.watch())
 
-    def _keys_for(self, domain: str, local: str = "") -> list[KeyFile]:
+    @hook
+    def shutdown(self) -> None:
+        """Watch no longer."""
+        self._watch.cancel()
+
+    def _keys_for(self, domain: str, local: str = "") -> list[Held]:
         """Return the keys that sign for an author; those that are closest to it."""
-        found = self._keys.get(f"{local.lower()}@{domain}") or self._keys.get(domain)
+        signers = self.ring.signers
+        found = signers(f"{local.lower()}@{domain}") or signers(domain)
         for above in _above(domain):
             if found:
                 break
-            found = self._keys.get(f".{above}") or (
-                self._keys.get(above) if self.options.parent_domains else None
-            )
-        return found or []
+            found = signers(f".{above}") or (signers(above) if self.options.parent_domains else [])
+        return found
 
-    def _signers(self, message: Message) -> tuple[str, list[KeyFile]]:
+    def _signers(self, message: Message) -> tuple[str, list[Held]]:
         """Return the author's domain and its keys. Raises AmbiguousAuthor."""
         author, named = _author(message)
         if not author.anomalies:
             return author.domain, self._keys_for(author.domain, author.local)
-        if named is None or any(domain in self._authors or self._keys_for(domain) for domain in named):
+        if named is None or any(domain in self.ring.authors or self._keys_for(domain) for domain in named):
             raise AmbiguousAuthor(author.reason)
         return "", []
 
     @hook
     def message(self, mail: Mail) -> Opinion:
-        """Refuse what can't be signed in good faith: no single author, or a domain that isn't the client's to use."""
+        """Refuse what can't be signed in good faith: no single author, or a domain that isn't the client's to use.
+
+        Otherwise note "dkim_sign" with what is going to be signed: `domains`, and the fields that it `covers`.
+        """
         try:
             domain, keys = self._signers(mail.message)
         except AmbiguousAuthor as fault:
@@ -281,8 +235,10 @@ class DkimSign(Plugin[DkimSignSettings]):
             if not self.options.require:
                 return None
             return reject(f"There is no key to sign mail of {printable(domain or 'this author', 253)}")
-        if not all(self._may(mail, one) for one in {domain, *(file.domain for file in keys)}):
+        if not all(self._may(mail, one) for one in {domain, *(one.file.domain for one in keys)}):
             return reject(f"This client may not send mail of {printable(domain, 253)}")
+        domains = " ".join(dict.fromkeys(one.file.domain for one in keys))
+        mail.note("dkim_sign", "pass", domains=domains, covers=self._covers)
         return None
 
     def _may(self, mail: Mail, domain: str) -> bool:
@@ -306,25 +262,25 @@ class DkimSign(Plugin[DkimSignSettings]):
             return self._sign_large(mail.message, keys)
         return self._signatures(mail.message, keys, body_digest(mail.message))
 
-    async def _sign_large(self, message: Message, keys: Iterable[KeyFile]) -> Edits:
+    async def _sign_large(self, message: Message, keys: Iterable[Held]) -> Edits:
         return self._signatures(message, keys, await asyncio.to_thread(body_digest, message))
 
-    def _signatures(self, message: Message, keys: Iterable[KeyFile], body: bytes) -> list[AddHeader]:
+    def _signatures(self, message: Message, keys: Iterable[Held], body: bytes) -> list[AddHeader]:
         now = int(self._clock.time())
         expire = self.options.expire
         values = [
             sign(
                 message,
-                file.current(),
-                domain=file.domain,
-                selector=file.selector,
+                held.current(),
+                domain=held.file.domain,
+                selector=held.file.selector,
                 now=now,
                 expire=None if expire is None else now + expire,
                 headers=self.options.headers,
                 if_present=self.options.headers_if_present,
                 body=body,
             )
-            for file in keys
+            for held in keys
         ]
         return [AddHeader("DKIM-Signature", value) for value in values]
 

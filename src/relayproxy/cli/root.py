@@ -12,6 +12,7 @@ _COMMANDS = {
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
+    "dns": ("relayproxy.cli.dns", "dns"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

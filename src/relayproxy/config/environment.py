@@ -10,7 +10,7 @@ from typing import Any
 
 from relayproxy.config import yaml
 from relayproxy.config.masking import is_secret_name
-from relayproxy.config.secrets import EnvText
+from relayproxy.secrets import EnvText
 
 PREFIX = "RELAYPROXY__"
 _FILE = "_file"

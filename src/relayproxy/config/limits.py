@@ -29,6 +29,8 @@ class Limits(Model):
     """How long a TLS handshake may take."""
     bogus_commands: int = Field(default=10, ge=1)
     """Unknown or misplaced commands before the connection is closed: 421."""
+    idle_commands: int = Field(default=100, ge=1)
+    """NOOP, RSET, VRFY, EXPN and HELP between two messages before the connection is closed: 421."""
     auth_failures: int = Field(default=3, ge=1)
     """Failed logins before the connection is closed: 421."""
     headers: int = Field(default=1000, ge=10)

@@ -16,9 +16,9 @@ from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, Stat
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Relay, Route
-from relayproxy.config.secrets import Secret, SecretError
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
 from relayproxy.config.values import Endpoint, FilePath, HostName, Name
+from relayproxy.secrets import Secret, SecretError
 
 __all__ = [
     "Auth",

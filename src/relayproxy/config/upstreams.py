@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relayproxy.config.base import Model
 from relayproxy.config.quantities import Duration
-from relayproxy.config.secrets import SecretRef
 from relayproxy.config.values import FilePath, HopAddress, IpAddress
+from relayproxy.secrets import SecretRef
 
 
 class Timeouts(Model):

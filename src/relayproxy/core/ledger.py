@@ -47,11 +47,12 @@ def fingerprint(message: Message) -> tuple[int, int]:
     less than half of SHA-256. Of a large body 64 blocks of a KiB are looked at, spread over all of it: with the
     same header, Message-ID and size, another message would have to differ only between them.
     """
-    body = message.body
-    if len(body) <= _WHOLE:
-        return hash(message.head), hash(body)
-    step = (len(body) - _BLOCK) // (_BLOCKS - 1)
-    return hash(message.head), hash(b"".join([body[n * step : n * step + _BLOCK] for n in range(_BLOCKS)]))
+    size = message.size - len(message.head)
+    if size <= _WHOLE:
+        return hash(message.head), hash(message.body)
+    step = (size - _BLOCK) // (_BLOCKS - 1)
+    blocks = [message.body_part(n * step, n * step + _BLOCK) for n in range(_BLOCKS)]
+    return hash(message.head), hash(b"".join(blocks))
 
 
 class SharedLedger:
@@ -95,7 +96,8 @@ class SharedLedger:
 
         A message without Message-ID is not entered: that two such are alike says nothing.
         """
-        if b"\nmessage-id" not in b"\n" + message.head.lower():
+        lowered = message.head.lower()
+        if b"\nmessage-id" not in lowered and not lowered.startswith(b"message-id"):
             return None
         entry = self._next
         self._next = (entry + 1) % ENTRIES

@@ -45,6 +45,7 @@ FAMILIES: Final = {
         Family("bytes_total", "counter", "Octets of accepted messages", ("listener",)),
         Family("verdicts_total", "counter", "Verdicts of plugins", ("hook", "plugin", "verdict", "mode")),
         Family("hook_duration_seconds", "histogram", "Time that a plugin's hook took", ("hook", "plugin")),
+        Family("plugin_alarms", "gauge", "Things of a plugin that need an admin now", ("plugin",)),
         Family("plugin_errors_total", "counter", "Faults of plugins", ("plugin", "kind")),
         Family("deliveries_total", "counter", "Transactions with an upstream", ("upstream", "result")),
         Family(
@@ -183,6 +184,7 @@ _LARGEST: Final[Iterable[str]] = frozenset(
         "config_last_reload_success_timestamp_seconds",
         "config_last_reload_successful",
         "event_loop_lag_seconds",
+        "plugin_alarms",
         "tls_certificate_expiry_timestamp_seconds",
     }
 )

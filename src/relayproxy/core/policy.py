@@ -26,6 +26,7 @@ class Limits:
     command_timeout: float = 300.0
     data_timeout: float = 300.0
     bogus_commands: int = 10
+    idle_commands: int = 100
     headers: int = 1000
     header_bytes: int = 262_144
     received_hops: int = 50

@@ -85,13 +85,9 @@ class Session:
 
     async def hello(self, verb: str, name: str) -> Reply:
         """EHLO, HELO or LHLO: ends a transaction, and says what is offered."""
-        lmtp = self._policy.protocol == "lmtp"
-        if lmtp != (verb == "LHLO"):
-            return Reply(500, "5.5.1", f"This is {'LMTP: say LHLO' if lmtp else 'SMTP: say EHLO'}")
-        if not name or len(name) > 255 or not name.isprintable() or " " in name:
-            return Reply(501, "5.5.4", f"Syntax: {verb} hostname")
-        proto = "LMTP" if lmtp else "ESMTP" if verb == "EHLO" else "SMTP"
-        client = self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
+        client = self._named(verb, name)
+        if isinstance(client, Reply):
+            return client
         if self._services.pipeline.calls("helo"):
             scope = Scope(parent=self._connect_scope)
             verdict, notes = await self._services.pipeline.decide_client("helo", client, scope, name=name)
@@ -102,6 +98,27 @@ class Session:
             self._forget_hello()
             self._scope = scope
             self._findings += notes
+        return self._welcomed(verb, client)
+
+    def hello_at_once(self, verb: str, name: str) -> Reply | None:
+        """As `hello`, where no hook is asked; None (and nothing done) where one is."""
+        if self._services.pipeline.calls("helo"):
+            return None
+        client = self._named(verb, name)
+        return client if isinstance(client, Reply) else self._welcomed(verb, client)
+
+    def _named(self, verb: str, name: str) -> Client | Reply:
+        """The client under the name that it gives itself, or the refusal."""
+        lmtp = self._policy.protocol == "lmtp"
+        if lmtp != (verb == "LHLO"):
+            return Reply(500, "5.5.1", f"This is {'LMTP: say LHLO' if lmtp else 'SMTP: say EHLO'}")
+        if not name or len(name) > 255 or not name.isprintable() or " " in name:
+            return Reply(501, "5.5.4", f"Syntax: {verb} hostname")
+        proto = "LMTP" if lmtp else "ESMTP" if verb == "EHLO" else "SMTP"
+        return self.client.greeted(self.client.helo if self.client.forwarded else name, proto)
+
+    def _welcomed(self, verb: str, client: Client) -> Reply:
+        """Begin anew with a client that has given its name, and say what is offered."""
         self.reset()
         self.client = client
         self._said_hello = True
@@ -288,6 +305,39 @@ class Session:
 
     async def mail(self, arg: str) -> Reply:
         """MAIL: begin a transaction."""
+        draft = self._drafted(arg)
+        if isinstance(draft, Reply):
+            return draft
+        mail, scope = draft.mail, draft.scope
+        pipeline = self._services.pipeline
+        refusal = None
+        if pipeline.entries:
+            self._services.begin_queries()
+        if pipeline.asks_mail:
+            refusal = self._refused(await pipeline.decide("mail", mail, scope))
+        if refusal is None and pipeline.rewrites_envelope:
+            edits, verdict = await pipeline.rewritten(mail, None, scope)
+            refusal = self._refused(verdict)
+            mail.envelope = apply_to_envelope(mail.envelope, edits)
+        if refusal is not None:
+            scope.cancel()
+            self._log_refusal(mail, None, refusal)
+            return refusal
+        self._draft = draft
+        return _OK_MAIL
+
+    def mail_at_once(self, arg: str) -> Reply | None:
+        """As `mail`, where no hook is asked; None (and nothing done) where one may be."""
+        if self._services.pipeline.entries:
+            return None
+        draft = self._drafted(arg)
+        if isinstance(draft, Reply):
+            return draft
+        self._draft = draft
+        return _OK_MAIL
+
+    def _drafted(self, arg: str) -> Draft | Reply:
+        """Our own opinion of one MAIL: the transaction to be, or the refusal."""
         refusal = self._may_mail()
         if refusal is not None:
             return refusal
@@ -312,22 +362,7 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        scope = Scope(limits.message_budget, self._scope)
-        pipeline = self._services.pipeline
-        if pipeline.entries:
-            self._services.begin_queries()
-        if pipeline.asks_mail:
-            refusal = self._refused(await pipeline.decide("mail", mail, scope))
-        if refusal is None and pipeline.rewrites_envelope:
-            edits, verdict = await pipeline.rewritten(mail, None, scope)
-            refusal = self._refused(verdict)
-            mail.envelope = apply_to_envelope(mail.envelope, edits)
-        if refusal is not None:
-            scope.cancel()
-            self._log_refusal(mail, None, refusal)
-            return refusal
-        self._draft = Draft(mail, scope, declared=envelope.size)
-        return _OK_MAIL
+        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size)
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
@@ -360,7 +395,11 @@ class Session:
             return [Reply(503, "5.5.1", "Need MAIL first")] * len(args)
         if len(args) == 1:
             # The usual case, without the bookkeeping of a batch.
-            answer = await self._consider(draft, args[0], 0)
+            answer = (
+                await self._consider(draft, args[0], 0)
+                if self._services.pipeline.entries
+                else self._considered(draft, args[0], 0)
+            )
             if not isinstance(answer, Reply):
                 answer = (await self._ask(draft, [answer]))[0]
             if not answer.ok:
@@ -389,24 +428,12 @@ class Session:
     async def _consider(
         self, draft: Draft, arg: str, waiting: int
     ) -> Reply | tuple[Recipient, list[Recipient]]:
-        """Our own opinion of one RCPT: a refusal, or (as given, as it goes on)."""
-        try:
-            recipient = parse_rcpt(arg, self._offered, smtputf8=draft.mail.envelope.smtputf8)
-        except CommandError as error:
-            return error.reply
-        if len(draft.given) + waiting >= self._policy.limits.recipients:
-            return Reply(452, "4.5.3", "Too many recipients")
-        services = self._services
-        if (
-            not self.client.trusted
-            and recipient.address.domain
-            and not services.relay.serves(recipient.address)
-        ):
-            reply = Reply(550, "5.7.1", "Relaying denied")
-            self._log_refusal(draft.mail, recipient, reply)
-            return reply
+        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on)."""
+        recipient = self._permitted(draft, arg, waiting)
+        if isinstance(recipient, Reply):
+            return recipient
         targets = [recipient]
-        pipeline = services.pipeline
+        pipeline = self._services.pipeline
         if pipeline.asks_rcpt:
             verdict = await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient)
             refusal = self._refused(verdict)
@@ -427,7 +454,37 @@ class Session:
                 targets = list(apply_to_envelope(one, edits).recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
-        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, targets[0].address)
+        return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
+
+    def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
+        """As `_consider`, where there are no hooks."""
+        recipient = self._permitted(draft, arg, waiting)
+        if isinstance(recipient, Reply):
+            return recipient
+        return self._misrouted(draft, recipient, waiting) or (recipient, [recipient])
+
+    def _permitted(self, draft: Draft, arg: str, waiting: int) -> Reply | Recipient:
+        """Whether this client may send there at all: the recipient as given, or the refusal."""
+        try:
+            recipient = parse_rcpt(arg, self._offered, smtputf8=draft.mail.envelope.smtputf8)
+        except CommandError as error:
+            return error.reply
+        if len(draft.given) + waiting >= self._policy.limits.recipients:
+            return Reply(452, "4.5.3", "Too many recipients")
+        if (
+            not self.client.trusted
+            and recipient.address.domain
+            and not self._services.relay.serves(recipient.address)
+        ):
+            reply = Reply(550, "5.7.1", "Relaying denied")
+            self._log_refusal(draft.mail, recipient, reply)
+            return reply
+        return recipient
+
+    def _misrouted(self, draft: Draft, target: Recipient, waiting: int) -> Reply | None:
+        """Give the transaction its route, or return why this recipient can't go along."""
+        services = self._services
+        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, target.address)
         if route is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         if draft.route is None:
@@ -438,7 +495,7 @@ class Session:
         if hop.per_recipient and self._policy.protocol != "lmtp" and (draft.given or waiting):
             # The next hop answers for each recipient; one reply to our client can't say two things.
             return Reply(452, "4.5.3", "One recipient at a time here: send it in another transaction")
-        return recipient, targets
+        return None
 
     async def _ask(self, draft: Draft, asked: list[tuple[Recipient, list[Recipient]]]) -> list[Reply]:
         """Let the next hop speak for itself about each recipient; a reply for each that was given."""

@@ -4,7 +4,7 @@ Every reply is kept for itself. Trouble with the connection becomes a 4yz reply;
 transaction a stale kept connection is replaced once; after the final dot nothing is ever sent again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from relayproxy.delivery.connect import ConnectError, Connection
@@ -49,19 +49,30 @@ class SmtpTransaction:
         """Offer recipients; MAIL goes first with the first of them."""
         if self._dead is not None:
             return [self._dead] * len(recipients)
-        if self._connection is None:
-            answer = await self._begin(recipients)
+        connection = self._connection
+        if connection is None:
+            connection = self._upstream.kept(self._client)
+            if connection is None or self._envelope.smtputf8 or self._envelope.requiretls:
+                answer = await self._begin(connection, recipients)
+            else:
+                # The usual case, with as few steps as can be: a kept connection, and nothing special asked of it.
+                self._connection = connection
+                try:
+                    answer = self._opened(connection, await self._opening(connection, recipients), recipients)
+                except WireError as error:
+                    answer = self._failed(error, recipients, fresh=False) or await self._begin(
+                        None, recipients
+                    )
         else:
             answer = await self._more(recipients)
         for reply in answer:
-            if reply.ok:
+            if reply.code // 100 == 2:
                 self._accepted += 1
         return answer
 
-    async def _begin(self, recipients: Sequence[Recipient]) -> list[Reply]:
+    async def _begin(self, connection: Connection | None, recipients: Sequence[Recipient]) -> list[Reply]:
         """Find a connection and open the transaction on it; a stale kept one is replaced once."""
         upstream = self._upstream
-        connection = upstream.kept(self._client)
         while True:
             fresh = connection is None
             if connection is None:
@@ -72,25 +83,32 @@ class SmtpTransaction:
                         f"Upstream {upstream.name} can't be reached now", str(error), len(recipients)
                     )
             self._connection = connection
-            envelope = self._envelope
-            if envelope.smtputf8 or envelope.requiretls:
-                missing = self._missing(connection)
-                if missing is not None:
-                    self._give_back()
-                    self._dead = missing
-                    return [missing] * len(recipients)
+            missing = self._missing(connection)
+            if missing is not None:
+                self._give_back()
+                self._dead = missing
+                return [missing] * len(recipients)
             try:
-                return await self._open(connection, recipients)
+                return self._opened(connection, await self._opening(connection, recipients), recipients)
             except WireError as error:
-                self._lose()
-                answers = error.replies[self._setup - 1 :]
-                if fresh or any(reply.code != 421 for reply in answers):
-                    if answers and answers[0].code >= 400:
-                        upstream.trouble(self._client, str(error))
-                        self._dead = answers[0]
-                        return [answers[0]] * len(recipients)
-                    return self._cut_short(answers[1:], str(error), len(recipients))
+                answer = self._failed(error, recipients, fresh=fresh)
+                if answer is not None:
+                    return answer
                 connection = None
+
+    def _failed(
+        self, error: WireError, recipients: Sequence[Recipient], *, fresh: bool
+    ) -> list[Reply] | None:
+        """The connection went before the recipients were answered; None if another one is to be tried."""
+        self._lose()
+        answers = error.replies[self._setup - 1 :]
+        if not fresh and all(reply.code == 421 for reply in answers):
+            return None
+        if answers and answers[0].code >= 400:
+            self._upstream.trouble(self._client, str(error))
+            self._dead = answers[0]
+            return [answers[0]] * len(recipients)
+        return self._cut_short(answers[1:], str(error), len(recipients))
 
     def _missing(self, connection: Connection) -> Reply | None:
         """What the message needs and this next hop can't take; the client will see it at its next EHLO."""
@@ -101,7 +119,7 @@ class SmtpTransaction:
             return Reply(451, "4.7.10", "The next hop does not take REQUIRETLS now")
         return None
 
-    async def _open(self, connection: Connection, recipients: Sequence[Recipient]) -> list[Reply]:
+    def _opening(self, connection: Connection, recipients: Sequence[Recipient]) -> Awaitable[list[Reply]]:
         """Send RSET (on a used connection), XFORWARD (where wanted), MAIL and RCPTs; raises WireError."""
         extensions = connection.capabilities.extensions
         commands = [] if connection.fresh else ["RSET"]
@@ -110,22 +128,26 @@ class SmtpTransaction:
         commands.append(mail_command(self._envelope, self._size, extensions))
         setup = self._setup = len(commands)
         commands += [rcpt_command(recipient, extensions) for recipient in recipients]
-        if "PIPELINING" in extensions:
-            commands.append("")
-            replies = await connection.wire.ask(
-                "\r\n".join(commands).encode(), len(commands) - 1, self._upstream.settings.timeouts.command
-            )
-        else:
-            replies = await self._one_by_one(connection, commands, stop_at=setup)
+        if "PIPELINING" not in extensions:
+            return self._one_by_one(connection, commands, stop_at=setup)
+        commands.append("")
+        return connection.wire.ask(
+            "\r\n".join(commands).encode(), len(commands) - 1, self._upstream.settings.timeouts.command
+        )
+
+    def _opened(
+        self, connection: Connection, replies: list[Reply], recipients: Sequence[Recipient]
+    ) -> list[Reply]:
+        """Return what was said of the recipients; raises WireError where the connection can't be trusted."""
+        setup = self._setup
         mail = replies[setup - 1]
-        if setup > 1:
-            for reply in replies[: setup - 1]:
-                if not reply.ok:
-                    raise WireError(f"a command before MAIL was answered {reply}")
+        for reply in replies[: setup - 1]:
+            if reply.code // 100 != 2:
+                raise WireError(f"a command before MAIL was answered {reply}")
         if mail.code == 421 and not connection.fresh:
             # The next hop was about to hang up, whatever was asked: a matter of this connection, not of this mail.
             raise WireError(f"MAIL was answered {mail}", tuple(replies[:setup]))
-        if not mail.ok:
+        if mail.code // 100 != 2:
             _refusal(mail, "MAIL")
             self._dead = mail
             self._give_back()

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from relayproxy.model.address import to_a_label
 from relayproxy.model.edits import DropHeader
@@ -19,7 +20,9 @@ METHODS = frozenset({"arc", "auth", "dkim", "dmarc", "dnswl", "iprev", "rrvs", "
 """The methods that are published, of those registered (RFC 8601 section 6.2 and its successors)."""
 
 _UNPUBLISHED = frozenset({"hit", "miss"})  # our own words for lists and scanners
-_LONGEST = 65_536  # octets of a field that are still looked at
+_LONGEST = 16_384  # characters of a field that are still looked at; honest ones have a thousand
+_LONGEST_ID = 253
+_FOREIGN_IDS = 20  # of a message, that are turned into A-labels, which takes a millisecond for a long one
 _WIDTH = 76
 _VALUE_ROOM = 256
 _RESULTS = 50
@@ -30,7 +33,7 @@ _ADDRESS = re.compile(
 )
 _PROPERTY = re.compile(r"(?:smtp|header|body|policy|dns)\.[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?(?:/[0-9]+)?\Z")
-_LEXEME = re.compile(r'[ \t\r\n]+|"((?:[^"\\]|\\.)*)"|[;=]|[^\s;="()]+', re.DOTALL)
+_LEXEME = re.compile(r'[ \t\r\n]*(?:"((?:[^"\\]|\\.)*)"|([;=]|[^\s;="()]+)|\(|\Z)', re.DOTALL)
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _INSTANCE = re.compile(r"[ \t]*i[ \t]*=[ \t]*([0-9]{1,3})[ \t]*;")
@@ -125,27 +128,40 @@ def forged(message: Message, authserv_id: str, *, also: Collection[str] = ()) ->
     head = message.head.lower()
     if not any(name in head for name in _OURS_TO_WRITE):
         return ()
-    ours = {name for one in (authserv_id, *also) for name in _claimable(_same(one))}
+    claims = _Claims({name for one in (authserv_id, *also) for name in _claimable(_same(one))})
     seen: dict[str, int] = {}
     edits = []
     for field in message.fields:
         name = field.name.lower()
         index = seen.get(name, 0)
         seen[name] = index + 1
-        if _is_forged(name, field, ours):
+        if _is_forged(name, field, claims):
             edits.append(DropHeader(field.name, index))
     return tuple(reversed(edits))  # from the bottom, so that no edit moves the index of another
 
 
-def _is_forged(name: str, field: HeaderField, ours: set[str]) -> bool:
+class _Claims:
+    """Tells whether a name is one of ours in any spelling; one that takes too long to be told counts as such."""
+
+    def __init__(self, ours: set[str]) -> None:
+        self._ours = ours
+        self._foreign = 0
+
+    def ours(self, name: str) -> bool:
+        if not name.isascii():
+            self._foreign += 1
+        return len(name) > _LONGEST_ID or self._foreign > _FOREIGN_IDS or _same(name) in self._ours
+
+
+def _is_forged(name: str, field: HeaderField, claims: _Claims) -> bool:
     if name in _RESULTS_FIELDS:
         try:
-            return _same(_read_id(field.value)) in ours
+            return claims.ours(_read_id(field.value))
         except ValueError:
             return True
     if name == "received-spf":
         found = _RECEIVER.search(field.value[:_LONGEST])
-        return bool(found) and _same(found[1] if found else "") in ours
+        return bool(found) and claims.ours(found[1] if found else "")
     if name in _INDICATORS:
         return True
     if not name:  # a line that is no field to us may be one to somebody else
@@ -188,8 +204,7 @@ def parse_arc(value: str) -> tuple[int, AuthenticationResults]:
     return int(instance[1]), parse(value[instance.end() :])
 
 
-@dataclass(frozen=True, slots=True)
-class _Lexeme:
+class _Lexeme(NamedTuple):
     text: str
     quoted: bool
     start: int
@@ -205,17 +220,16 @@ def _lexemes(value: str) -> Iterable[_Lexeme]:
         raise ValueError("the field is too long")
     position = 0
     while position < len(value):
-        if value[position] == "(":
-            position = _after_comment(value, position)
-            continue
         found = _LEXEME.match(value, position)
         if not found:
             raise ValueError("a quote or a parenthesis is out of place")
-        if found[1] is not None:
-            yield _Lexeme(_QUOTED_PAIR.sub(r"\1", found[1]), True, position, found.end())
-        elif not found[0].isspace():
-            yield _Lexeme(found[0], False, position, found.end())
         position = found.end()
+        if found[2] is not None:
+            yield _Lexeme(found[2], False, found.start(2), position)
+        elif found[1] is not None:
+            yield _Lexeme(_QUOTED_PAIR.sub(r"\1", found[1]), True, found.start(1) - 1, position)
+        elif position and value[position - 1] == "(":
+            position = _after_comment(value, position - 1)
 
 
 def _after_comment(value: str, position: int) -> int:
@@ -244,7 +258,7 @@ def _read_id(value: str) -> str:
     """Return the authserv-id, whatever follows the first semicolon. Raises ValueError if it can't be read."""
     group: list[_Lexeme] = []
     for lexeme in _lexemes(value):
-        if lexeme.is_(";"):
+        if lexeme.is_(";") or len(group) > 2:
             break
         group.append(lexeme)
     return _id_of(group)

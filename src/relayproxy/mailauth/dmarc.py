@@ -149,6 +149,14 @@ async def _align(
     return aligned, trouble
 
 
+async def organizations(domains: Iterable[str], fetch: Fetch) -> dict[str, str]:
+    """Return the organizational domain of each domain by tree walks (section 4.10.2), "" where DNS gave no answer."""
+    tree = _Tree(fetch)
+    names = {domain: _canonical(domain) for domain in domains}
+    await tree.load(names.values())
+    return {domain: tree.known(name) for domain, name in names.items()}
+
+
 class _Tree:
     """The records on the way from a domain to the root of DNS (section 4.10), each asked for once."""
 

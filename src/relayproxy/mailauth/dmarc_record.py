@@ -10,7 +10,9 @@ from functools import lru_cache
 POLICIES = ("none", "quarantine", "reject")
 """The policies from mildest to strictest."""
 
+_LONGEST = 16_384  # octets; real records have a hundred
 _REMEMBERED = 2048  # octets of the records that are remembered; those of all real policies are
+
 _TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
 _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9+.-]*:[^\s,!]+)(?:![0-9]+[kmgt]?)?[ \t]*\Z", re.IGNORECASE)
@@ -57,7 +59,7 @@ def parse_record(text: bytes) -> DmarcRecord | None:
 
 
 def _parse(text: bytes) -> DmarcRecord | None:
-    if not _VERSION.match(text):
+    if len(text) > _LONGEST or not _VERSION.match(text):
         return None
     tags: dict[str, str] = {}
     for part in text.decode("ascii", "replace").split(";")[1:]:

@@ -14,6 +14,8 @@ _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/
 _RECEIVED = re.compile(r"[ \t]*(fail|softfail)\b", re.IGNORECASE)
 _FROM = re.compile(r'envelope-from\s*=\s*"?(?:[^"\s;]*@)?([^"\s;@]+)', re.IGNORECASE)
 _ROOM = 8192
+_SAYING = frozenset({"arc-authentication-results", "authentication-results", "received-spf"})
+_READ = 32_768  # octets of all such fields together, from the top, where the last hops write
 
 
 def received_spf(result: str, comment: str, **pairs: str) -> str:
@@ -42,14 +44,18 @@ def upgraded(message: Message, domain: str) -> str:
     A forwarder whose address is in the victim's own record turns a forger's fail into a pass, by resending with
     the sender unchanged. Read are ARC-Authentication-Results, Authentication-Results and Received-SPF.
     """
+    left = _READ
     for field in message.fields:
         name = field.name.lower()
-        if name in ("arc-authentication-results", "authentication-results"):
-            said = _results_say(field, arc=name.startswith("arc"), domain=domain)
-        elif name == "received-spf":
+        if name not in _SAYING:
+            continue
+        left -= len(field.raw)
+        if left < 0:
+            break
+        if name == "received-spf":
             said = _received_says(field, domain)
         else:
-            continue
+            said = _results_say(field, arc=name.startswith("arc"), domain=domain)
         if said:
             return said
     return ""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import idna
 
+_LONGEST = 512  # characters of a domain that are looked at; names have 253 octets at most
+
 
 def to_a_label(domain: str) -> str:
-    """Return `domain` lower-cased and in A-label form (RFC 5890); the input lower-cased if it has none."""
-    if domain.isascii():
+    """Return `domain` lower-cased and in A-label form (RFC 5890); the input lower-cased if it has none, or is too long."""
+    if domain.isascii() or len(domain) > _LONGEST:
         return domain.lower()
     try:
         return idna.encode(domain, uts46=True, transitional=False).decode("ascii").lower()

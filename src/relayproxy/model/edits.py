@@ -175,44 +175,64 @@ Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
 def apply_to_message(message: Message, edits: Iterable[Edit]) -> Message:
     """Return the message with its edits applied in order; without any, the same object."""
     head: bytes = message.head
-    body = message.body
-    dotless, reader = message.dotless, message.reader
     changed = False
+    fields: _Fields | None = None
     for edit in edits:
         match edit:
             case AddHeader(bottom=False):
-                head = edit.line + head
+                # What stands on top now may turn out to be its fold, so the fields are read again after it.
+                head = edit.line + (fields.head() if fields else head)
+                fields = None
             case AddHeader() | DropHeader() | ReplaceHeader():
-                head = _edit_fields(Message(head), edit)
+                fields = fields or _Fields(head)
+                fields.edit(edit)
             case ReplaceBody(new):
-                body, dotless, reader = new, False, None
+                head, fields = (fields.head() if fields else head), None
+                message = Message(head, new)
                 if not head.endswith(b"\r\n\r\n") and head != b"\r\n":
                     head = (head if head.endswith(b"\r\n") or not head else head + b"\r\n") + b"\r\n"
             case _:
                 continue
         changed = True
-    return Message(head, body, dotless=dotless, reader=reader) if changed else message
+    if not changed:
+        return message
+    return message.with_head(fields.head() if fields else head)
 
 
-def _edit_fields(message: Message, edit: HeaderEdit) -> bytes:
-    raws = [field.raw for field in message.fields]
-    block_length = sum(map(len, raws))
-    tail = message.head[block_length:]
-    wanted = edit.name.lower()
-    places = [n for n, field in enumerate(message.fields) if field.name.lower() == wanted]
-    match edit:
-        case DropHeader(_, None):
-            raws = [raw for n, raw in enumerate(raws) if n not in set(places)]
-        case DropHeader(_, index):
-            if index is not None and index < len(places):
-                del raws[places[index]]
-        case ReplaceHeader(index=index) if index < len(places):
-            raws[places[index]] = edit.line
-        case ReplaceHeader() | AddHeader():
-            if raws and not raws[-1].endswith(b"\r\n"):
-                raws[-1] += b"\r\n"
-            raws.append(edit.line)
-    return b"".join(raws) + tail
+class _Fields:
+    """A header block cut into fields once for a run of edits, because there may be as many edits as fields."""
+
+    def __init__(self, head: bytes) -> None:
+        fields = Message(head).fields
+        self._raws: list[bytes] = [field.raw for field in fields]  # b"" for one that is dropped
+        self._tail = head[sum(map(len, self._raws)) :]
+        self._places: dict[str, list[int]] = {}
+        for place, one in enumerate(fields):
+            self._places.setdefault(one.name.lower(), []).append(place)
+
+    def head(self) -> bytes:
+        """Return the block as it is now."""
+        return b"".join(self._raws) + self._tail
+
+    def edit(self, edit: HeaderEdit) -> None:
+        """Apply one edit."""
+        places = self._places.setdefault(edit.name.lower(), [])
+        match edit:
+            case DropHeader(_, None):
+                for place in places:
+                    self._raws[place] = b""
+                places.clear()
+            case DropHeader(_, index):
+                if index is not None and index < len(places):
+                    self._raws[places.pop(index)] = b""
+            case ReplaceHeader(index=index) if index < len(places):
+                self._raws[places[index]] = edit.line
+            case ReplaceHeader() | AddHeader():
+                last = next((n for n in range(len(self._raws) - 1, -1, -1) if self._raws[n]), None)
+                if last is not None and not self._raws[last].endswith(b"\r\n"):
+                    self._raws[last] += b"\r\n"
+                places.append(len(self._raws))
+                self._raws.append(edit.line)
 
 
 def apply_to_envelope(envelope: Envelope, edits: Iterable[Edit]) -> Envelope:

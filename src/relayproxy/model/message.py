@@ -5,9 +5,11 @@ ever serialised through a MIME library. Must not know how it arrived or where th
 """
 
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import TypeAlias
 
 from relayproxy.model.encoded_words import decode_words
@@ -72,27 +74,74 @@ def _field_name(written: bytes) -> str:
 _usual_name = lru_cache(1000)(_field_name)
 
 
+class Pieces:
+    """A body as it arrived, in pieces, which are joined only for whoever wants it whole."""
+
+    __slots__ = ("_ends", "_joined", "_parts")
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+        self._joined: memoryview | None = None
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._parts)
+
+    @property
+    def joined(self) -> memoryview:
+        """The whole body."""
+        if self._joined is None:
+            self._joined = memoryview(b"".join(self._parts))
+        return self._joined
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return the octets from `start` to `stop`, both within the body."""
+        number = bisect_right(self._ends, start)
+        begins = self._ends[number] - len(self._parts[number])
+        if stop <= self._ends[number]:
+            return self._parts[number][start - begins : stop - begins]
+        return bytes(self.joined[start:stop])
+
+
 class Message:
     """The octets of one message.
 
     `head` is everything up to and including the blank line (or all of it when there is none), `body` the rest
-    as bytes or as a view of a mapped file. `dotless` promises that no line begins with a dot, which spares the
-    sender's search for them. `reader` yields the octets of the body piece by piece where that is cheaper than
-    looking at them through the view.
+    as bytes or as a view, of a mapped file for instance; `size` counts all octets. `dotless` promises that no line
+    begins with a dot, which spares the sender's search for them. `reader` yields the octets of the body piece by
+    piece where that is cheaper than looking at them through the view.
     """
 
     def __init__(
         self,
         head: bytes,
-        body: Buffer = b"",
+        body: Buffer | Pieces = b"",
         *,
         dotless: bool = False,
         reader: Callable[[], Iterator[bytes]] | None = None,
     ) -> None:
         self.head = head
-        self.body = body
+        self._body = body
         self.dotless = dotless
-        self.reader = reader
+        self.reader = reader if reader is not None or not isinstance(body, Pieces) else body.__iter__
+        self.size = len(head) + len(body)
+
+    @property
+    def body(self) -> Buffer:
+        """The octets behind the blank line."""
+        return self._body.joined if isinstance(self._body, Pieces) else self._body
+
+    def with_head(self, head: bytes) -> "Message":
+        """Return a message of the same body under another header block."""
+        return Message(head, self._body, dotless=self.dotless, reader=self.reader)
+
+    def body_part(self, start: int, stop: int) -> bytes:
+        """Return the octets of the body from `start` to `stop`, without a copy of all of it."""
+        body = self._body
+        return body.part(start, stop) if isinstance(body, Pieces) else bytes(body[start:stop])
 
     @classmethod
     def from_bytes(cls, data: bytes, *, dotless: bool = False) -> "Message":
@@ -105,20 +154,24 @@ class Message:
         body = data[cut + 4 :] if len(data) < _COPIED else memoryview(data)[cut + 4 :]
         return cls(data[: cut + 4], body, dotless=dotless)
 
+    @classmethod
+    def from_pieces(cls, pieces: Sequence[bytes], *, dotless: bool = False) -> "Message":
+        """As `from_bytes`, of octets that came in pieces; a body that begins in the first of them is not copied."""
+        first = pieces[0] if pieces else b""
+        cut = 2 if first.startswith(b"\r\n") else first.find(b"\r\n\r\n") + 4
+        if len(pieces) < 2 or (cut < 4 and not first.startswith(b"\r\n")):
+            return cls.from_bytes(b"".join(pieces), dotless=dotless)
+        return cls(first[:cut], Pieces((first[cut:], *pieces[1:])), dotless=dotless)
+
     def __bytes__(self) -> bytes:
         return self.head + bytes(self.body)
 
     def __len__(self) -> int:
-        return len(self.head) + len(self.body)
-
-    @property
-    def size(self) -> int:
-        """Octets of the whole message."""
-        return len(self.head) + len(self.body)
+        return self.size
 
     def chunks(self, size: int = 262_144) -> Iterator[Buffer]:
         """Yield the octets in pieces of at most `size`, without copying a mapped body."""
-        if len(self) <= size:
+        if self.size <= size:
             yield bytes(self)
             return
         if self.reader is not None:

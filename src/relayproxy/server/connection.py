@@ -35,6 +35,7 @@ _BAD_SYNTAX = Reply(500, "5.5.2", "Bad syntax: lines end in CRLF")
 _UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 _PIPELINED = Reply(554, "5.5.0", "You spoke out of turn")
 _OK = Reply(250, "2.0.0", "Ok")
+_IDLE_TOO_LONG = Reply(421, "4.7.0", "Too many commands without a message")
 _BYE = Reply(221, "2.0.0", "Bye")
 _FAULT = "Internal trouble, try again later"
 _GO = bytes(Reply(354, "", "End data with <CRLF>.<CRLF>"))
@@ -89,9 +90,15 @@ class Connection(SMTP):
         self._deadline = 0.0
         self._quota_ip: str | None = None
         self._bogus = 0
+        self._idle = 0
         self._heard = self._news = False
         self._paused_reading = False
         self._ended = False
+        # Whether the command loop waits for a command line, the content that a command taken at once has begun,
+        # and whether it has arrived.
+        self._listening = False
+        self._begun: DataReader | None = None
+        self._arrived = False
 
     def __del__(self) -> None:
         """The base class looks here at parts that this one doesn't have."""
@@ -144,21 +151,81 @@ class Connection(SMTP):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Content goes to its reader at once, commands wait for the loop."""
+        """Content goes to its reader at once, commands wait for the command loop unless it is idle."""
         self._heard = self._news = True
         if self._content is not None:
-            self._deadline = self.loop.time() + self._limits.data_timeout
             rest = self._content.feed(data)
             if rest is None:
+                self._deadline = self.loop.time() + self._limits.data_timeout
                 return
             self._content = None
+            self._arrived = self._begun is not None
             data = rest
+        elif self._listening and not self._buffer and self._at_once(data):
+            return
         self._buffer = self._buffer + data if self._buffer else data
         if self._waiter is not None:
             self._wake()
         elif len(self._buffer) > _FLOOD and not self._paused_reading:
             self._paused_reading = True
             self.transport.pause_reading()
+
+    def _at_once(self, data: bytes) -> bool:
+        """Carry out a command that waits for nothing and came alone, without waking the command loop.
+
+        False: it is another one, and nothing has been done. An idle loop is all that can be spared: whatever is
+        pipelined, asked of a hook or of the next hop takes its turn there.
+        """
+        doing = _AT_ONCE.get(data[:5].upper())
+        talk = self._talk
+        if (
+            doing is None
+            or talk is None
+            or len(data) > self._limits.command_line
+            or not data.endswith(b"\r\n")
+            or data.find(b"\n") != len(data) - 1
+            or self._waiter is None
+            or self._chunks is not None
+            or self._services.draining
+            or self._services.retiring
+        ):
+            return False
+        verb, method = doing
+        arg = data[5:-2].decode("latin-1").strip(" \t")
+        if not (arg.isascii() and arg.isprintable()):
+            return False
+        if talk.unconfirmed is not None:
+            talk.confirm()
+        try:
+            if not method(self, talk, arg, verb):
+                return False
+        except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
+            self._say(self._broken(talk, error))
+        if talk.closing:
+            self._wake()
+        else:
+            self._flush()
+            self._arm(self._limits.data_timeout if self._begun is not None else self._limits.command_timeout)
+        return True
+
+    def _hello_at_once(self, talk: Session, arg: str, verb: str) -> bool:
+        reply = talk.hello_at_once(verb, arg)
+        if reply is not None:
+            self._answer(verb, reply)
+        return reply is not None
+
+    def _mail_at_once(self, talk: Session, arg: str, verb: str) -> bool:
+        reply = talk.mail_at_once(arg)
+        if reply is not None:
+            self._answer(verb, reply)
+        return reply is not None
+
+    def _data_at_once(self, talk: Session, arg: str, _verb: str) -> bool:
+        if arg or talk.may_send_data() is not None:
+            return False
+        self._begun = self._content = self._new_reader()
+        self._out.append(_GO)
+        return True
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -277,16 +344,30 @@ class Connection(SMTP):
         try:
             await self._greet(talk)
             while not (talk.closing or self.lost or self._ended):
-                line = await self._line(talk)
-                if line is None:
-                    break
-                if talk.unconfirmed is not None and self._heard:
-                    talk.confirm()
-                await self._obey(talk, line)
+                if not self._buffer and not self._services.draining and not self._services.retiring:
+                    self._listening = True
+                    await self._wait(self._limits.command_timeout)
+                    self._listening = False
+                    if talk.closing:
+                        break
+                try:
+                    if self._arrived:
+                        await self._deliver_begun(talk)
+                        continue
+                    line = await self._line(talk)
+                    if line is None:
+                        break
+                    if talk.unconfirmed is not None and self._heard:
+                        talk.confirm()
+                    await self._obey(talk, line)
+                except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
+                    self._say(self._broken(talk, error))
         except Exception as error:  # noqa: BLE001  (the last fence: a defect of ours ends one connection, not all)
             self._defect(talk, error)
         finally:
             self._drop_chunks()
+            if self._begun is not None:
+                self._release(self._begun)
             if not self.lost:
                 self._flush()
                 self._shared.outbox.close(self.transport)
@@ -338,9 +419,6 @@ class Connection(SMTP):
         """Return the next command line without its end, or None at the end of the connection."""
         limit = self._limits.command_line
         buffer = self._buffer
-        if not buffer and not self._services.draining and not self._services.retiring:
-            await self._wait(self._limits.command_timeout)
-            buffer = self._buffer
         if len(buffer) <= limit and buffer.endswith(b"\r\n") and buffer.find(b"\n") == len(buffer) - 1:
             # One line and no more, as from any client that waits for its answers. Control characters within it
             # are refused with all others when the argument is looked at.
@@ -418,13 +496,21 @@ class Connection(SMTP):
                 self._say(_PIPELINED)
             talk.closing = True
             return
-        try:
-            await method(self, talk, arg, verb)
-        except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
-            self._defect(talk, error)
-            talk.reset()
-            self._drop_chunks()
-            self._say(Reply(451, "4.3.0", f"{_FAULT} id={talk.client.id}"))
+        if verb in _IDLE:
+            # They cost nothing each, but in one piece there may be forty thousand of them.
+            self._idle += 1
+            if self._idle > self._limits.idle_commands:
+                self._answer(verb, _IDLE_TOO_LONG)
+                talk.closing = True
+                return
+        await method(self, talk, arg, verb)
+
+    def _broken(self, talk: Session, error: Exception) -> Reply:
+        """A command met a defect of ours: log it, drop the transaction, return the answer."""
+        self._defect(talk, error)
+        talk.reset()
+        self._drop_chunks()
+        return Reply(451, "4.3.0", f"{_FAULT} id={talk.client.id}")
 
     def _defect(self, talk: Session, error: Exception) -> None:
         self._services.log.error(
@@ -494,7 +580,7 @@ class Connection(SMTP):
         if refusal is not None:
             self._answer(verb, refusal)
             return
-        reader = DataReader(self._new_store(), ContentCheck(normalise=self._at.policy.normalise))
+        reader = self._new_reader()
         self._out.append(_GO)
         self._content = reader
         if await self._receive():
@@ -507,6 +593,15 @@ class Connection(SMTP):
         return ContentStore(
             limits.message_size, self._services.budget, self._shared.folder, limits.header_bytes
         )
+
+    def _new_reader(self) -> DataReader:
+        return DataReader(self._new_store(), ContentCheck(normalise=self._at.policy.normalise))
+
+    async def _deliver_begun(self, talk: Session) -> None:
+        """The content of a DATA that was carried out at once has arrived."""
+        reader, self._begun, self._arrived = self._begun, None, False
+        assert reader is not None
+        await self._deliver(talk, reader, "DATA")
 
     async def _receive(self) -> bool:
         """Wait until the reader has seen the end of the content; False if the client went before."""
@@ -543,6 +638,7 @@ class Connection(SMTP):
             else:
                 message = store.message(dotless=not check.dots)
                 self._heard = False
+                self._idle = 0
                 replies = await talk.deliver(message, gone=self._gone)
         finally:
             store.release()
@@ -710,6 +806,11 @@ class Connection(SMTP):
         return line + b"\n"
 
 
+_AT_ONCE: dict[bytes, tuple[str, Any]] = {
+    b"EHLO ": ("EHLO", Connection._hello_at_once),  # noqa: SLF001  (the table of this module's own methods)
+    b"MAIL ": ("MAIL", Connection._mail_at_once),  # noqa: SLF001  (the table of this module's own methods)
+    b"DATA\r": ("DATA", Connection._data_at_once),  # noqa: SLF001  (the table of this module's own methods)
+}
 _NO_METHOD: tuple[str, Any] = ("other", None)
 _METHODS: dict[bytes, tuple[str, Any]] = {
     name.encode(): (name, method)
@@ -733,6 +834,7 @@ _METHODS: dict[bytes, tuple[str, Any]] = {
         ("XFORWARD", Connection._xforward),  # noqa: SLF001  (the table of this module's own methods)
     )
 }
+_IDLE = frozenset({"NOOP", "RSET", "VRFY", "EXPN", "HELP"})
 _ALONE = frozenset({"EHLO", "HELO", "LHLO", "DATA", "STARTTLS", "AUTH", "XCLIENT"})
 
 

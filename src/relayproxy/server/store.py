@@ -72,9 +72,8 @@ class ContentStore:
     def message(self, *, dotless: bool) -> Message:
         """Return what was kept; a body in a file is a view of it, valid until `release`."""
         if self._file is None:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            return Message.from_bytes(data, dotless=dotless)
+            pieces, self._pieces = self._pieces, []
+            return Message.from_pieces(pieces, dotless=dotless)
         mapped = mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ)
         if mapped[:2] == b"\r\n":
             cut = 2

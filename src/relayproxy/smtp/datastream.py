@@ -5,14 +5,12 @@ in the same pass, so that what is called one message here can't be two further o
 content is kept: it goes to a `Store`.
 """
 
-import re
 from collections.abc import Iterator
 from io import IncrementalNewlineDecoder
 from typing import Protocol
 
 from relayproxy.model.message import Buffer, Message
 
-_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = b"\r\n.\r\n"
 _UNDECIDED = (b"", b"\r")
 _CRLF_ONLY = (None, "\r\n")
@@ -50,7 +48,7 @@ class ContentCheck:
         if b"\0" in data:
             self.nul = True
         if self.normalise and self.bare:
-            data = _BARE.sub(b"\r\n", data)
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
             self.dots = True
         return data
 
@@ -79,12 +77,14 @@ class DataReader:
     def feed(self, data: bytes) -> bytes | None:
         """Take the next octets. Returns what came after the end of the data, or None if that is not reached."""
         buffer = self._carry + data if self._carry else data
-        # Searching backwards is twice as fast, and mostly there is no dot to be found but the last.
+        # Most content of many octets is base64, in which there is no dot at all: a look for one takes a hundredth of
+        # the time. Else searching backwards is twice as fast, as mostly there is none to be found but the last.
         if buffer.endswith(_END):
-            if buffer.rfind(b"\r\n.", 0, -3) < 0:
-                self._emit(buffer[self._skip : -3])
+            end = len(buffer) - 3
+            if buffer.find(b".", 0, end) < 0 or buffer.rfind(b"\r\n.", 0, end) < 0:
+                self._emit(buffer[self._skip : end])
                 return b""
-        elif buffer.rfind(b"\r\n.") < 0:
+        elif b"." not in buffer or buffer.rfind(b"\r\n.") < 0:
             self._keep(buffer, self._skip, len(buffer) - _open_end(buffer))
             return None
         return self._with_dots(buffer)

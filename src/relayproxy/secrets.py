@@ -1,7 +1,8 @@
 """Secrets: where they are kept, never what they are.
 
 The YAML names a place: `{env: NAME}`, `{file: path}` or `{credential: name}` (systemd's $CREDENTIALS_DIRECTORY).
-The value is read when it is needed, so that a reload sees a new one, and shows in no repr, dump or error.
+The value is read when it is needed, so that a reload sees a new one, and shows in no repr, dump or error. Settings of
+plugins may have secrets too, so this is below the API; it must not know the configuration.
 """
 
 import os
@@ -12,9 +13,7 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
-
-from relayproxy.config.base import context_of, quoted, refusal
-from relayproxy.config.values import expanded
+from pydantic_core import PydanticCustomError
 
 _KINDS = ("env", "file", "credential")
 _HINT = "write {env: NAME}, {file: path} or {credential: name}"
@@ -88,24 +87,33 @@ def _read(path: Path) -> str:
         raise SecretError(f"{path}: {error.strerror or 'unreadable'}") from None
 
 
+def _refusal(code: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError(code, "{text}", {"text": message, "hint": _HINT})
+
+
 def _parse(value: object, info: ValidationInfo) -> Secret:
-    context = context_of(info)
+    # Where paths start, and the environment: the loader of the configuration gives both with each validation.
+    folder: Path = getattr(info.context, "folder", Path())
+    environ: Mapping[str, str] = getattr(info.context, "environ", {})
     if isinstance(value, Secret):
         return value
     if isinstance(value, EnvText):
-        return Secret("file" if value.file else "env", value.file or value.name, context.environ)
+        return Secret("file" if value.file else "env", value.file or value.name, environ)
     if not isinstance(value, dict):
-        raise refusal("RP120", "a secret is not written in the configuration", _HINT)
+        raise _refusal("RP120", "a secret is not written in the configuration")
     if len(value) != 1 or (kind := next(iter(value))) not in _KINDS:
-        raise refusal("RP121", "a secret names one place", _HINT)
+        raise _refusal("RP121", "a secret names one place")
     name = value[kind]
     if not isinstance(name, str) or not name or "\0" in name:
-        raise refusal("RP121", f"the name of the {kind} is missing", _HINT)
+        raise _refusal("RP121", f"the name of the {kind} is missing")
     if kind == "file":
-        name = str(expanded(context.folder, name))
+        try:
+            name = str(folder / Path(name).expanduser())
+        except RuntimeError:
+            raise _refusal("RP121", "the path begins with a home that isn't there") from None
     if kind == "credential" and ("/" in name or name in (".", "..")):
-        raise refusal("RP121", f"{quoted(name)} is not the name of a credential", _HINT)
-    return Secret(kind, name, context.environ)
+        raise _refusal("RP121", "a credential is named without a path")
+    return Secret(kind, name, environ)
 
 
 SecretRef: TypeAlias = Annotated[

@@ -1,0 +1,410 @@
+"""Every parser of foreign octets as a function of octets, which returns or refuses and does nothing else.
+
+`tests/fuzz` throws structured nonsense at them, `bench/parsers.py` a megabyte of everything that costs time. A target
+swallows the one error that its parser documents; whatever else is raised is a find.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tests.fuzz.hostile import Hostile
+
+from relayproxy.api import AddHeader, Address, Answer, DnsStatus, DropHeader, Finding, ReplaceHeader
+from relayproxy.core.policy import Limits
+from relayproxy.mailauth import (
+    arc_chain,
+    arc_verify,
+    authres,
+    bulk_rules,
+    dkim_verify,
+    from_header,
+    spf_fields,
+)
+from relayproxy.mailauth.canonical import BodyForm, body_digests, canonical_body, relaxed_header
+from relayproxy.mailauth.dkim_header import SignatureFault, read_record, read_signature
+from relayproxy.mailauth.dkim_keys import KeyFault, read_key, read_public_key
+from relayproxy.mailauth.dkim_tags import Flaw, parse_tags, without_b
+from relayproxy.mailauth.dmarc_record import parse_record
+from relayproxy.mailauth.spf import Spf
+from relayproxy.mailauth.srs import Srs, SrsFault
+from relayproxy.model.address import to_a_label
+from relayproxy.model.edits import apply_to_message
+from relayproxy.model.encoded_words import decode_words
+from relayproxy.model.message import HeaderField, Message
+from relayproxy.model.reply import Reply
+from relayproxy.server.proxy import ProxyError, read_header
+from relayproxy.smtp.commands import CommandError, Offered, parse_mail, parse_rcpt
+from relayproxy.smtp.datastream import ContentCheck, DataReader, wire_chunks
+from relayproxy.smtp.received import count_hops, received_field
+from relayproxy.smtp.replies import NonsenseError, ReplyReader
+from relayproxy.smtp.xclient import XCLIENT_NAMES, parse_attributes, xtext_decode
+from relayproxy.testing.mail import make_client
+
+NOW = 1_790_000_000.0
+KEY = (
+    b"v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/"
+    b"byYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l/K4w3QIDAQAB"
+)
+SIGNATURE_TAGS = (
+    b"v=1", b"a=rsa-sha256", b"a=ed25519-sha256", b"c=relaxed/simple", b"d=example.org", b"s=sel", b"h=from:to:subject",
+    b"bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", b"b=YWJj", b"t=1", b"x=99999999999", b"l=3", b"i=@example.org",
+    b"q=dns/txt", b"z=a", b";", b"\r\n ", b"=", b":", b" ", b"xn--", b"\xc3\xa4",
+)  # fmt: skip
+SPF_TERMS = (
+    b"v=spf1 ", b"ip4:192.0.2.0/24 ", b"ip6:::1/200 ", b"a:", b"mx/24//64 ", b"include:example.org ", b"redirect=",
+    b"exp=example.org ", b"exists:%{ir}.%{v}", b"%{", b"%%", b"%{d2r+-}", b"ptr ", b"-all", b"?", b"/", b":", b"=", b" ",
+    b"example.org", b"%{l1r-}", b"..", b"\xc3\xa4",
+)  # fmt: skip
+RESULTS_WORDS = (
+    b"mx.example.com", b"; ", b"spf=pass", b"smtp.mailfrom=a@example.org", b'reason="a\\"b"', b"(", b")", b'"', b"\\",
+    b"=", b".", b"/1", b"i=1;", b"dkim=fail", b"header.d", b"none", b"\r\n ", b"1", b"\xc3\xa4", b"arc=none",
+)  # fmt: skip
+FROM_WORDS = (
+    b"a@example.org", b"<", b">", b'"', b"(", b")", b"\\", b",", b";", b":", b"=?utf-8?q?a=40b?=", b"@", b".", b"[", b"]",
+    b" ", b"\r\n ", b"\r\nFrom: ", b"From", b"\xc3\xa4", b"Group:", b"\x00", b"xn--",
+)  # fmt: skip
+HEADER_LINES = (
+    b"From: a@example.org\r\n", b"DKIM-Signature: ", b"ARC-Seal: ", b"ARC-Message-Signature: ",
+    b"ARC-Authentication-Results: ", b"Authentication-Results: ", b"Received-SPF: fail receiver=", b"BIMI-Location: ",
+    b"i=1; ", b"i=2; ", b"cv=none; ", b"\r\n", b" ", b":", b"\t", *SIGNATURE_TAGS, *RESULTS_WORDS,
+)  # fmt: skip
+ADDRESS_WORDS = (
+    b"FROM:", b"TO:", b"<", b">", b"a@b.example", b'"', b"\\", b"@x,@y:", b"[192.0.2.1]", b" SIZE=", b" BODY=8BITMIME",
+    b" NOTIFY=NEVER", b" ORCPT=rfc822;a", b" RET=FULL", b" ENVID=+41", b" AUTH=<>", b" SMTPUTF8", b"=", b"9" * 30,
+    b"\xc3\xa4", b"postmaster", b".", b"@",
+)  # fmt: skip
+SRS_WORDS = (
+    b"SRS0",
+    b"SRS1",
+    b"=",
+    b"+",
+    b"-",
+    b"abcdef",
+    b"aa",
+    b"example.org",
+    b"user",
+    b'"',
+    b"\\",
+    b"@",
+    b"\xc3\xa4",
+)
+LIMITS = Limits()
+HEAD = LIMITS.header_bytes - 2000
+FIELDS = LIMITS.headers - 10
+LINE = 65_536  # octets of a command line, were the limit raised to sixteen times the usual
+OFFERED = Offered(10**9, True, True, True, True, True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser: `run` takes octets, `words` are pieces of its grammar.
+
+    `most` are the octets that can reach it, where something in front of it refuses more. With `fields` it takes a
+    header block, which is to hold such fields.
+    """
+
+    name: str
+    run: Callable[[bytes], object]
+    words: Sequence[bytes]
+    most: int = 1 << 30
+    fields: Sequence[bytes] = ()
+
+    def inputs(self, hostile: Hostile, size: int) -> Iterator[bytes]:
+        """Yield what to run it with: about `size` octets, in one field and in as many as a header may have."""
+        size = min(size, self.most)
+        if not self.fields:
+            yield hostile.make(size)
+        for name in self.fields:
+            yield name + hostile.make(size)
+            room = max(size // FIELDS - len(name), 8)
+            yield b"\r\n".join([name + hostile.make(room)] * FIELDS)
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waited")
+
+
+def text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def within(message: Message) -> Message:
+    """Return the message, or one without a header where the core refuses its header as too big (552)."""
+    head = message.head
+    lines = head.count(b"\r\n")
+    if len(head) > LIMITS.header_bytes or lines > LIMITS.headers * 20:
+        return Message(b"")
+    return message if lines <= LIMITS.headers or len(message.fields) <= LIMITS.headers else Message(b"")
+
+
+def from_value(data: bytes) -> None:
+    with suppress(from_header.Anomaly):
+        from_header.parse_mailbox(data)
+
+
+def from_block(data: bytes) -> None:
+    author = from_header.read_author(within(Message(data)))
+    assert bool(author.domain) or bool(author.anomalies)
+    assert isinstance(author.reason, str)
+
+
+def tags(data: bytes) -> None:
+    with suppress(Flaw):
+        parse_tags(data)
+    without_b(data)
+
+
+def dkim_field(data: bytes) -> None:
+    with suppress(SignatureFault):
+        read_signature(b"DKIM-Signature: " + data)
+
+
+def dkim_message(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    found = dkim_verify.find_signatures(message)
+    answers = {question: Answer(DnsStatus.OK, (KEY,)) for question in dkim_verify.questions(found)}
+    digests = body_digests(message, dkim_verify.body_forms(found))
+    dkim_verify.verify(message, found, answers, digests, now=NOW)
+
+
+def public_key(data: bytes) -> None:
+    for kind in ("rsa", "ed25519"):
+        with suppress(KeyFault):
+            read_public_key(kind, data)
+
+
+def private_key(data: bytes) -> None:
+    for given in (data, b"-----BEGIN PRIVATE KEY-----\n" + data + b"\n-----END PRIVATE KEY-----\n"):
+        with suppress(KeyFault):
+            read_key(given)
+
+
+def spf_record(data: bytes) -> None:
+    async def fetch(questions: Sequence[tuple[str, str]]) -> list[Answer]:
+        return [_zone(rdtype, data) for _, rdtype in questions]
+
+    result = drive(
+        Spf("192.0.2.1", "helo.example", fetch, now=NOW).check_mail_from(Address("a", "example.org"))
+    )
+    assert result.result in {"none", "neutral", "pass", "fail", "softfail", "temperror", "permerror"}
+    assert result.explanation.isprintable()
+
+
+def _zone(rdtype: str, data: bytes) -> Answer:
+    records: dict[str, tuple[Any, ...]] = {
+        "TXT": (b"v=spf1 " + data, data), "A": ("198.51.100.1",), "MX": ((1, "mx.example.org"),), "PTR": ("x.example.org",),
+    }  # fmt: skip
+    return Answer(DnsStatus.OK, records.get(rdtype, ()))
+
+
+def dmarc_record(data: bytes) -> None:
+    parse_record(data)
+    parse_record(b"v=DMARC1; p=none; " + data)
+
+
+def results_value(data: bytes) -> None:
+    for parse in (authres.parse, authres.parse_arc):
+        with suppress(ValueError):
+            parse(text(data))
+
+
+def results_forged(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    edits = authres.forged(message, "mx.example.com")
+    left = apply_to_message(message, edits)
+    assert authres.forged(left, "mx.example.com") == ()
+
+
+def results_written(data: bytes) -> None:
+    """What is written can be read, and nothing of a stranger's gets out of its quotes."""
+    given = text(data)
+    value = authres.header_value(
+        "mx.example.com", [Finding("spf", "fail", 0, {"smtp.mailfrom": given}, given)]
+    )
+    bytes_ = AddHeader("Authentication-Results", value)
+    read = authres.parse(bytes_.value.replace("\r\n", ""))
+    assert [(one.method, one.result) for one in read.results] == [("spf", "fail")]
+    assert set(read.results[0].props) == {"smtp.mailfrom"}
+
+
+def spf_said(data: bytes) -> None:
+    spf_fields.upgraded(within(Message.from_bytes(data)), "example.org")
+    AddHeader("Received-SPF", spf_fields.received_spf("pass", text(data), helo=text(data)))
+
+
+def arc_sets(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    chain = arc_chain.find_chain(message)
+    answers = {question: Answer(DnsStatus.OK, (KEY,)) for question in arc_verify.questions(chain)}
+    digests = body_digests(message, arc_verify.body_forms(chain))
+    arc_verify.verify(message, chain, answers, digests, now=NOW)
+
+
+def header_block(data: bytes) -> None:
+    message = Message.from_bytes(data)
+    assert bytes(message) == data
+    message = within(message)
+    assert b"".join(field.raw for field in message.fields).startswith(
+        message.head[:-2] if message.head else b""
+    )
+    for field in message.fields:
+        assert isinstance(field.text, str)
+    assert isinstance(message.subject, str)
+
+
+def header_edits(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    names = [field.name for field in message.fields if field.name]
+    edits = [DropHeader(name, 0) for name in names[::2]] + [
+        ReplaceHeader(name, "x", 0) for name in names[1::2]
+    ]
+    apply_to_message(message, edits)
+
+
+def header_value(data: bytes) -> None:
+    field = HeaderField("Subject", b"Subject: " + data)
+    assert isinstance(field.text, str)
+    assert isinstance(field.value, str)
+
+
+def bulk(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    list(bulk_rules.check_date(message, NOW, 86_400, 86_400))
+    list(bulk_rules.check_message_id(message))
+    list(bulk_rules.check_automatic(message, null_sender=True))
+    list(bulk_rules.check_unsubscribe(message, bulk_rules.signers_of(message)))
+    list(bulk_rules.check_from(message, ()))
+    list(bulk_rules.check_singletons(message))
+    list(bulk_rules.check_lines(message))
+    assert bulk_rules.is_bulk(message) in (True, False)
+
+
+def mail_command(data: bytes) -> None:
+    for head in (b"", b"FROM:<", b"FROM:<a@b.example> "):
+        with suppress(CommandError):
+            parse_mail(text(head + data), OFFERED)
+
+
+def rcpt_command(data: bytes) -> None:
+    for head in (b"", b"TO:<", b"TO:<a@b.example> "):
+        with suppress(CommandError):
+            parse_rcpt(text(head + data), OFFERED, smtputf8=True)
+
+
+def xclient(data: bytes) -> None:
+    with suppress(CommandError):
+        parse_attributes(text(data), XCLIENT_NAMES)
+    with suppress(ValueError):
+        xtext_decode(text(data))
+
+
+def upstream_reply(data: bytes) -> None:
+    with suppress(NonsenseError):
+        for reply in ReplyReader().feed(data):
+            bytes(reply)
+
+
+class _Loop:
+    """The part of an event loop that the reader of PROXY headers uses."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    async def sock_recv(self, sock: object, most: int) -> bytes:
+        piece = self._data[self._at : self._at + most]
+        self._at += len(piece)
+        return piece
+
+
+def proxy_header(data: bytes) -> None:
+    for head in (
+        b"",
+        b"PROXY ",
+        b"PROXY TCP4 ",
+        b"\r\n\r\n\0\r\nQUIT\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c",
+    ):
+        with suppress(ProxyError):
+            asyncio.run(read_header(_Loop(head + data), None))  # type: ignore[arg-type]
+
+
+def srs(data: bytes) -> None:
+    rewriter = Srs("srs.example", (b"a key",))
+    address = Address(text(data), "srs.example")
+    with suppress(SrsFault):
+        rewriter.reverse(address, NOW)
+    made = rewriter.forward(Address(text(data), "example.org"), NOW)
+    if made is not None:
+        assert rewriter.reverse(made, NOW) is not None
+
+
+def received(data: bytes) -> None:
+    count_hops(data.lower())
+    line = received_field(make_client(helo=text(data), ip="192.0.2.1"), by="mx", id="1", when=NOW)
+    assert line.count(b"\r\n") == 3
+
+
+def data_stream(data: bytes) -> None:
+    class Kept:
+        def write(self, data: bytes) -> None:
+            pass
+
+    DataReader(Kept(), ContentCheck(normalise=True)).feed(data)
+    for _ in wire_chunks(Message(data)):
+        pass
+
+
+def canonical(data: bytes) -> None:
+    relaxed_header(b"Subject: " + data)
+    for relaxed in (False, True):
+        for _ in canonical_body([data], relaxed=relaxed):
+            pass
+    body_digests(Message(b"\r\n", data), [BodyForm(True, 5)])
+
+
+def written_reply(data: bytes) -> None:
+    with suppress(ValueError):
+        bytes(Reply(550, "5.7.1", text(data)))
+
+
+TARGETS = (
+    Target("from value", from_value, FROM_WORDS),
+    Target("from block", from_block, FROM_WORDS, HEAD, (b"From: ", b"From")),
+    Target("tag list", tags, SIGNATURE_TAGS),
+    Target("dkim field", dkim_field, SIGNATURE_TAGS),
+    Target("dkim message", dkim_message, SIGNATURE_TAGS, HEAD, (b"DKIM-Signature: ",)),
+    Target("key record", read_record, (*SIGNATURE_TAGS, KEY, b"p=", b"k=rsa", b"k=ed25519", b"t=y:s", b"v=DKIM1;")),
+    Target("public key", public_key, (b"\x30", b"\x02", b"\x82\x01", b"\x00", b"\xff" * 32)),
+    Target("private key", private_key, (b"MC4CAQAwBQYDK2VwBCIEI", b"\n", b"=", b"A" * 32, b"-----END")),
+    Target("spf record", spf_record, SPF_TERMS),
+    Target("dmarc record", dmarc_record, (b"v=DMARC1", b";", b"p=none", b"rua=mailto:a@b", b"!10m", b",", b"=", b"np=", b" ")),
+    Target("results value", results_value, RESULTS_WORDS),
+    Target("results forged", results_forged, (*RESULTS_WORDS, *HEADER_LINES), HEAD, (b"Authentication-Results: ", b"Received-SPF: ", b"BIMI-Location: ", b"Authentication-Results")),
+    Target("results written", results_written, RESULTS_WORDS),
+    Target("received-spf", spf_said, (*RESULTS_WORDS, b"fail ", b"envelope-from=", b"receiver="), HEAD, (b"Received-SPF: fail ", b"Authentication-Results: ", b"ARC-Authentication-Results: i=1; ")),
+    Target("arc sets", arc_sets, HEADER_LINES, HEAD, (b"ARC-Seal: i=1; ", b"ARC-Message-Signature: i=1; ", b"ARC-Authentication-Results: i=1; ")),
+    Target("header block", header_block, HEADER_LINES, HEAD, (b"Subject: ", b"")),
+    Target("header edits", header_edits, HEADER_LINES, HEAD, (b"Subject: ", b"")),
+    Target("header value", header_value, (b"=?utf-8?q?", b"=?", b"?=", b"=?x?b?", b"\r\n ", b"=C3", b"YWI", b" ")),
+    Target("encoded words", lambda data: decode_words(text(data)), (b"=?utf-8?q?", b"=?", b"?=", b"?b?", b"=?koi8-r*en?B?", b"=C3", b" ")),
+    Target("bulk rules", bulk, (b"Mon, 21 Sep 2026 14:00:00 +0000", b"<", b">", b"@", b"https://", b"(", b")", b"+9999", b"\r\n"), HEAD, (b"Date: ", b"Message-ID: ", b"List-Unsubscribe: ", b"Precedence: ", b"DKIM-Signature: ")),
+    Target("mail command", mail_command, ADDRESS_WORDS, LINE),
+    Target("rcpt command", rcpt_command, ADDRESS_WORDS, LINE),
+    Target("xclient", xclient, (b"NAME=", b"ADDR=IPV6:", b"PORT=", b"+41", b"+00", b"[UNAVAILABLE]", b" ", b"HELO"), LINE),
+    Target("upstream reply", upstream_reply, (b"250", b"-", b" ", b"\r\n", b"5.7.1", b"550 5.1.1", b"\n", b"\t")),
+    Target("written reply", written_reply, (b"\n", b" ", b"550", b"-"), LINE),
+    Target("proxy header", proxy_header, (b"TCP4 ", b"192.0.2.1 ", b"25", b"\r\n", b"UNKNOWN", b"\x20", b"\x21\x21", b"\x00\x24")),
+    Target("srs", srs, SRS_WORDS),
+    Target("received", received, (b"\r\nReceived:", b"received:", b"\r\n ", b"[", b"(")),
+    Target("data stream", data_stream, (b"\r\n", b".", b"\r", b"\n", b"\0", b"\r\n.\r\n")),
+    Target("canonical", canonical, (b" ", b"\t", b"\r\n", b"\r", b"\n", b":", b"x")),
+    Target("a-label", lambda data: to_a_label(text(data)), (b".", b"xn--", b"\xc3\xa4", b"\xe2\x80\x8d", b"\xe3\x80\x82", b"a")),
+)  # fmt: skip
