@@ -69,6 +69,13 @@ class SpfPlugin(Plugin[SpfSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver."""
         self._app = app
+        options = self.options
+        self._actions: dict[str, Action] = {
+            "fail": options.fail,
+            "softfail": options.softfail,
+            "permerror": options.permerror,
+            "temperror": options.temperror,
+        }
         self._fetch = fetch_from(app.resolver)
         self._peek = peek_at(app.resolver)
         self._known = known_to(self._peek)
@@ -145,8 +152,7 @@ class SpfPlugin(Plugin[SpfSettings]):
         return AddHeader("Received-SPF", value)
 
     def _action(self, found: SpfResult) -> Action:
-        action: Action = getattr(self.options, found.result, "accept")
-        return action
+        return self._actions.get(found.result, "accept")
 
     def _opinion(self, found: SpfResult, identity: str, action: Action) -> Opinion:
         if action == "accept":
