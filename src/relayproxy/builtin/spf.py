@@ -65,6 +65,11 @@ class SpfPlugin(Plugin[SpfSettings]):
     directions = frozenset({Direction.INBOUND})
     default_timeout = _TIME_LIMIT + 5
 
+    def __init__(self, options: SpfSettings) -> None:
+        super().__init__(options)
+        if not options.received_spf:
+            vars(self)["before_forward"] = None  # no hook then, so that no message is asked about for nothing
+
     @hook
     def startup(self, app: App) -> None:
         """Keep the resolver."""
@@ -133,9 +138,7 @@ class SpfPlugin(Plugin[SpfSettings]):
 
     @hook
     def before_forward(self, mail: Mail) -> Edits:
-        """Add Received-SPF if wanted, one for each identity."""
-        if not self.options.received_spf:
-            return ()
+        """Add Received-SPF, one for each identity. Is a hook only where that is wanted."""
         return [self._received(mail, finding) for finding in mail.findings if finding.method == "spf"]
 
     def _received(self, mail: Mail, finding: Finding) -> AddHeader:

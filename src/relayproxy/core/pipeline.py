@@ -427,7 +427,7 @@ class Pipeline:
         error = ""
         try:
             value = call.function(*[arguments[name] for name in call.names])
-            if isinstance(value, Awaitable):
+            if value is not None and isinstance(value, Awaitable):
                 if not call.waits:
                     await _turn()
                 room = call.entry.timeout
