@@ -54,7 +54,7 @@ PidFile {folder}/opendkim.pid
 Syslog no
 RequireSafeKeys no
 TemporaryDirectory /tmp
-QueryCache yes
+AutoRestart yes
 Canonicalization relaxed/relaxed
 ResolverConfiguration {folder}/libunbound.conf
 """

@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import Address, DnsStatus
+from relayproxy.api import Address, Answer, DnsStatus
 from relayproxy.builtin._lookup import fetch_from
+from relayproxy.mailauth.lookup import Memory
 from relayproxy.mailauth.spf import Spf
 from relayproxy.testing import FakeClock, FakeResolver
 
@@ -433,3 +434,64 @@ async def test_the_result_is_pyspf_s_own(record, ip):
         except (ValueError, LookupError, TypeError):
             return  # the fence is tested above
     assert (await check(resolver, "u@example.org", ip)).result == result
+
+
+class _Cache:
+    """Answers that are known without waiting, counted."""
+
+    def __init__(self, zone):
+        self.known = {key: Answer(DnsStatus.OK, (text,), 60) for key, text in zone.items()}
+        self.peeked = 0
+
+    def peek(self, name, rdtype):
+        self.peeked += 1
+        return self.known.get((name, rdtype), NO_NAME)
+
+    async def fetch(self, questions):
+        return [self.peek(*question) for question in questions]
+
+
+NO_NAME = Answer(DnsStatus.NXDOMAIN)
+
+
+async def _remembering(cache, memory, ip="192.0.2.1", sender="a@example.org", helo="mx.example.org"):
+    checks = Spf(ip, helo, cache.fetch, peek=cache.peek, memory=memory)
+    local, _, domain = sender.rpartition("@")
+    return await checks.check_mail_from(Address(local, domain))
+
+
+async def test_what_the_same_answers_led_to_is_not_evaluated_again():
+    memory = Memory()
+    cache = _Cache(
+        {
+            ("example.org", "TXT"): b"v=spf1 include:a.example.org -all",
+            ("a.example.org", "TXT"): b"v=spf1 ip4:192.0.2.1 -all",
+        }
+    )
+    first = await _remembering(cache, memory)
+    assert first.result == "pass"
+    assert await _remembering(cache, memory, sender="b@example.org") is first
+    assert (await _remembering(cache, memory, ip="192.0.2.2")).result == "fail"
+    cache.known["a.example.org", "TXT"] = Answer(DnsStatus.OK, (b"v=spf1 -all",), 60)
+    assert (await _remembering(cache, memory)).result == "fail"
+
+
+@pytest.mark.parametrize(
+    "record", [b"v=spf1 exists:%{l}.example.org -all", b"v=spf1 exists:%{h}.example.org -all"]
+)
+async def test_what_depends_on_a_macro_is_evaluated_every_time(record):
+    memory = Memory()
+    cache = _Cache({("example.org", "TXT"): record, ("a.example.org", "A"): "192.0.2.9"})
+    assert (await _remembering(cache, memory, helo="a")).result == "pass"
+    assert (await _remembering(cache, memory, sender="b@example.org", helo="b")).result == "fail"
+    assert (await _remembering(cache, memory, helo="a")).result == "pass"
+
+
+async def test_an_explanation_with_a_macro_is_made_every_time():
+    memory = Memory()
+    cache = _Cache(
+        {("example.org", "TXT"): b"v=spf1 -all exp=why.example.org", ("why.example.org", "TXT"): b"not %{l}"}
+    )
+    first = await _remembering(cache, memory)
+    second = await _remembering(cache, memory, sender="b@example.org")
+    assert [one.explanation for one in (first, second)] == ["not a", "not b"]

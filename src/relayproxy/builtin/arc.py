@@ -5,7 +5,7 @@ which `dmarc` reads here. Must not know how a chain is verified or sealed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,6 @@ from relayproxy.api import (
     Direction,
     Edits,
     Mail,
-    Message,
     Mistake,
     Opinion,
     Plugin,
@@ -28,7 +27,7 @@ from relayproxy.api import (
     to_a_label,
 )
 from relayproxy.builtin._dkim_files import KeyFile
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.builtin._lookup import fetch_from, peek_at
 from relayproxy.mailauth.arc_chain import MOST_SETS, Chain, find_chain
 from relayproxy.mailauth.arc_seal import seal
 from relayproxy.mailauth.arc_verify import ArcResult, body_forms, questions, verify
@@ -104,11 +103,12 @@ class Arc(Plugin[ArcSettings]):
         """Keep the resolver and the clock; read the key, if there is one. Raises KeyFault."""
         self._clock = app.clock
         self._fetch = fetch_from(app.resolver)
+        self._peek = peek_at(app.resolver)
         self._hostname = app.hostname
         self._key = self._read_key(app.folder)
 
     @hook
-    async def message(self, mail: Mail) -> Opinion:
+    def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "arc": none, pass, fail, temperror, or policy for a chain that is longer than we look at.
 
         In the properties: header.oldest-pass (0 if nothing was changed since the first set), and for rules
@@ -119,27 +119,40 @@ class Arc(Plugin[ArcSettings]):
         if len(chain.sets) > self.options.sets:
             mail.note("arc", "policy", reason=f"the chain has {len(chain.sets)} sets")
             return None
-        answers, digests = await self._gather(message, chain)
-        result = verify(message, chain, answers, digests, now=self._clock.time())
+        wanted = questions(chain)
+        if not wanted:
+            return self._settle(mail, chain, {}, {})
+        known = {question: self._peek(*question) for question in wanted}
+        answers = {question: answer for question, answer in known.items() if answer is not None}
+        if len(answers) < len(known) or len(message.body) > _ON_THE_LOOP:
+            return self._gather(mail, chain, answers, [one for one in wanted if one not in answers])
+        return self._settle(mail, chain, answers, body_digests(message, body_forms(chain)))
+
+    async def _gather(
+        self, mail: Mail, chain: Chain, answers: dict[Question, Answer], missing: Sequence[Question]
+    ) -> Opinion:
+        """Ask for the answers that are missing; a large body is hashed in a thread meanwhile."""
+        message, forms = mail.message, body_forms(chain)
+        if len(message.body) <= _ON_THE_LOOP:
+            more, digests = await self._fetch(missing), body_digests(message, forms)
+        else:
+            more, digests = await asyncio.gather(
+                self._fetch(missing), asyncio.to_thread(body_digests, message, forms)
+            )
+        return self._settle(mail, chain, answers | dict(zip(missing, more, strict=True)), digests)
+
+    def _settle(
+        self,
+        mail: Mail,
+        chain: Chain,
+        answers: dict[Question, Answer],
+        digests: dict[BodyForm, BodyDigest],
+    ) -> Opinion:
+        result = verify(mail.message, chain, answers, digests, now=self._clock.time())
         mail.note("arc", result.result, reason=result.reason, **self._props(mail, chain, result))
         if result.result == "temperror" and self.options.temperror == "defer":
             return defer("The key of an ARC set can't be looked up", status="4.7.29", reason="arc temperror")
         return None
-
-    async def _gather(
-        self, message: Message, chain: Chain
-    ) -> tuple[dict[Question, Answer], dict[BodyForm, BodyDigest]]:
-        """Return the answers and the digests; a large body is hashed in a thread meanwhile."""
-        wanted = questions(chain)
-        if not wanted:
-            return {}, {}
-        forms = body_forms(chain)
-        if len(message.body) <= _ON_THE_LOOP:
-            return dict(zip(wanted, await self._fetch(wanted), strict=True)), body_digests(message, forms)
-        found, digests = await asyncio.gather(
-            self._fetch(wanted), asyncio.to_thread(body_digests, message, forms)
-        )
-        return dict(zip(wanted, found, strict=True)), digests
 
     def _props(self, mail: Mail, chain: Chain, result: ArcResult) -> dict[str, Any]:
         props: dict[str, Any] = {}

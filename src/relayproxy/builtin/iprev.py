@@ -4,13 +4,14 @@ Notes the fact for later plugins, rules and Authentication-Results; refuses only
 name itself, nor compare it with what the client said in EHLO.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Literal
 
 from relayproxy.api import App, Client, Opinion, Plugin, Settings, defer, hook, reject
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
 from relayproxy.mailauth.iprev import check_iprev
+from relayproxy.mailauth.lookup import Fetch
 
 
 class IprevSettings(Settings):
@@ -35,13 +36,20 @@ class Iprev(Plugin[IprevSettings]):
     def startup(self, app: App) -> None:
         """Keep the resolver."""
         self._fetch = fetch_from(app.resolver)
+        self._known = known_to(peek_at(app.resolver))
 
     @hook(background=True)
-    async def connect(self, client: Client, note: Callable[..., Any]) -> Opinion:
+    def connect(self, client: Client, note: Callable[..., Any]) -> Opinion | Awaitable[Opinion]:
         """Note "iprev" with the properties policy.iprev (the address) and, on a pass, `name`."""
         if not client.ip or client.trusted or ip_address(client.ip).is_loopback:
             return None
-        found = await check_iprev(client.ip, self._fetch)
+        try:
+            return at_once(self._check(client, note, self._known))
+        except NotKnownError:
+            return self._check(client, note, self._fetch)
+
+    async def _check(self, client: Client, note: Callable[..., Any], fetch: Fetch) -> Opinion:
+        found = await check_iprev(client.ip, fetch)
         note("iprev", found.result, reason=found.reason, policy__iprev=client.ip, name=found.name)
         return self._opinion(client.ip, found.result)
 

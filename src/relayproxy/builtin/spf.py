@@ -65,10 +65,22 @@ class SpfPlugin(Plugin[SpfSettings]):
     directions = frozenset({Direction.INBOUND})
     default_timeout = _TIME_LIMIT + 5
 
+    def __init__(self, options: SpfSettings) -> None:
+        super().__init__(options)
+        if not options.received_spf:
+            vars(self)["before_forward"] = None  # no hook then, so that no message is asked about for nothing
+
     @hook
     def startup(self, app: App) -> None:
         """Keep the resolver."""
         self._app = app
+        options = self.options
+        self._actions: dict[str, Action] = {
+            "fail": options.fail,
+            "softfail": options.softfail,
+            "permerror": options.permerror,
+            "temperror": options.temperror,
+        }
         self._fetch = fetch_from(app.resolver)
         self._peek = peek_at(app.resolver)
         self._known = known_to(self._peek)
@@ -126,9 +138,7 @@ class SpfPlugin(Plugin[SpfSettings]):
 
     @hook
     def before_forward(self, mail: Mail) -> Edits:
-        """Add Received-SPF if wanted, one for each identity."""
-        if not self.options.received_spf:
-            return ()
+        """Add Received-SPF, one for each identity. Is a hook only where that is wanted."""
         return [self._received(mail, finding) for finding in mail.findings if finding.method == "spf"]
 
     def _received(self, mail: Mail, finding: Finding) -> AddHeader:
@@ -145,8 +155,7 @@ class SpfPlugin(Plugin[SpfSettings]):
         return AddHeader("Received-SPF", value)
 
     def _action(self, found: SpfResult) -> Action:
-        action: Action = getattr(self.options, found.result, "accept")
-        return action
+        return self._actions.get(found.result, "accept")
 
     def _opinion(self, found: SpfResult, identity: str, action: Action) -> Opinion:
         if action == "accept":

@@ -297,7 +297,10 @@ class Pipeline:
         asked = [call for call in calls if call.entry.when.holds(client, direction)]
         if len(asked) == 1 and not asked[0].background and not scope.running:
             return [await self._call(asked[0], scope, mail, arguments, ())]
-        wanted = frozenset[str]().union(*(call.needs for call in asked if not call.background))
+        wanted: set[str] = set()
+        for call in asked:
+            if not call.background:
+                wanted |= call.needs
         started: list[tuple[str, Result | asyncio.Future[Result]]] = []
         for task, name in tuple(scope.running.items()):
             if name in wanted:
@@ -333,7 +336,12 @@ class Pipeline:
         arguments: dict[str, Any],
     ) -> "Result | asyncio.Future[Result]":
         """Begin a call, and return what it came to if it waits for nothing."""
-        known = [item if isinstance(item, Result) else item.result() for item in needed if _ended(item)]
+        known: list[Result] = []
+        for item in needed:
+            if isinstance(item, Result):
+                known.append(item)
+            elif item.done() and not item.cancelled():
+                known.append(item.result())
         if call.waits or len(known) < len(needed):
             return asyncio.create_task(self._following(call, needed, scope, mail, arguments))
         coroutine = self._call(call, scope, mail, arguments, known)
@@ -370,19 +378,15 @@ class Pipeline:
     ) -> Result:
         """Call one decide hook behind the fence."""
         trace = scope.trace if mail is None else mail.trace
-        if any(
-            result.value is not None
-            and result.value.action is Action.REJECT
-            and not result.call.entry.observe
-            for result in before
-        ):
+        if _is_settled(before):
             # Nothing is stronger, and of equals the earlier wins: the answer is known.
             trace.append(Step(call.hook, call.entry.name, 0.0, "not run"))
             return Result(call)
         notes: list[Finding] = []
         if mail is not None:
-            view = mail.view()
-            view.findings += tuple(f for result in before for f in result.findings)
+            view = mail.view(call.entry.name)
+            for result in before:
+                view.findings += result.findings
             notes = view.noted
             arguments = {"mail": view, **arguments}
         else:
@@ -397,7 +401,7 @@ class Pipeline:
         if value is not None and call.entry.observe:
             answer = f"would {answer}"
         trace.append(Step(call.hook, call.entry.name, seconds, answer, error))
-        named = tuple(_by(finding, call.entry.name) for finding in notes)
+        named = tuple([_by(finding, call.entry.name) for finding in notes])
         return Result(call, value, named)
 
     def _on_error(self, call: Call) -> Verdict | None:
@@ -423,7 +427,7 @@ class Pipeline:
         error = ""
         try:
             value = call.function(*[arguments[name] for name in call.names])
-            if isinstance(value, Awaitable):
+            if value is not None and isinstance(value, Awaitable):
                 if not call.waits:
                     await _turn()
                 room = call.entry.timeout
@@ -531,7 +535,7 @@ class Pipeline:
     async def _edits(
         self, call: Call, mail: Mail, scope: Scope, arguments: dict[str, Any], allowed: tuple[type, ...]
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
-        view = mail.view()
+        view = mail.view(call.entry.name)
         value, error, seconds = await self._fenced(call, scope, {"mail": view, **arguments})
         edits: tuple[Edit, ...] = ()
         if not error and value is not None:
@@ -578,8 +582,13 @@ def _noter(notes: list[Finding]) -> Callable[..., Finding]:
     return note
 
 
-def _ended(item: "Result | asyncio.Future[Result]") -> bool:
-    return isinstance(item, Result) or (item.done() and not item.cancelled())
+def _is_settled(results: Iterable[Result]) -> bool:
+    """Whether one of them refuses."""
+    for result in results:
+        verdict = result.value
+        if verdict is not None and verdict.action is Action.REJECT and not result.call.entry.observe:
+            return True
+    return False
 
 
 def _settled(result: Result) -> "asyncio.Future[Result]":
@@ -595,6 +604,8 @@ def _turn() -> Generator[None, None, None]:
 
 
 def _by(finding: Finding, name: str) -> Finding:
+    if finding.by == name:
+        return finding
     return Finding(finding.method, finding.result, finding.score, finding.props, finding.reason, name)
 
 

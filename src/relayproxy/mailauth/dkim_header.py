@@ -24,7 +24,8 @@ from relayproxy.mailauth.dkim_tags import (
     require,
 )
 
-_REMEMBERED = 4096  # octets of the records and lists that are remembered; those of all real keys are
+_REMEMBERED = 4096  # octets of the records that are remembered; those of all real keys are
+_USUAL_LIST = 1024  # octets of the lists of field names that are remembered
 _FIELD = re.compile(rb"[!-9;-~]+\Z")
 
 
@@ -89,7 +90,7 @@ def _signature(raw: bytes, tags: dict[bytes, bytes], claim: Claim) -> Signature:
         subdomain,
         header,
         BodyForm(body, body_length(tags)),
-        _names(tags[b"h"]) if len(tags[b"h"]) <= _REMEMBERED else _read_names(tags[b"h"]),
+        _names(tags[b"h"]) if len(tags[b"h"]) <= _USUAL_LIST else _read_names(tags[b"h"]),
         octets_of(tags, b"bh"),
         octets_of(tags, b"b"),
         signed_at,
@@ -117,7 +118,7 @@ def _read_names(value: bytes) -> tuple[str, ...]:
     return lowered
 
 
-_names = lru_cache(1000)(_read_names)
+_names = lru_cache(500)(_read_names)
 
 
 @dataclass(frozen=True, slots=True)

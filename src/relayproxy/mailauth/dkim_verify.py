@@ -192,8 +192,9 @@ class _Verification:
     def _signed(self) -> bytes:
         """Return the octets that were signed: fields by name from the bottom up, then this one (section 3.7)."""
         if not self._block:
-            left = {name: list(self._fields.get(name, ())) for name in self._signature.names}
-            parts = [left[name].pop() for name in self._signature.names if left[name]]
+            names, fields = self._signature.names, self._fields
+            left = {name: list(fields[name]) for name in set(names) if name in fields}
+            parts = [left[name].pop() for name in names if left.get(name)]
             own = without_b(self._signature.raw)
             if self._signature.relaxed:
                 self._block = b"".join(map(relaxed_header, parts)) + relaxed_header(own)[:-2]

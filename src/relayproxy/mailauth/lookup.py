@@ -46,14 +46,18 @@ Peek: TypeAlias = Callable[[str, str], Answer | None]
 
 T = TypeVar("T")
 
+_ROOM = 4096
+_RECORD = 100  # octets of an answer, or of a record that is more than one value
+
 
 class Memory(Generic[T]):
     """What came of evaluations, each with the very answers that it rests on; the oldest of `size` gives way.
 
-    A result counts as long as the same answers are still given, so it lives no longer than they do.
+    A result counts as long as the same answers are still given, so it lives no longer than they do. One that rests on
+    more than 4 KiB of answers is not kept: strangers choose how long their records are.
     """
 
-    def __init__(self, size: int = 5000) -> None:
+    def __init__(self, size: int = 2000) -> None:
         self._size = size
         self._kept: OrderedDict[Hashable, tuple[T, dict[Question, Answer]]] = OrderedDict()
 
@@ -71,9 +75,16 @@ class Memory(Generic[T]):
     def keep(self, key: Hashable, result: T, answers: dict[Question, Answer]) -> None:
         """Remember a result that depends on `key` and `answers` and on nothing else."""
         self._kept.pop(key, None)
+        if sum(map(_octets, answers.values())) > _ROOM:
+            return
         self._kept[key] = result, answers
         if len(self._kept) > self._size:
             self._kept.popitem(last=False)
+
+
+def _octets(answer: Answer) -> int:
+    """Return about how much memory an answer takes up."""
+    return _RECORD + sum(len(r) if isinstance(r, str | bytes) else _RECORD for r in answer.records)
 
 
 def no_such_name(answer: Answer) -> bool:

@@ -49,6 +49,7 @@ class Mail:
     """
 
     __slots__ = (
+        "by",
         "client",
         "direction",
         "envelope",
@@ -81,11 +82,12 @@ class Mail:
         self.direction = direction
         self.received_at = received_at
         self.findings = findings
+        self.by = ""
         self.trace: list[Step] = []
         self.noted: list[Finding] = []
 
-    def view(self) -> "Mail":
-        """Return what one hook call sees: the same values, and a list of its own to note findings in."""
+    def view(self, by: str = "") -> "Mail":
+        """Return what one hook call sees: the same values, and a list of its own to note findings in, `by` a plugin."""
         seen = Mail(
             self.id,
             self.client,
@@ -97,6 +99,7 @@ class Mail:
             findings=self.findings,
         )
         seen.trace = self.trace
+        seen.by = by
         return seen
 
     def note(
@@ -113,7 +116,7 @@ class Mail:
         `mail.note("spf", "pass", smtp__mailfrom="example.org")`. Raises ValueError for an unknown result.
         """
         named = {key.replace("__", "."): value for key, value in props.items()}
-        finding = Finding(method, result, score, named, reason)
+        finding = Finding(method, result, score, named, reason, self.by)
         self.noted.append(finding)
         return finding
 

@@ -8,7 +8,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from relayproxy.model.encoded_words import decode_words
 Buffer: TypeAlias = bytes | memoryview
 
 _NAME = re.compile(rb"[!-~]+\Z")
+_USUAL_NAME = 64  # octets of the names that are remembered
 _COPIED = 65_536
 _BLANKS = " \t"
 
@@ -59,10 +60,18 @@ def split_fields(head: bytes) -> tuple[HeaderField, ...]:
                 break
         raw = block[start:stop]
         name, colon, _ = raw.partition(b":")
-        name = name.rstrip(b" \t")
-        fields.append(HeaderField(name.decode("ascii") if colon and _NAME.match(name) else "", raw))
+        read = _usual_name if len(name) <= _USUAL_NAME else _field_name
+        fields.append(HeaderField(read(name) if colon else "", raw))
         start = stop
     return tuple(fields)
+
+
+def _field_name(written: bytes) -> str:
+    name = written.rstrip(b" \t")
+    return name.decode("ascii") if _NAME.match(name) else ""
+
+
+_usual_name = lru_cache(1000)(_field_name)
 
 
 class Pieces:
