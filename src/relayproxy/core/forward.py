@@ -4,6 +4,7 @@ The commit is never cancelled by the client's disconnect: once the content may h
 waited for and remembered. Must not know how the next hop is reached.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -37,7 +38,7 @@ class Draft:
     """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
 
     `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
-    share: held or discarded, or (None) neither.
+    share: held or discarded, or (None) neither. `committing` from the moment that content may go upstream.
     """
 
     mail: Mail
@@ -51,6 +52,7 @@ class Draft:
     places: list[int] = field(default_factory=list)
     refused_temporarily: bool = False
     fate: Verdict | None = None
+    committing: bool = False
 
     def shares(self, verdict: Verdict | None, waiting: int) -> bool:
         """Whether another recipient may come along whose hooks say this, beside `waiting` that aren't given yet.
@@ -83,6 +85,9 @@ async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Go
     job = _Job(at, draft, message)
     try:
         settled = await job.run(gone)
+    except asyncio.CancelledError:
+        job.abandon()
+        raise
     finally:
         # Whatever happened, the next hop's connection is left usable or closed, and nothing runs on behind.
         draft.drop()
@@ -138,6 +143,11 @@ class _Job:
                 return await self._commit(gone, asked_again=mail.envelope is not envelope)
         return self._obey(verdict)
 
+    def abandon(self) -> None:
+        """The client has hung up and the hooks were cancelled: nothing has gone upstream, and the log says so."""
+        if not self._draft.committing:
+            self._end("deferred", Reply(451, "4.4.2", "The client hung up"))
+
     def _structure(self, head: bytes, header_bytes: int, headers: int, hops: int) -> Reply | None:
         lines = head.count(b"\r\n")
         if (
@@ -186,6 +196,7 @@ class _Job:
         transaction = self._draft.transaction
         assert transaction is not None
         sent = services.clock.monotonic()
+        self._draft.committing = True
         replies = await transaction.send(self._lead(), mail.message)
         spent = services.clock.monotonic() - sent
         told = replies

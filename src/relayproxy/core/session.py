@@ -51,6 +51,7 @@ class Session:
         self.closing = False
         self.unconfirmed: int | None = None
         self._report: Coroutine[object, object, None] | None = None
+        self._delivering: Draft | None = None
         self._said_hello = False
         self._offered = Offered()
         self._connect_findings: tuple[Finding, ...] = ()
@@ -580,8 +581,13 @@ class Session:
         self.totals.messages += 1
         self.totals.recipients += len(draft.given)
         self.totals.octets += message.size
-        settled = await forward(self._at, draft, message, gone)
-        self._report = settled.report
+        self._delivering = draft
+        try:
+            settled = await forward(self._at, draft, message, gone)
+            self._report = settled.report
+        finally:
+            if self._report is None:
+                self._delivering = None
         self.unconfirmed = settled.token
         if any(reply.code == 421 for reply in settled.replies):
             self.closing = True
@@ -597,6 +603,12 @@ class Session:
         report, self._report = self._report, None
         if report is not None:
             await report
+        self._delivering = None
+
+    @property
+    def must_finish(self) -> bool:
+        """Whether content may have gone upstream and its answer or report is still due: not to be cancelled."""
+        return self._delivering is not None and self._delivering.committing
 
     def refuse_content(self, reply: Reply, octets: int) -> list[Reply]:
         """The content can't be taken (too big, bare newlines, no room): end the transaction, nothing was sent."""
