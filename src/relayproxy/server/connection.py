@@ -250,6 +250,7 @@ class Connection(SMTP):
             self._talk is not None
             and self._task is not None
             and not self._talk.must_finish
+            and not self._starting_tls
             and asyncio.current_task() is not self._task
         ):
             self._task.cancel()
@@ -745,6 +746,7 @@ class Connection(SMTP):
         self._shared.outbox.flush()
         self._drop_chunks()
         self._deadline = 0.0
+        self._starting_tls = True
         try:
             transport = await self.loop.start_tls(
                 self.transport,
@@ -761,6 +763,8 @@ class Connection(SMTP):
             self.transport.abort()
             self.connection_lost(error)
             return
+        finally:
+            self._starting_tls = False
         if transport is None or self.lost:
             talk.closing = True
             return
