@@ -56,6 +56,13 @@ CELLS = (
         signed=True,
     ),
     Cell(
+        "spam",
+        "4 KB, 40 sessions, 4 workers: dnsbl (cached), ratelimit, score, greylist with SQLite state",
+        ("relayproxy-w4", "relayproxy-spam"),
+        sessions=40,
+        rounds=2,
+    ),
+    Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
     ),
     Cell(

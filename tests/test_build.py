@@ -32,7 +32,7 @@ from relayproxy.core.services import Budget, Services
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
-from relayproxy.testing import FakeClock, FakeResolver
+from relayproxy.testing import FakeClock, FakeResolver, MemoryState
 
 NOWHERE = Log(lambda _: None, lambda: 0.0)
 
@@ -294,7 +294,9 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     config = a_config(relay={"domains": ["example.com", ".example.net"]})
     resolver, clock = FakeResolver({}), FakeClock()
     app = build.app_for(config, resolver, clock, tmp_path)
-    assert app == App("mx.example.org", resolver, clock, tmp_path, frozenset({"example.com", ".example.net"}))
+    domains = frozenset({"example.com", ".example.net"})
+    assert app == App("mx.example.org", resolver, clock, tmp_path, domains, state=app.state)
+    assert isinstance(app.state, MemoryState)
 
 
 @pytest.mark.parametrize(

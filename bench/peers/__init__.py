@@ -9,14 +9,17 @@ from bench.peers.postfix import Postfix
 from bench.peers.relayproxy import RelayProxy
 from bench.peers.script import Script, ScriptChecks
 from bench.peers.signature import Signature
+from bench.peers.spam import Spam
 
 RELAYS: dict[str, Relay] = {
     relay.name: relay
     for relay in (
         RelayProxy(),
         RelayProxy("relayproxy-w2", workers=2),
+        RelayProxy("relayproxy-w4", workers=4),
         RelayProxy("relayproxy-dkim", sign=True),
         RelayProxy("relayproxy-checks", check=True),
+        Spam(),
         Script(),
         ScriptChecks(),
         Postfix(),

@@ -6,7 +6,7 @@ and nothing beside it (and the pure algorithms of relayproxy.mailauth), so what 
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, overload
@@ -34,20 +34,24 @@ from relayproxy.model.mail import Direction, Mail, Origin
 from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.reply import Reply, printable
+from relayproxy.model.shared import Add, Bucket, Delete, Get, Operation, Put, PutNew, Take, shared_key
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
 from relayproxy.secrets import Secret, SecretError, SecretRef
 
 __all__ = [
     "NULL_SENDER",
     "Action",
+    "Add",
     "AddHeader",
     "AddRecipient",
     "Address",
     "Answer",
     "App",
+    "Bucket",
     "Client",
     "Clock",
     "Credentials",
+    "Delete",
     "Direction",
     "DnsStatus",
     "DropHeader",
@@ -56,14 +60,18 @@ __all__ = [
     "Edits",
     "Envelope",
     "Finding",
+    "Get",
     "HeaderField",
     "Mail",
     "Message",
     "Mistake",
+    "Operation",
     "Opinion",
     "Origin",
     "Outcome",
     "Plugin",
+    "Put",
+    "PutNew",
     "Recipient",
     "ReplaceBody",
     "ReplaceHeader",
@@ -77,8 +85,11 @@ __all__ = [
     "SetSender",
     "Settings",
     "Setup",
+    "SharedState",
     "State",
+    "Take",
     "TlsInfo",
+    "Unavailable",
     "Verdict",
     "accept",
     "defer",
@@ -87,6 +98,7 @@ __all__ = [
     "hook",
     "printable",
     "reject",
+    "shared_key",
     "to_a_label",
 ]
 
@@ -156,6 +168,7 @@ class Plugin(Generic[S]):
     `name` is how the YAML calls it, `settings` the class of its settings. `after` names the plugins whose findings
     it reads: with it, the hook runs at once beside those it does not name; without it (None), it waits for all
     that stand before it in the YAML and sees what they found. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
+    `uses_state` says that it keeps something in `app.state`, which `check` then wants to be shared and lasting.
     `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
     before_forward after all others.
     """
@@ -163,6 +176,7 @@ class Plugin(Generic[S]):
     name: ClassVar[str] = ""
     settings: ClassVar[type[Settings]] = Settings
     after: ClassVar[tuple[str, ...] | None] = None
+    uses_state: ClassVar[bool] = False
     api: ClassVar[str] = API_VERSION
     directions: ClassVar[frozenset[Direction]] = frozenset(Direction)
     signer: ClassVar[bool] = False
@@ -235,6 +249,52 @@ def _unheard(plugin: str, count: int) -> None:
     """Take the number of alarms where nobody listens."""
 
 
+class Unavailable(Exception):  # noqa: N818  (says what is the matter, as asyncio's TimeoutError does)
+    """A service that a plugin needs gives no answer now; whoever noticed has logged it.
+
+    A plugin lets it pass: its `on_error` then says what becomes of the mail.
+    """
+
+
+class SharedState:
+    """Counters, token buckets and short texts that all workers share. Losing them never loses mail.
+
+    A store implements `do`; the other methods are one operation each. Every method raises Unavailable when the
+    store does not answer. Keys come from `shared_key`.
+    """
+
+    async def do(self, *operations: Operation) -> list[Any]:  # noqa: ARG002  (a store has a use for them)
+        """Carry out operations in their order and at once, unseen by others in between; return their answers."""
+        raise Unavailable("there is no shared state")
+
+    async def close(self) -> None:
+        """Put things away."""
+
+    async def take(self, key: str, rate: float, burst: float, cost: float = 1.0) -> float:
+        """Take `cost` tokens from a bucket; return 0.0, or the seconds to wait when nothing was taken."""
+        ((wait,),) = await self.do(Take((Bucket(key, rate, burst, cost),)))
+        return float(wait)
+
+    async def add(self, key: str, amount: float = 1.0, *, ttl: float, half_life: float = 0.0) -> float:
+        """Add to a counter that ends `ttl` seconds later, and decays if it has a half-life; return its value."""
+        (value,) = await self.do(Add(key, amount, ttl, half_life))
+        return float(value)
+
+    async def get(self, key: str) -> str | None:
+        """Return the text that is kept, or None."""
+        (text,) = await self.do(Get(key))
+        return text  # type: ignore[no-any-return]
+
+    async def put(self, key: str, text: str, *, ttl: float) -> None:
+        """Keep a text for `ttl` seconds."""
+        await self.do(Put(key, text, ttl))
+
+    async def put_new(self, key: str, text: str, *, ttl: float) -> str | None:
+        """Keep a text for `ttl` seconds unless there is one: return that, or None."""
+        (found,) = await self.do(PutNew(key, text, ttl))
+        return found  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
@@ -252,3 +312,4 @@ class App:
     environ: Mapping[str, str] | None = None
     unencrypted: frozenset[str] = frozenset()
     alarm: Callable[[str, int], None] = _unheard
+    state: SharedState = field(default_factory=SharedState)

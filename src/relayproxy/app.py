@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relayproxy import __version__
 from relayproxy.api import Clock, Resolver
@@ -26,6 +27,7 @@ from relayproxy.build import (
     listener_services,
     relay_of,
     routes_of,
+    state_of,
     upstream_settings,
 )
 from relayproxy.config.models import Config
@@ -41,6 +43,9 @@ from relayproxy.server.connection import Shared
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.shared import GenerationMemory, LedgerMemory
+
+if TYPE_CHECKING:
+    from relayproxy.history.writer import Writer
 
 _BEAT = 1.0
 _PROBE_PATIENCE = 2.0
@@ -124,6 +129,7 @@ class Worker:
         self._ready = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._services: Services | None = None
+        self._history: Writer | None = None
         self._at: list[ListenerServices] = []
 
     # -- starting -------------------------------------------------------------------------------------------
@@ -133,7 +139,12 @@ class Worker:
         config, place = self._config, self._place
         _bridge_logging(self.log)
         metrics = Metrics(place.memory.arrays, place.slot)
-        settings = {name: upstream_settings(config, name, place.memory.workers) for name in config.upstreams}
+        self._history = self._open_history(metrics)
+        on_tls = self._history.record if self._history is not None else None
+        settings = {
+            name: replace(upstream_settings(config, name, place.memory.workers), on_tls=on_tls)
+            for name in config.upstreams
+        }
         self._upstreams = {
             name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
             for name, one in settings.items()
@@ -153,11 +164,13 @@ class Worker:
             clock=self._clock,
             budget=Budget(config.limits.bytes_in_flight, metrics.cell("bytes_in_flight")),
             begin_queries=begin_queries,
+            history=self._history,
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
+        self._state = state_of(config, self._clock, self.log, metrics)
         alarm = alarms_of(self._choices, metrics)
-        app = replace(app_for(config, resolver, self._clock, self._folder), alarm=alarm)
+        app = replace(app_for(config, resolver, self._clock, self._folder, self._state), alarm=alarm)
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):
@@ -168,6 +181,23 @@ class Worker:
         self._ready = True
         self._keep(self._beat())
         self._keep(self._reprobe())
+
+    def _open_history(self, metrics: Metrics) -> "Writer | None":
+        """Begin to keep a history if one is wanted; a file that can't be written is no obstacle to mail."""
+        config = self._config.history
+        if config is None:
+            return None
+        from relayproxy.history.writer import Writer
+
+        def complain(text: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
+                self._loop.call_soon_threadsafe(lambda: self.log.error("history", reason=text))
+
+        writer = Writer(
+            config.path, metrics=metrics, retention=config.retention, limit=config.queue, complain=complain
+        )
+        writer.start()
+        return writer
 
     def _measure(self, metrics: Metrics) -> None:
         """Set the gauges that tell of the configuration, and forget those of a predecessor."""
@@ -339,6 +369,9 @@ class Worker:
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()
+        await self._state.close()
+        if self._history is not None:
+            await asyncio.to_thread(self._history.close)
         for task in self._tasks:
             task.cancel()
         await asyncio.sleep(0)

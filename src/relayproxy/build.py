@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relayproxy.api import App, Clock, Direction, Plugin, Resolver
+from relayproxy.api import App, Clock, Direction, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.core.log import Log
@@ -22,6 +22,9 @@ from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
+from relayproxy.state.guard import GuardedState
+from relayproxy.state.memory import MemoryState
+from relayproxy.state.sqlite import SqliteState
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
 """A line of the pipeline: as configured, the plugin's class, and its validated options."""
@@ -210,13 +213,50 @@ def alarms_of(choices: Sequence[Choice], metrics: Metrics) -> Callable[[str, int
     return lambda plugin, count: cells[plugin].set(count)
 
 
-def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> App:
-    """Return what plugins get at startup."""
+def state_of(config: Config, clock: Clock, log: Log, metrics: Metrics) -> SharedState:
+    """Return where plugins keep what all workers share. Nothing is opened before it is used."""
+    if config.state is None:
+        return MemoryState(clock.time)
+    path = config.state.path
+    store: SharedState
+    if path is not None:
+        store = SqliteState(path, clock.time)
+    else:
+        from relayproxy.state.valkey import ValkeyState  # noqa: PLC0415  (an optional library, slow to load)
+
+        password = config.state.password.reveal() if config.state.password else ""
+        store = ValkeyState(
+            config.state.server,
+            clock.time,
+            login=config.state.login or "",
+            password=password,
+            timeout=config.state.timeout,
+        )
+    return GuardedState(
+        store,
+        name=config.state.url,
+        log=log,
+        metrics=metrics,
+        monotonic=clock.monotonic,
+        timeout=config.state.timeout,
+    )
+
+
+def app_for(
+    config: Config, resolver: Resolver, clock: Clock, folder: Path, state: SharedState | None = None
+) -> App:
+    """Return what plugins get at startup; without a `state`, one in memory."""
     unencrypted = frozenset(
         name
         for name, upstream in config.upstreams.items()
         if upstream.tls == "off" and not all(target.address.is_loopback for target in upstream.targets)
     )
     return App(
-        config.hostname, resolver, clock, folder, frozenset(config.relay.domains), unencrypted=unencrypted
+        config.hostname,
+        resolver,
+        clock,
+        folder,
+        frozenset(config.relay.domains),
+        unencrypted=unencrypted,
+        state=state if state is not None else MemoryState(clock.time),
     )

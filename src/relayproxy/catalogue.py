@@ -163,7 +163,7 @@ def _class_of(name: str, found: Any, source: Source) -> type[Plugin[Any]]:
 def _module_class(name: str, module: ModuleType) -> type[Plugin[Any]]:
     """Wrap a module of plain hooks, which may say `after`, `directions`, `signer` and `settings` itself."""
     attributes: dict[str, Any] = {"name": name, "__doc__": module.__doc__, "module": module}
-    for key in ("after", "directions", "signer", "default_timeout", "api", "settings"):
+    for key in ("after", "directions", "signer", "default_timeout", "api", "settings", "uses_state"):
         if key in vars(module):
             attributes[key] = vars(module)[key]
     return type(f"{name.title().replace('_', '')}Module", (Plugin,), attributes)

@@ -73,7 +73,8 @@ class Hooks:
         """Change an envelope address before the next hop is asked. Kind: rewrite.
 
         Called with `rcpt=None` for the sender at MAIL (return SetSender) and for each recipient at RCPT
-        (return ReplaceRecipient, or AddRecipient for a copy).
+        (return ReplaceRecipient, AddRecipient for a copy, or SetSender if this recipient takes another sender: others
+        that don't are then put off to a transaction of their own). A plugin sees where those before it led to.
         """
 
     @hookspec
@@ -99,7 +100,11 @@ class Hooks:
 
     @hookspec
     def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
-        """The fate of every recipient is known and the client has its answer. Kind: report."""
+        """The fate of every recipient is known and the client has its answer. Kind: report.
+
+        Called when the next hop has answered, and when a message hook has rejected; not for what is put off, which
+        comes again.
+        """
 
     @hookspec
     def session_closed(self, client: Client, totals: SessionTotals) -> None:

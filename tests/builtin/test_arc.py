@@ -183,6 +183,7 @@ async def test_what_was_found_here_goes_into_the_set(folder):
     made = plugin(folder, seal=SEAL)
     mail = make_mail(RAW)
     mail.note("spf", "pass", smtp__mailfrom="joe@example.org")
+    mail.note("dmarc", "pass", header__from="example.org")
     mail.findings = tuple(mail.noted)
     await call(made, "message", mail=mail)
     edits = await call(made, "before_forward", mail=mail, route="out")
@@ -190,8 +191,12 @@ async def test_what_was_found_here_goes_into_the_set(folder):
         Message.from_bytes(bytes(apply_to_message(mail.message, edits))).fields[2].value
     )
     assert (instance, found.authserv_id) == (1, "mx.us.example")
-    assert [(one.method, one.result) for one in found.results] == [("spf", "pass"), ("arc", "none")]
-    assert found.results[1].props == {"smtp.remote-ip": "192.0.2.1"}
+    assert [(one.method, one.result) for one in found.results] == [
+        ("spf", "pass"),
+        ("dmarc", "pass"),
+        ("arc", "none"),
+    ]
+    assert found.results[2].props == {"smtp.remote-ip": "192.0.2.1"}
 
 
 async def test_a_broken_chain_gets_a_last_set(folder):

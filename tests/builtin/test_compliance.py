@@ -214,6 +214,15 @@ async def test_without_addresses_nothing_is_said_about_them():
     assert await broken(zone=with_zone(**{"example.org__TXT": "v=spf1 -all"}), addresses=[]) == {}
 
 
+async def test_what_dns_is_asked_takes_as_long_as_the_longest_chain():
+    clock = FakeClock(NOW)
+    made = plugin(addresses=[ADDRESS, "198.51.100.6"])
+    made.startup(App("out.example.org", FakeResolver(ZONE, clock=clock, delay=0.05), clock, Path()))
+    began = clock.monotonic()
+    await clock.run(call(made, "message", mail=outbound()))
+    assert clock.monotonic() - began == pytest.approx(0.1)
+
+
 async def verdict(raw=GOOD, zone=ZONE, promise=PROMISE, **settings):
     return await call(plugin(zone, **settings), "message", mail=outbound(raw, promise))
 

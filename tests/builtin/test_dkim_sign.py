@@ -526,6 +526,13 @@ async def test_weak_keys_and_open_files_are_warned_of(folder, caplog):
     ]
 
 
+async def test_a_domain_without_an_rsa_key_is_warned_of(folder, caplog):
+    write(folder / "keys/modern.example.s.key", new_ed25519_key())
+    await plugin(folder)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["modern.example has no RSA key, and some large receivers verify nothing else"]
+
+
 def test_keys_are_found_in_order(folder):
     assert [(file.domain, file.selector) for file in find_keys(folder / "keys")] == [
         ("bench.example", "bench"),

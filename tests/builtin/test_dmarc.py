@@ -231,6 +231,16 @@ async def test_without_a_trusted_seal_nothing_is_excused(findings, settings):
     assert verdict.action is Action.REJECT
 
 
+async def test_no_header_that_anybody_can_add_excuses_a_fail():
+    lines = (
+        "List-Id: <l.lists.example>",
+        "Precedence: list",
+        "X-Original-Authentication-Results: x; dmarc=pass",
+    )
+    verdict, _ = await judge(message("reject.example", *lines), on_fail="follow-policy")
+    assert verdict.action is Action.REJECT
+
+
 async def test_a_seal_without_results_excuses_nothing():
     mail = message("reject.example", findings=[Finding("arc", "pass", props={"trusted": "yes"})])
     assert (await judge(mail, on_fail="follow-policy"))[0].action is Action.REJECT
@@ -280,3 +290,35 @@ async def test_no_espoofer_case_passes_for_the_spoofed_domain(name, case):
     verdict = await call(checks[1], "message", mail=mail)
     assert verdict.action is Action.REJECT
     assert mail.finding("dmarc").result in ("fail", "permerror")
+
+
+# What reports are made of
+
+
+RECORD = "v=DMARC1; p=quarantine; sp=reject; t=y; fo=1; rua=mailto:a@tested.example!10m"
+
+
+@pytest.mark.parametrize(
+    ("record", "settings", "disposition"),
+    [
+        (RECORD, {"on_fail": "follow-policy"}, "none"),  # t=y
+        (RECORD.replace("t=y", "t=n"), {"on_fail": "follow-policy"}, "quarantine"),
+        (RECORD.replace("t=y", "t=n"), {"on_fail": "follow-policy", "quarantine": "reject"}, "reject"),
+        (RECORD.replace("t=y", "t=n"), {"on_fail": "follow-policy", "quarantine": "accept"}, "none"),
+        (RECORD.replace("t=y", "t=n"), {}, "none"),
+        ("v=DMARC1; p=reject", {"on_fail": "follow-policy"}, "reject"),
+    ],
+)
+async def test_a_finding_carries_the_record_and_what_was_asked_for(record, settings, disposition):
+    mail = message("tested.example", findings=[spf("other.example")])
+    await call(plugin({("_dmarc.tested.example", "TXT"): record}, **settings), "message", mail=mail)
+    props = mail.finding("dmarc").props
+    assert (props["record"], props["disposition"], props["discovery"]) == (record, disposition, "treewalk")
+
+
+async def test_a_record_that_is_too_long_is_not_carried_in_part():
+    zone = {("_dmarc.tested.example", "TXT"): f"v=DMARC1; p=none; rua=mailto:{'a' * 5000}@tested.example"}
+    mail = message("tested.example", findings=[spf("tested.example")])
+    await call(plugin(zone), "message", mail=mail)
+    assert mail.finding("dmarc").result == "pass"
+    assert mail.finding("dmarc").props["record"] == ""

@@ -185,3 +185,20 @@ def test_folders_of_sockets(tmp_path):
     more = "control: {socket: none/control.sock}\n"
     ((code, _, line, message),) = found(tmp_path, more=more)
     assert (code, line, message) == ("RP501", 8, f"the folder {tmp_path / 'none'} is not there")
+
+
+def test_the_secrets_of_plugins_are_read(tmp_path):
+    more = (
+        "pipeline:\n  - srs:\n      domain: example.org\n      secrets:\n"
+        "        - {env: FIRST}\n        - {file: second.key}\n"
+    )
+    environ = {"FIRST": "x" * 20}
+    (tmp_path / "second.key").write_text("y" * 20)
+    (tmp_path / "second.key").chmod(0o600)
+    write_pair(tmp_path)
+    assert found(tmp_path, more=more, environ=environ) == []
+    (tmp_path / "second.key").unlink()
+    assert found(tmp_path, more=more) == [
+        ("RP121", "error", 12, "the environment variable FIRST is not set"),
+        ("RP121", "error", 13, f"{tmp_path}/second.key: No such file or directory"),
+    ]

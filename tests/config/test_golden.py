@@ -12,7 +12,16 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
 
 
-NAMES = {"arc", "dkim_verify", "dmarc", "headers", "iprev", "require_tls", "spf"}  # dmarc reads three of them
+NAMES = {
+    "arc",
+    "dkim_verify",
+    "dmarc",
+    "headers",
+    "iprev",
+    "ratelimit",
+    "require_tls",
+    "spf",
+}  # dmarc reads three of them
 
 
 def few(folders):

@@ -9,6 +9,7 @@ from tests.core.making import RAW, answering, plugin
 from relayproxy.api import (
     AddHeader,
     AddRecipient,
+    Address,
     Credentials,
     DropHeader,
     DropRecipient,
@@ -20,6 +21,7 @@ from relayproxy.api import (
     SetSender,
     State,
     accept,
+    defer,
     hook,
     reject,
 )
@@ -281,6 +283,62 @@ async def test_report_hooks_hear_the_outcome_of_every_recipient():
     assert (await driver.deliver(RAW, recipients=["b@example.net", "c@example.net"])).reply.ok
     done = [("b@example.net", State.DONE, "upstream"), ("c@example.net", State.DONE, "upstream")]
     assert heard == [("c0.1", done)]
+
+
+async def test_report_hooks_hear_of_what_a_message_hook_rejects_and_not_of_what_it_puts_off():
+    heard = []
+
+    def after_forward(_self, outcomes):
+        heard.extend((one.state, one.reply.code) for one in outcomes)
+
+    verdicts = [defer("later"), reject("never")]
+    driver = SessionDriver(
+        plugin("judge", message=lambda _self: verdicts.pop(0)),
+        plugin("reporter", after_forward=after_forward),
+    )
+    assert (await driver.deliver(RAW)).reply.code == 451
+    assert heard == []
+    assert (await driver.deliver(RAW)).reply.code == 550
+    assert heard == [(State.FAILED, 550)]
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt"])
+async def test_a_421_of_a_plugin_ends_the_connection(stage):
+    driver = SessionDriver(
+        plugin("full", **{stage: lambda _self: defer("Too much", code=421, status="4.7.0")})
+    )
+    delivery = await driver.deliver(RAW)
+    assert delivery.reply.code == 421
+    assert driver.session.closing
+
+
+async def test_a_recipient_may_take_another_sender_where_another_plugin_leads_it():
+    def aliases(_self, rcpt):
+        if rcpt is not None and rcpt.address.local == "alias":
+            return ReplaceRecipient(rcpt.address, Address("ana", "elsewhere.example"))
+        return None
+
+    def forwards(_self, rcpt):
+        if rcpt is not None and rcpt.address.domain == "elsewhere.example":
+            return SetSender(Address("forwarder", "example.net"))
+        return None
+
+    driver = SessionDriver(
+        plugin("aliases", rewrite_envelope=aliases), plugin("forwards", rewrite_envelope=forwards)
+    )
+    delivery = await driver.deliver(RAW, recipients=["alias@example.net"])
+    assert str(delivery.sent.envelope.sender) == "forwarder@example.net"
+    assert [str(one.address) for one in delivery.sent.recipients] == ["ana@elsewhere.example"]
+    await driver.say("MAIL FROM:<a@example.org>")
+    replies = await driver.say(
+        "RCPT TO:<b@example.net>", "RCPT TO:<alias@example.net>", "RCPT TO:<c@example.net>"
+    )
+    assert [reply.code for reply in replies] == [250, 452, 250]
+    await driver.say("RSET", "MAIL FROM:<a@example.org>")
+    assert [(await driver.say(f"RCPT TO:<{name}@example.net>"))[0].code for name in ("alias", "b")] == [
+        250,
+        452,
+    ]
 
 
 async def test_totals_of_a_connection(fake_clock):

@@ -54,7 +54,7 @@ def module(name):
 def test_every_configuration_is_whole_and_has_no_mistake(page, code, tmp_path):
     shutil.copytree(ROOT / "plugins", tmp_path / "plugins")
     file = tmp_path / "relayproxy.yaml"
-    file.write_text(code)
+    file.write_text(code.replace("/var/lib/relayproxy", str(tmp_path)))
     if "subject_words:\n      words: [lottery, jackpot]" in code:
         # The tutorial's own plugin, which the page has just made.
         shutil.copy(ROOT / "tests/plugins/tutorial/second/subject_words.py", tmp_path / "plugins")

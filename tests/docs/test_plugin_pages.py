@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin._dnsbl_settings import DnsblSettings, ListSettings
+from relayproxy.builtin._score_settings import HeaderNames, ScoreSettings, Thresholds
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
+from relayproxy.builtin.greylist import GreylistSettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.ratelimit import Limit
+from relayproxy.builtin.reputation import ReputationSettings, Scales
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
@@ -33,6 +38,15 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
+        ("dnsbl.md", DnsblSettings),
+        ("dnsbl.md", ListSettings),
+        ("greylist.md", GreylistSettings),
+        ("ratelimit.md", Limit),
+        ("reputation.md", ReputationSettings),
+        ("reputation.md", Scales),
+        ("score.md", HeaderNames),
+        ("score.md", ScoreSettings),
+        ("score.md", Thresholds),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.fuzz.hostile import Hostile
+from tests.fuzz.words import (
+    ADDRESS_WORDS,
+    FROM_WORDS,
+    HEADER_LINES,
+    KEY,
+    RESULTS_WORDS,
+    SIGNATURE_TAGS,
+    SPF_TERMS,
+    SRS_WORDS,
+)
 
 from relayproxy.api import AddHeader, Address, Answer, DnsStatus, DropHeader, Finding, ReplaceHeader
 from relayproxy.core.policy import Limits
@@ -25,13 +35,16 @@ from relayproxy.mailauth import (
 )
 from relayproxy.mailauth.canonical import BodyForm, body_digests, canonical_body, relaxed_header
 from relayproxy.mailauth.dkim_header import SignatureFault, read_record, read_signature
-from relayproxy.mailauth.dkim_keys import KeyFault, read_key, read_public_key
+from relayproxy.mailauth.dkim_keys import KeyFault, new_ed25519_key, read_key, read_public_key
+from relayproxy.mailauth.dkim_sign import sign
 from relayproxy.mailauth.dkim_tags import Flaw, parse_tags, without_b
+from relayproxy.mailauth.dmarc import Identifier, evaluate
 from relayproxy.mailauth.dmarc_record import parse_record
+from relayproxy.mailauth.psl import organizational_domain
 from relayproxy.mailauth.spf import Spf
 from relayproxy.mailauth.srs import Srs, SrsFault
 from relayproxy.model.address import to_a_label
-from relayproxy.model.edits import apply_to_message
+from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.encoded_words import decode_words
 from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.reply import Reply
@@ -44,54 +57,8 @@ from relayproxy.smtp.xclient import XCLIENT_NAMES, parse_attributes, xtext_decod
 from relayproxy.testing.mail import make_client
 
 NOW = 1_790_000_000.0
-KEY = (
-    b"v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/"
-    b"byYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l/K4w3QIDAQAB"
-)
-SIGNATURE_TAGS = (
-    b"v=1", b"a=rsa-sha256", b"a=ed25519-sha256", b"c=relaxed/simple", b"d=example.org", b"s=sel", b"h=from:to:subject",
-    b"bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", b"b=YWJj", b"t=1", b"x=99999999999", b"l=3", b"i=@example.org",
-    b"q=dns/txt", b"z=a", b";", b"\r\n ", b"=", b":", b" ", b"xn--", b"\xc3\xa4",
-)  # fmt: skip
-SPF_TERMS = (
-    b"v=spf1 ", b"ip4:192.0.2.0/24 ", b"ip6:::1/200 ", b"a:", b"mx/24//64 ", b"include:example.org ", b"redirect=",
-    b"exp=example.org ", b"exists:%{ir}.%{v}", b"%{", b"%%", b"%{d2r+-}", b"ptr ", b"-all", b"?", b"/", b":", b"=", b" ",
-    b"example.org", b"%{l1r-}", b"..", b"\xc3\xa4",
-)  # fmt: skip
-RESULTS_WORDS = (
-    b"mx.example.com", b"; ", b"spf=pass", b"smtp.mailfrom=a@example.org", b'reason="a\\"b"', b"(", b")", b'"', b"\\",
-    b"=", b".", b"/1", b"i=1;", b"dkim=fail", b"header.d", b"none", b"\r\n ", b"1", b"\xc3\xa4", b"arc=none",
-)  # fmt: skip
-FROM_WORDS = (
-    b"a@example.org", b"<", b">", b'"', b"(", b")", b"\\", b",", b";", b":", b"=?utf-8?q?a=40b?=", b"@", b".", b"[", b"]",
-    b" ", b"\r\n ", b"\r\nFrom: ", b"From", b"\xc3\xa4", b"Group:", b"\x00", b"xn--",
-)  # fmt: skip
-HEADER_LINES = (
-    b"From: a@example.org\r\n", b"DKIM-Signature: ", b"ARC-Seal: ", b"ARC-Message-Signature: ",
-    b"ARC-Authentication-Results: ", b"Authentication-Results: ", b"Received-SPF: fail receiver=", b"BIMI-Location: ",
-    b"i=1; ", b"i=2; ", b"cv=none; ", b"\r\n", b" ", b":", b"\t", *SIGNATURE_TAGS, *RESULTS_WORDS,
-)  # fmt: skip
-ADDRESS_WORDS = (
-    b"FROM:", b"TO:", b"<", b">", b"a@b.example", b'"', b"\\", b"@x,@y:", b"[192.0.2.1]", b" SIZE=", b" BODY=8BITMIME",
-    b" NOTIFY=NEVER", b" ORCPT=rfc822;a", b" RET=FULL", b" ENVID=+41", b" AUTH=<>", b" SMTPUTF8", b"=", b"9" * 30,
-    b"\xc3\xa4", b"postmaster", b".", b"@",
-)  # fmt: skip
-SRS_WORDS = (
-    b"SRS0",
-    b"SRS1",
-    b"=",
-    b"+",
-    b"-",
-    b"abcdef",
-    b"aa",
-    b"example.org",
-    b"user",
-    b'"',
-    b"\\",
-    b"@",
-    b"\xc3\xa4",
-)
 LIMITS = Limits()
+SIGNER = new_ed25519_key()
 HEAD = LIMITS.header_bytes - 2000
 FIELDS = LIMITS.headers - 10
 LINE = 65_536  # octets of a command line, were the limit raised to sixteen times the usual
@@ -210,6 +177,22 @@ def dmarc_record(data: bytes) -> None:
     parse_record(b"v=DMARC1; p=none; " + data)
 
 
+def dmarc_domains(data: bytes) -> None:
+    """What a trusted sealer says was authenticated, which is the longest text that gets as far as this."""
+
+    async def fetch(questions: Sequence[tuple[str, str]]) -> list[Answer]:
+        return [Answer(DnsStatus.OK, (b"v=DMARC1; p=reject",)) for _ in questions]
+
+    given = text(data)
+    for organization in (None, organizational_domain):
+        drive(
+            evaluate(
+                "example.org", [Identifier("dkim", given), Identifier("spf", given)], fetch, organization
+            )
+        )
+        drive(evaluate(given, [Identifier("dkim", "example.org")], fetch, organization))
+
+
 def results_value(data: bytes) -> None:
     for parse in (authres.parse, authres.parse_arc):
         with suppress(ValueError):
@@ -275,13 +258,24 @@ def header_value(data: bytes) -> None:
     assert isinstance(field.value, str)
 
 
+def signed(data: bytes) -> None:
+    message = within(Message.from_bytes(data))
+    with suppress(ValueError):
+        sign(message, SIGNER, domain="example.org", selector="s", now=int(NOW))
+
+
+def header_line_(data: bytes) -> None:
+    with suppress(ValueError):
+        header_line("Subject", text(data))
+
+
 def bulk(data: bytes) -> None:
     message = within(Message.from_bytes(data))
     list(bulk_rules.check_date(message, NOW, 86_400, 86_400))
     list(bulk_rules.check_message_id(message))
     list(bulk_rules.check_automatic(message, null_sender=True))
     list(bulk_rules.check_unsubscribe(message, bulk_rules.signers_of(message)))
-    list(bulk_rules.check_from(message, ()))
+    list(bulk_rules.check_from(from_header.read_author(message), ()))
     list(bulk_rules.check_singletons(message))
     list(bulk_rules.check_lines(message))
     assert bulk_rules.is_bulk(message) in (True, False)
@@ -386,6 +380,7 @@ TARGETS = (
     Target("private key", private_key, (b"MC4CAQAwBQYDK2VwBCIEI", b"\n", b"=", b"A" * 32, b"-----END")),
     Target("spf record", spf_record, SPF_TERMS),
     Target("dmarc record", dmarc_record, (b"v=DMARC1", b";", b"p=none", b"rua=mailto:a@b", b"!10m", b",", b"=", b"np=", b" ")),
+    Target("dmarc domains", dmarc_domains, (b".", b"a", b"example.org", b"xn--", b"\xc3\xa4", b"co.uk"), 16_384),
     Target("results value", results_value, RESULTS_WORDS),
     Target("results forged", results_forged, (*RESULTS_WORDS, *HEADER_LINES), HEAD, (b"Authentication-Results: ", b"Received-SPF: ", b"BIMI-Location: ", b"Authentication-Results")),
     Target("results written", results_written, RESULTS_WORDS),
@@ -393,6 +388,8 @@ TARGETS = (
     Target("arc sets", arc_sets, HEADER_LINES, HEAD, (b"ARC-Seal: i=1; ", b"ARC-Message-Signature: i=1; ", b"ARC-Authentication-Results: i=1; ")),
     Target("header block", header_block, HEADER_LINES, HEAD, (b"Subject: ", b"")),
     Target("header edits", header_edits, HEADER_LINES, HEAD, (b"Subject: ", b"")),
+    Target("signed", signed, HEADER_LINES, HEAD, (b"From: ", b"From: a@example.org\r\nSubject: ")),
+    Target("header line", header_line_, (b" ", b"\t", b"\r\n ", b"word", b"\xc3\xa4"), HEAD),
     Target("header value", header_value, (b"=?utf-8?q?", b"=?", b"?=", b"=?x?b?", b"\r\n ", b"=C3", b"YWI", b" ")),
     Target("encoded words", lambda data: decode_words(text(data)), (b"=?utf-8?q?", b"=?", b"?=", b"?b?", b"=?koi8-r*en?B?", b"=C3", b" ")),
     Target("bulk rules", bulk, (b"Mon, 21 Sep 2026 14:00:00 +0000", b"<", b">", b"@", b"https://", b"(", b")", b"+9999", b"\r\n"), HEAD, (b"Date: ", b"Message-ID: ", b"List-Unsubscribe: ", b"Precedence: ", b"DKIM-Signature: ")),

@@ -1,9 +1,12 @@
 """How connections end or never begin: limits, draining, retiring, and clients that don't read."""
 
 import asyncio
+import contextlib
 import socket
+import struct
 
 import pytest
+from tests.core.making import plugin
 from tests.server.harness import MESSAGE, Served, received, serving
 from tests.servers.client import Client, HangUpError, wire_form
 from tests.servers.client import _Wire as Words
@@ -276,3 +279,102 @@ class TestFlowControl:
             client.transport.write(b"NOOP\r\n" * 60_000)
             for _ in range(60_000):
                 assert (await client.read()).code == 250
+
+
+class Waiting:
+    """A plugin that waits in one hook for a door that a test may open, and counts the ends it hears of."""
+
+    def __init__(self, stage: str) -> None:
+        self.began, self.cancelled, self.door = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.closed = 0
+
+        async def wait(_self):
+            self.began.set()
+            try:
+                await self.door.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+
+        async def session_closed(_self):
+            await asyncio.sleep(0)
+            self.closed += 1
+
+        self.plugin = plugin("waiting", **{stage: wait, "session_closed": session_closed})
+
+
+async def say_all(client: Client) -> None:
+    """A whole session; the connection is expected to go in the middle."""
+    with contextlib.suppress(HangUpError):
+        await client.ehlo()
+        await client.message(MESSAGE)
+        await client.read()
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """Be gone: a connection that is only closed may be half open, and its client may still read."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+class TestHangingUp:
+    """What runs for a client that has gone is cancelled, save the commit."""
+
+    async def test_before_the_banner(self, sink: UpstreamSink):
+        waiting = Waiting("connect")
+        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            await waiting.began.wait()
+            reset(writer.transport)
+            await waiting.cancelled.wait()
+            await served.until_empty()
+        assert waiting.closed == 1
+
+    @pytest.mark.parametrize("stage", ["helo", "mail", "rcpt", "message", "before_forward"])
+    async def test_later(self, sink: UpstreamSink, stage: str):
+        waiting = Waiting(stage)
+        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+            client = await served.client(helo="")
+            sending = asyncio.create_task(say_all(client))
+            await waiting.began.wait()
+            reset(client.transport)
+            await waiting.cancelled.wait()
+            await sending
+            await served.until_empty()
+        assert waiting.closed == 1
+        assert sink.arrived == []
+        assert served.events("plugin_fault") == []
+        told = [(event["outcome"], event["reply"]) for event in served.events("message")]
+        heard = stage in ("message", "before_forward")
+        assert told == [("deferred", "451 4.4.2 The client hung up")] * heard
+
+    async def test_the_commit_and_its_report_go_on(self, sink: UpstreamSink):
+        waiting = Waiting("after_forward")
+        sink.plan.add(Fault(Step.DOT, Stall()))
+        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+            client = await served.client(helo="")
+            sending = asyncio.create_task(say_all(client))
+            await sink.until_reached(Step.DOT)
+            reset(client.transport)
+            await sending
+            await wait_for(lambda: all(one.lost for one in served.connections), "the loss to be noticed")
+            sink.release()
+            await waiting.began.wait()
+            waiting.door.set()
+            await served.until_empty()
+        assert not waiting.cancelled.is_set()
+        assert len(sink.messages) == 1
+        assert served.events("message")[0]["outcome"] == "relayed"
+
+    async def test_a_client_that_goes_during_the_report_cancels_nothing(self, sink: UpstreamSink):
+        waiting = Waiting("after_forward")
+        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+            client = await served.client()
+            assert (await client.message(MESSAGE)).code == 250
+            await waiting.began.wait()
+            reset(client.transport)
+            await wait_for(lambda: all(one.lost for one in served.connections), "the loss to be noticed")
+            waiting.door.set()
+            await served.until_empty()
+        assert not waiting.cancelled.is_set()

@@ -74,6 +74,9 @@ class KeyRing:
         for one in held:
             one.current()
         self._take(held, frozenset())
+        for sender, several in self._by_sender.items():
+            if not any(one.key is not None and one.key.algorithm == "rsa-sha256" for one in several):
+                self._log.warning("%s has no RSA key, and some large receivers verify nothing else", sender)
 
     def signers(self, sender: str) -> list[Held]:
         """Return the keys for an address, a domain, or, with a dot in front, all domains below one."""

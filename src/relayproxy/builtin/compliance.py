@@ -4,7 +4,8 @@ Notes what is wrong and why; defers or refuses only where it is told to, rule by
 before it costs the reputation of a domain there. Must not know how a rule is checked.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import Awaitable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
@@ -38,7 +39,7 @@ from relayproxy.mailauth.bulk_rules import (
     signers_of,
 )
 from relayproxy.mailauth.dmarc import Identifier, evaluate
-from relayproxy.mailauth.from_header import read_author
+from relayproxy.mailauth.from_header import Author, read_author
 from relayproxy.mailauth.iprev import check_iprev
 from relayproxy.mailauth.spf import Spf
 
@@ -101,8 +102,9 @@ class Compliance(Plugin[ComplianceSettings]):
         """Note "compliance" for each rule that is broken (`check` is the rule), or one pass."""
         skip = self.options.skip
         signers = [*_promised(mail), *signers_of(mail.message)]
-        problems = [problem for problem in self._read(mail, signers) if problem.check not in skip]
-        problems += [problem async for problem in self._ask(mail, signers) if problem.check not in skip]
+        author = read_author(mail.message)
+        found = [*self._read(mail, author, signers), *await self._ask(mail, author.domain, signers)]
+        problems = [problem for problem in found if problem.check not in skip]
         for problem in problems:
             result = "temperror" if problem.unknown else "fail"
             mail.note("compliance", result, reason=problem.reason, check=problem.check)
@@ -110,11 +112,11 @@ class Compliance(Plugin[ComplianceSettings]):
             mail.note("compliance", "pass")
         return self._opinion(problems)
 
-    def _read(self, mail: Mail, signers: list[Signer]) -> Iterator[Problem]:
+    def _read(self, mail: Mail, author: Author, signers: list[Signer]) -> Iterator[Problem]:
         """Yield what can be told without DNS."""
         message, options = mail.message, self.options
         now = self._app.clock.time()
-        yield from check_from(message, self._free_mail)
+        yield from check_from(author, self._free_mail)
         yield from check_singletons(message)
         yield from check_lines(message)
         yield from check_message_id(message)
@@ -127,49 +129,51 @@ class Compliance(Plugin[ComplianceSettings]):
         for name in sorted(self._app.unencrypted):
             yield Problem("tls", f"mail leaves without TLS by the upstream {name}")
 
-    async def _ask(self, mail: Mail, signers: list[Signer]) -> AsyncIterator[Problem]:
-        """Yield what DNS says about the domains and addresses that the message will be judged by."""
-        author = read_author(mail.message).domain
-        if author and not self.options.skip.issuperset({"dkim", "dmarc"}):
-            async for problem in self._alignment(author, signers):
-                yield problem
+    async def _ask(self, mail: Mail, author: str, signers: list[Signer]) -> list[Problem]:
+        """Return what DNS says about the domains and addresses that the message will be judged by, asked all at once."""
+        skip = self.options.skip
+        checks: list[Awaitable[list[Problem]]] = []
+        if author and not skip.issuperset({"dkim", "dmarc"}):
+            checks.append(self._alignment(author, signers))
         for address in map(str, self.options.addresses):
-            problems = [
-                None if "spf" in self.options.skip else await self._spf(mail, address),
-                None if "ptr" in self.options.skip else await self._ptr(address),
-            ]
-            for problem in filter(None, problems):
-                yield problem
+            if "spf" not in skip:
+                checks.append(self._spf(mail, address))
+            if "ptr" not in skip:
+                checks.append(self._ptr(address))
+        return [problem for found in await asyncio.gather(*checks) for problem in found]
 
-    async def _alignment(self, author: str, signers: list[Signer]) -> AsyncIterator[Problem]:
+    async def _alignment(self, author: str, signers: list[Signer]) -> list[Problem]:
         found = await evaluate(author, [Identifier("dkim", one.domain) for one in signers], self._fetch)
+        problems = []
         if found.result == "temperror":
-            yield Problem("dmarc", f"the DMARC record of {author} can't be had: {found.reason}", unknown=True)
+            reason = f"the DMARC record of {author} can't be had: {found.reason}"
+            problems.append(Problem("dmarc", reason, unknown=True))
         elif found.result == "none":
-            yield Problem("dmarc", found.reason or f"{author} has no DMARC record")
+            problems.append(Problem("dmarc", found.reason or f"{author} has no DMARC record"))
         if not signers:
-            yield Problem("dkim", "there is no DKIM signature, and none will be made")
+            problems.append(Problem("dkim", "there is no DKIM signature, and none will be made"))
         elif found.result in ("none", "temperror"):
             # Without a record nobody says how alignment is meant; one name above the other is what it comes to.
             if not any(_related(one.domain, author) for one in signers):
-                yield Problem("dkim", f"no DKIM signature is of {author}")
+                problems.append(Problem("dkim", f"no DKIM signature is of {author}"))
         elif not found.dkim_aligned:
-            yield Problem("dkim", f"no DKIM signature is aligned with {author}")
+            problems.append(Problem("dkim", f"no DKIM signature is aligned with {author}"))
+        return problems
 
-    async def _spf(self, mail: Mail, address: str) -> Problem | None:
+    async def _spf(self, mail: Mail, address: str) -> list[Problem]:
         helo = self.options.helo or self._app.hostname
         check = Spf(address, helo, self._fetch, peek=self._peek, receiver=helo, now=self._app.clock.time())
         found = await check.check_mail_from(mail.envelope.sender)
         if found.result == "pass":
-            return None
+            return []
         reason = f"SPF of {found.domain} says {found.result} for {address}"
-        return Problem("spf", reason, unknown=found.result == "temperror")
+        return [Problem("spf", reason, unknown=found.result == "temperror")]
 
-    async def _ptr(self, address: str) -> Problem | None:
+    async def _ptr(self, address: str) -> list[Problem]:
         found = await check_iprev(address, self._fetch)
         if found.result == "pass":
-            return None
-        return Problem("ptr", f"{address}: {found.reason}", unknown=found.result == "temperror")
+            return []
+        return [Problem("ptr", f"{address}: {found.reason}", unknown=found.result == "temperror")]
 
     def _opinion(self, problems: list[Problem]) -> Verdict | None:
         """Return the strongest of what the settings ask for; what isn't known for certain defers."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from relayproxy.api import (
+    Action,
     App,
     Direction,
     Mail,
@@ -34,6 +35,7 @@ from relayproxy.mailauth.from_header import ANOMALIES, Author, read_author
 from relayproxy.mailauth.lookup import Answer, Fetch, Memory, Question, Remembering
 from relayproxy.mailauth.spf_fields import upgraded
 
+_LONGEST_RECORD = 4096  # characters; a part of a record would be another record
 OnFail = Literal["observe", "follow-policy", "score"]
 
 
@@ -131,7 +133,8 @@ class Dmarc(Plugin[DmarcSettings]):
     def message(self, mail: Mail) -> Opinion | Awaitable[Opinion]:
         """Note "dmarc" with header.from, policy.dmarc (what is asked for) and, for rules, `policy` and `org`.
 
-        Also in the properties: `policy_domain`, `aligned` (methods), and `override` where a fail was excused.
+        Also in the properties: `policy_domain`, `aligned` (methods), `override` where a fail was excused, and for
+        reports the `record` as published, how it was found (`discovery`), and the `disposition` asked for here.
         """
         author = self._author(mail.message)
         bad = [name for name in author.anomalies if name not in self.options.tolerate]
@@ -157,12 +160,12 @@ class Dmarc(Plugin[DmarcSettings]):
             found = await evaluate(author, identifiers, recorded(fetch, used), self._organization)
             self._memory.keep(key, found, used)
         override = await self._override(mail, found, fetch) if found.result == "fail" else ""
-        self._note(mail, found, mode, override)
+        follows = found.result == "fail" and not override and mode == "follow-policy"
+        opinion = self._follow(found) if follows else None
+        self._note(mail, found, mode, override, opinion)
         if found.result == "temperror":
             return self._on_temperror(found, mode)
-        if found.result != "fail" or override or mode != "follow-policy":
-            return None
-        return self._follow(found)
+        return opinion
 
     def _author(self, message: Message) -> Author:
         """Return the author of a message; mostly it is the one that was asked about last."""
@@ -234,7 +237,7 @@ class Dmarc(Plugin[DmarcSettings]):
                 identifiers.append(Identifier("spf", domain, result.result))
         return (await evaluate(author, identifiers, fetch, self._organization)).result == "pass"
 
-    def _note(self, mail: Mail, found: DmarcResult, mode: str, override: str) -> None:
+    def _note(self, mail: Mail, found: DmarcResult, mode: str, override: str, opinion: Opinion) -> None:
         score = 0.0
         if mode == "score" and found.result == "fail" and not override:
             score = float(getattr(self.options.scores, found.policy))
@@ -248,7 +251,19 @@ class Dmarc(Plugin[DmarcSettings]):
             reason=reason,
             header__from=found.domain,
             **_policy_props(found, override),
+            **self._for_reports(found, opinion),
         )
+
+    def _for_reports(self, found: DmarcResult, opinion: Opinion) -> dict[str, str]:
+        """Return what an aggregate report needs beside the result (RFC 9990 section 3.1)."""
+        if found.record is None or not found.policy:
+            return {}
+        asked = {Action.REJECT: "reject", Action.HOLD: "quarantine"}
+        return {
+            "record": found.record.text if len(found.record.text) <= _LONGEST_RECORD else "",
+            "discovery": "psl" if self.options.discovery == "public-suffix-list" else "treewalk",
+            "disposition": asked[opinion.action] if opinion is not None else "none",
+        }
 
     def _on_temperror(self, found: DmarcResult, mode: str) -> Opinion:
         setting = self.options.on_temperror

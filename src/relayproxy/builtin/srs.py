@@ -97,15 +97,21 @@ class SrsPlugin(Plugin[SrsSettings]):
             return self._sender(mail, now)
         original = self._srs.reverse(rcpt.address, now)
         if original is None:
-            return None
+            # A plugin before us led a recipient of ours away, to a domain that isn't.
+            led_away = mail.direction is Direction.INBOUND and self._is_strange(rcpt.address)
+            return (
+                self._sender(mail, now, forwarded=True)
+                if led_away and self.options.rewrite != "never"
+                else None
+            )
         mail.note(
             "srs", "pass", reason="a bounce to a sender that was rewritten here", original=str(original)
         )
         return ReplaceRecipient(rcpt.address, original)
 
-    def _sender(self, mail: Mail, now: float) -> Edits:
+    def _sender(self, mail: Mail, now: float, *, forwarded: bool = False) -> Edits:
         sender = mail.envelope.sender
-        if not self._is_forwarded(mail, sender):
+        if not (self._is_strange(sender) and (forwarded or self._may_be_forwarded(mail))):
             return None
         made = self._srs.forward(sender, now)
         if made is None:
@@ -115,10 +121,11 @@ class SrsPlugin(Plugin[SrsSettings]):
         mail.note("srs", "pass", reason="the sender was rewritten", original=str(sender))
         return SetSender(made)
 
-    def _is_forwarded(self, mail: Mail, sender: Address) -> bool:
-        """Whether the sender is a stranger's, in mail that is (or may be) forwarded."""
-        if not sender.domain or _within(sender.ascii_domain, self._ours):
-            return False
+    def _is_strange(self, sender: Address) -> bool:
+        return bool(sender.domain) and not _within(sender.ascii_domain, self._ours)
+
+    def _may_be_forwarded(self, mail: Mail) -> bool:
+        """Whether mail is forwarded as far as MAIL can tell, before there are recipients."""
         rewrite = self.options.rewrite
         return rewrite == "all" or (rewrite == "outbound" and mail.direction is Direction.OUTBOUND)
 

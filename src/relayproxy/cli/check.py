@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, find_config
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, colored, find_config
 
 
 @click.command()
@@ -26,7 +26,7 @@ def check(path: Path | None, form: str, *, strict: bool) -> None:
     errors = [problem for problem in loaded.problems if problem.severity == "error"]
     warnings = len(loaded.problems) - len(errors)
     if loaded.problems or form != "text":
-        click.echo(loader.report(loaded, form), err=form == "text")
+        click.echo(loader.report(loaded, form, color=colored()), err=form == "text")
     if errors:
         sys.exit(BAD_CONFIG)
     if form == "text" and loaded.config is not None:

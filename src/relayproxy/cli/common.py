@@ -1,5 +1,6 @@
 """What commands share: where the configuration is, how it is loaded, how its mistakes are shown."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,11 @@ def find_config(path: Path | None) -> Path | None:
     return next((place for place in PLACES if place.is_file()), None)
 
 
+def colored() -> bool:
+    """Whether standard error is a terminal that shows colours (no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def load(
     path: Path | None, overrides: Mapping[str, Any], *, needed: bool = True, ask: bool = False
 ) -> "Loaded":
@@ -53,7 +59,7 @@ def load(
         sys.exit(BAD_CONFIG)
     loaded = loader.load(place, overrides=overrides, ask=ask)
     if loaded.config is None:
-        click.echo(loader.report(loaded), err=True)
+        click.echo(loader.report(loaded, color=colored()), err=True)
         sys.exit(BAD_CONFIG)
     return loaded
 

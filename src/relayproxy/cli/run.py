@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, USAGE, find_config, load, plan_of
+from relayproxy.cli.common import (
+    BAD_CONFIG,
+    CONFIG_OPTION,
+    FAILED,
+    USAGE,
+    colored,
+    find_config,
+    load,
+    plan_of,
+)
 
 if TYPE_CHECKING:
     from relayproxy.supervisor import Generation, Plan
@@ -66,7 +75,7 @@ def serve(path: Path | None, overrides: dict[str, Any], control: Path | None, *,
     assert first.config is not None
     config = first.config
     for problem in first.problems:
-        click.echo(problem.render(), err=True)
+        click.echo(problem.render(color=colored()), err=True)
     pending = [plan_of(first)]
 
     def plan() -> "Plan":

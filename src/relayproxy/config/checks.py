@@ -4,6 +4,7 @@ Yields (code, severity, path, message, hint). What would be dangerous is in `saf
 `files`. Must not touch anything outside the values.
 """
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,14 @@ def check_config(
     yield from _names(config, named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
     yield from _later(config)
+    yield from _reports(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
         yield from _listener(number, listener)
     yield from _sizes(config)
     yield from _order(chosen)
+    yield from _state(config, chosen)
     yield from check_safety(config, whole=whole)
 
 
@@ -128,6 +131,18 @@ def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
         yield "RP305", "warning", ("routes", number), message, hint
 
 
+def _reports(config: Config) -> Iterator[Found]:
+    """Reports are made from the history, and from what dmarc finds."""
+    if config.dmarc_reports is None:
+        return
+    if config.history is None:
+        message = "reports are made from the history, and there is none"
+        yield "RP309", "error", ("dmarc_reports",), message, "add history: {url: sqlite:///...}"
+    elif not any(entry.name == "dmarc" for entry in config.pipeline):
+        message = "reports are made of what the dmarc plugin finds, and it is not in the pipeline"
+        yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
+
+
 def _later(config: Config) -> Iterator[Found]:
     """Words that are part of the format and that this version can't act on."""
     for number, route in enumerate(config.routes):
@@ -139,9 +154,6 @@ def _later(config: Config) -> Iterator[Found]:
         yield "RP307", "error", ("rules",), message, "write a plugin, or leave the list empty"
     if config.spool is not None:
         yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
-    if config.state is not None:
-        message = "nothing is kept there yet: counters will be, with a later version"
-        yield "RP307", "warning", ("state",), message, "leave it out"
     for name, upstream in config.upstreams.items():
         if upstream.tls in ("dane", "mta-sts"):
             yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
@@ -149,6 +161,23 @@ def _later(config: Config) -> Iterator[Found]:
         if entry.on_error == "hold":
             at = ("pipeline", number, entry.name, "on_error")
             yield "RP307", "error", at, f"on_error: hold needs the spool, which {_LATER}", "use defer"
+
+
+def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
+    """What plugins remember is kept somewhere, by something that is there."""
+    users = [entry for entry in chosen if entry.plugin.uses_state]
+    if config.state is None:
+        for entry in users:
+            message = (
+                f"each worker keeps what '{entry.name}' remembers to itself, and forgets it when it ends"
+            )
+            hint = "add state: {url: sqlite:///var/lib/relayproxy/state.db}"
+            yield "RP310", "warning", ("pipeline", entry.number), message, hint
+    elif config.state.path is None and importlib.util.find_spec("redis") is None:
+        message = "the Python package 'redis' is not installed"
+        yield "RP212", "error", ("state", "url"), message, "pip install 'relayproxy[redis]'"
+    elif config.state.path is not None and (config.state.login or config.state.password):
+        yield "RP309", "error", ("state", "url"), "a file has neither login nor password", ""
 
 
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:

@@ -80,6 +80,10 @@ CODES: dict[str, tuple[str, str]] = {
     "RP307": ("comes with a later version", "The word is known, but this version can't do it yet."),
     "RP308": ("nowhere to send", "There is more than one upstream and no route says which to use."),
     "RP309": ("contradiction", "Two settings exclude each other, or one is of no use without another."),
+    "RP310": (
+        "remembered by one process only",
+        "A plugin counts or remembers something, and no `state` says where. Every worker then has counts of its own, and a reload or restart begins anew.",
+    ),
     "RP401": (
         "plugin can't be used",
         "The plugin can't be loaded, or its hooks are not what they should be.",

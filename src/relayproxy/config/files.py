@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, SecretError
+from relayproxy.config.models import Config, Secret, SecretError
 from relayproxy.config.problems import Found
 
 _SOON_DAYS = 14
@@ -38,14 +40,35 @@ def check_files(config: Config) -> Iterator[Found]:
             key = upstream.client_key or upstream.client_cert
             yield from _pair(upstream.client_cert, key, (*at, "client_cert"), (*at, "client_key"))
         if upstream.password is not None:
-            try:
-                upstream.password.reveal()
-            except SecretError as error:
-                yield "RP121", "error", (*at, "password"), str(error), ""
+            yield from check_secrets(upstream.password, (*at, "password"))
     if config.state is not None:
-        yield from _folder(config.state.path.parent, ("state", "url"))
+        if config.state.path is not None:
+            yield from _folder(config.state.path.parent, ("state", "url"))
+        if config.state.password is not None:
+            yield from check_secrets(config.state.password, ("state", "password"))
+    if config.history is not None:
+        yield from _folder(config.history.path.parent, ("history", "url"))
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
+
+
+def check_secrets(settings: object, at: yaml.Path) -> Iterator[Found]:
+    """Yield the secrets of a plugin's settings that can't be read; `at` is where the settings stand."""
+    match settings:
+        case Secret():
+            try:
+                settings.reveal()
+            except SecretError as error:
+                yield "RP121", "error", at, str(error), ""
+        case BaseModel():
+            for name in type(settings).model_fields:
+                yield from check_secrets(getattr(settings, name), (*at, name))
+        case tuple() | list():
+            for number, item in enumerate(settings):
+                yield from check_secrets(item, (*at, number))
+        case dict():
+            for key, item in settings.items():
+                yield from check_secrets(item, (*at, key))
 
 
 def _folder(path: Path, at: yaml.Path) -> Iterator[Found]:

@@ -19,7 +19,7 @@ from relayproxy.catalogue import Catalogue, PluginError
 from relayproxy.config import yaml
 from relayproxy.config.base import Context, quoted
 from relayproxy.config.checks import ABSENCE, Chosen, check_config, named
-from relayproxy.config.files import check_files
+from relayproxy.config.files import check_files, check_secrets
 from relayproxy.config.layers import Layers
 from relayproxy.config.masking import key_shown
 from relayproxy.config.models import Common, Config, PipelineEntry
@@ -105,6 +105,9 @@ class _Loading:
                 self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)
                 if files:
                     self._check(check_files(partial.config), partial)
+                    for one in chosen:
+                        at = ("pipeline", one.number, one.name)
+                        self._check(check_secrets(one.settings, at), partial)
             if ask:
                 self._ask(chosen, Setup(self._context.folder, frozenset(named(raw, "listeners"))))
         problems = tuple(sorted(self._problems, key=self._layers.rank))

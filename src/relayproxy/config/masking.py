@@ -18,6 +18,7 @@ _PARTS = frozenset(
 _KEY = re.compile(r"""(?:^\W*|[,{]\s*["']?)([A-Za-z][\w-]*)|([A-Za-z][\w-]*)[^\w,]*:""", re.ASCII)
 _WORD = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 _NEW_KEY = re.compile(r"""(?:-\s+)*(["']?)[A-Za-z_][\w.-]*\1\s*:(?:\s|$)""", re.ASCII)
+_LOGIN_IN_URL = re.compile(r"://[^/\s@]*@")
 _HARMLESS = frozenset({"pass_through", "passthrough"})
 _SHORTEST = 4
 _ALIKE = 0.75
@@ -63,7 +64,8 @@ def hidden_lines(lines: Sequence[str]) -> frozenset[int]:
             above.pop()
         continues = last in hidden and (_is_open(lines[last - 1]) or not _NEW_KEY.match(text))
         below = bool(above) and above[-1][1] in hidden
-        if below or continues or any(is_secret_name(first or then) for first, then in _KEY.findall(text)):
+        names = _KEY.findall(text)
+        if below or continues or _LOGIN_IN_URL.search(text) or any(is_secret_name(a or b) for a, b in names):
             hidden.add(number)
         above.append((indent, number))
         last = number

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.history import DmarcReports, History
 from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
 from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
@@ -27,9 +28,11 @@ __all__ = [
     "Common",
     "Config",
     "Control",
+    "DmarcReports",
     "Dns",
     "Duration",
     "Endpoint",
+    "History",
     "Limits",
     "Listener",
     "ListenerTls",
@@ -102,7 +105,11 @@ class Config(Model):
     spool: Spool | None = None
     """Where queued messages are kept; comes with a later version."""
     state: State | None = None
-    """Where counters are kept; comes with a later version. The ledger of hand-overs is in shared memory instead."""
+    """Where plugins keep what all workers share. Left out: in the memory of each worker, until it ends."""
+    history: History | None = None
+    """What happened to each message, kept for reports. Default: nothing is kept."""
+    dmarc_reports: DmarcReports | None = None
+    """What `relayproxy dmarc report` says of us. Default: no reports are made."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

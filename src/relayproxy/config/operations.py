@@ -1,5 +1,6 @@
 """What runs beside the mail: DNS, metrics, logs, the control socket, the databases."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import unquote
@@ -9,6 +10,9 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Wit
 from relayproxy.config.base import Model, quoted, refusal
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
+from relayproxy.secrets import SecretRef
+
+_SERVER_PORT = 6379
 
 
 class Dns(Model):
@@ -68,26 +72,56 @@ class Control(Model):
     """Left out: `control.sock` in $RUNTIME_DIRECTORY, or /run/relayproxy (root), or $XDG_RUNTIME_DIR."""
 
 
-def _sqlite(url: str) -> str:
-    if not url.startswith("sqlite:///") or url.endswith("/") or "?" in url:
+_SERVERS = {"valkey": "redis", "valkeys": "rediss", "redis": "redis", "rediss": "rediss"}
+_LOGIN_IN_URL = re.compile(r"://[^/]*@")
+_SERVER_URL = re.compile(r"(?P<kind>[a-z]+)://(?P<place>[^/@?#]+)(?:/(?P<number>[0-9]{1,4}))?/?\Z")
+
+
+def _state_url(url: str) -> str:
+    if _LOGIN_IN_URL.search(url):
+        raise refusal(
+            "RP120",
+            "a login and its password are not written in the url",
+            "write login: NAME and password: {file: PATH} beside it",
+        )
+    if url.startswith("sqlite:///") and not url.endswith("/") and "?" not in url:
+        return url
+    found = _SERVER_URL.match(url)
+    if not found or found["kind"] not in _SERVERS:
         raise refusal(
             "RP212",
             f"{quoted(url)} is not a database that is known",
-            "write sqlite:///var/lib/relayproxy/state.db",
+            "write sqlite:///var/lib/relayproxy/state.db, or valkey://127.0.0.1:6379",
         )
+    parse_endpoint(found["place"], default_port=_SERVER_PORT)
     return url
 
 
 class State(Model):
-    """Where counters are kept. Comes with a later version; the ledger of hand-overs is in shared memory."""
+    """What plugins remember for all workers: counters, limits, who was seen when. Losing it never loses mail."""
 
-    url: Annotated[str, AfterValidator(_sqlite)]
-    """`sqlite:///path`; the path is absolute."""
+    url: Annotated[str, AfterValidator(_state_url)]
+    """`sqlite:///path` (absolute) on one machine, or `valkey://host:port/number` for several; `valkeys://` is with
+    TLS, and `redis://` and `rediss://` are understood too."""
+    login: str | None = None
+    """The user name at the server."""
+    password: SecretRef | None = None
+    """Its password."""
+    timeout: Duration = 2.0
+    """How long one call may take."""
 
     @property
-    def path(self) -> Path:
-        """The file."""
+    def path(self) -> Path | None:
+        """The file; None where it is a server."""
+        if not self.url.startswith("sqlite:"):
+            return None
         return Path("/" + unquote(self.url.removeprefix("sqlite://")).lstrip("/"))
+
+    @property
+    def server(self) -> str:
+        """The URL of the server in the words of its library."""
+        kind, _, rest = self.url.partition("://")
+        return f"{_SERVERS[kind]}://{rest}"
 
 
 class Spool(Model):

@@ -4,6 +4,7 @@ The commit is never cancelled by the client's disconnect: once the content may h
 waited for and remembered. Must not know how the next hop is reached.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -13,8 +14,10 @@ from relayproxy.core.ledger import quick_key
 from relayproxy.core.pipeline import Scope, is_silent
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event
 from relayproxy.core.services import ListenerServices
 from relayproxy.mailauth.authres import forged, header_value
+from relayproxy.model.address import NULL_SENDER, Address
 from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.envelope import Recipient
 from relayproxy.model.mail import Mail
@@ -35,12 +38,13 @@ class Draft:
     """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
 
     `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
-    share: held or discarded, or (None) neither.
+    share: held or discarded, or (None) neither. `committing` from the moment that content may go upstream.
     """
 
     mail: Mail
     scope: Scope
     declared: int = 0
+    sender: Address = NULL_SENDER
     route: Route | None = None
     transaction: Transaction | None = None
     given: list[Recipient] = field(default_factory=list)
@@ -48,6 +52,7 @@ class Draft:
     places: list[int] = field(default_factory=list)
     refused_temporarily: bool = False
     fate: Verdict | None = None
+    committing: bool = False
 
     def shares(self, verdict: Verdict | None, waiting: int) -> bool:
         """Whether another recipient may come along whose hooks say this, beside `waiting` that aren't given yet.
@@ -80,6 +85,9 @@ async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Go
     job = _Job(at, draft, message)
     try:
         settled = await job.run(gone)
+    except asyncio.CancelledError:
+        job.abandon()
+        raise
     finally:
         # Whatever happened, the next hop's connection is left usable or closed, and nothing runs on behind.
         draft.drop()
@@ -135,6 +143,11 @@ class _Job:
                 return await self._commit(gone, asked_again=mail.envelope is not envelope)
         return self._obey(verdict)
 
+    def abandon(self) -> None:
+        """The client has hung up and the hooks were cancelled: nothing has gone upstream, and the log says so."""
+        if not self._draft.committing:
+            self._end("deferred", Reply(451, "4.4.2", "The client hung up"))
+
     def _structure(self, head: bytes, header_bytes: int, headers: int, hops: int) -> Reply | None:
         lines = head.count(b"\r\n")
         if (
@@ -159,10 +172,16 @@ class _Job:
             case _:
                 given = verdict.reply
                 assert given is not None
-                outcome = "rejected" if verdict.action is Action.REJECT else "deferred"
-                return self._end(
-                    outcome, Reply(given.code, given.status, f"{given.text} id={self._mail.id}"), verdict
-                )
+                reply = Reply(given.code, given.status, f"{given.text} id={self._mail.id}")
+                if verdict.action is not Action.REJECT:
+                    return self._end("deferred", reply, verdict)
+                if self._services.pipeline.reports:
+                    # Nobody will try again, so this is what became of it, and reports are of that.
+                    self.report = tuple(
+                        outcome_of(recipient, reply, self._route)
+                        for recipient in self._mail.envelope.recipients
+                    )
+                return self._end("rejected", reply, verdict)
 
     async def _commit(self, gone: Gone, *, asked_again: bool) -> Settled:
         """Send it on, wait for the answer, remember it."""
@@ -177,6 +196,7 @@ class _Job:
         transaction = self._draft.transaction
         assert transaction is not None
         sent = services.clock.monotonic()
+        self._draft.committing = True
         replies = await transaction.send(self._lead(), mail.message)
         spent = services.clock.monotonic() - sent
         told = replies
@@ -256,10 +276,29 @@ class _Job:
         if outcome == "relayed":
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
+        if self._services.history is not None:
+            self._record(outcome, replies, upstream, verdict)
         if at.policy.protocol == "lmtp":
             # One reply for each recipient as given (RFC 2033 section 4.2), whoever answered.
             return Settled(replies if len(replies) == len(given) else [replies[0]] * len(given))
         return Settled(replies[:1])
+
+    def _record(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
+        services = self._services
+        assert services.history is not None
+        services.history.record(
+            message_event(
+                self._mail,
+                self._draft.given,
+                outcome,
+                replies,
+                at=services.clock.time(),
+                size=self._received.size,
+                seconds=services.clock.monotonic() - self._start,
+                route=self._route if upstream else "",
+                reason=verdict.reason if verdict is not None else "",
+            )
+        )
 
     def _log(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         mail, client = self._mail, self._mail.client

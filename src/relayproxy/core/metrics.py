@@ -55,7 +55,15 @@ FAMILIES: Final = {
         Family(
             "upstream_connects_total", "counter", "Connection attempts to an upstream", ("upstream", "result")
         ),
+        Family("state_calls_total", "counter", "Calls of the shared state", ("result",)),
+        Family("state_duration_seconds", "histogram", "Time that a call of the shared state took", ()),
         Family("ledger_hits_total", "counter", "Resends answered without a second delivery", ()),
+        Family(
+            "history_events_total", "counter", "Events for the history by what became of them", ("result",)
+        ),
+        Family(
+            "history_failures_total", "counter", "Writes to the history that failed and were tried again", ()
+        ),
         Family("bytes_in_flight", "gauge", "Octets of messages being received or relayed", ()),
         Family("auth_total", "counter", "AUTH attempts", ("listener", "result")),
         Family("event_loop_lag_seconds", "gauge", "How late the loop was when last measured", ()),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relayproxy.api import Clock
+from relayproxy.api import Clock, Unavailable
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
@@ -31,7 +31,7 @@ from relayproxy.model.edits import (
     apply_to_envelope,
     apply_to_message,
 )
-from relayproxy.model.envelope import Recipient
+from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Mail, Step
 from relayproxy.model.outcome import Outcome
@@ -188,7 +188,7 @@ class Pipeline:
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
-                for kind in ("raise", "timeout", "type")
+                for kind in ("raise", "timeout", "type", "unavailable")
             },
             verdicts={
                 action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
@@ -444,6 +444,10 @@ class Pipeline:
                 raise
             error = "was cancelled from within"
             self._fault(call, "raise", error, fault)
+        except Unavailable as fault:
+            # Once an outage is enough: whoever noticed has logged it.
+            error = str(fault)
+            call.errors["unavailable"].inc()
         except GeneratorExit:
             raise
         except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)
@@ -502,6 +506,9 @@ class Pipeline:
                     scope.owe(verdict)
                     return (), verdict
                 edits.extend(mine)
+                if mine and rcpt is not None:  # the next plugin sees where the recipient leads by now
+                    left = apply_to_envelope(Envelope(mail.envelope.sender, (rcpt,)), mine).recipients
+                    rcpt = left[0] if left else rcpt
         return tuple(edits), None
 
     async def before_forward(

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from relayproxy.model.client import Client, Credentials
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.event import Event
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 
@@ -83,4 +84,12 @@ class Ledger(Protocol):
 
     def settle(self, token: int) -> None:
         """The client has shown that it knows: forget the entry."""
+        ...
+
+
+class History(Protocol):
+    """Remembers what happened. Never waits and never raises: what it can't keep it counts."""
+
+    def record(self, event: Event) -> None:
+        """Take one event, or drop and count it."""
         ...

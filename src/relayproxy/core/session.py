@@ -13,6 +13,7 @@ from relayproxy.core.forward import Draft, Gone, forward
 from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import address_in, choose_route, ip_in
 from relayproxy.core.ports import Transaction
+from relayproxy.core.recording import message_event, refusal_event
 from relayproxy.core.services import ListenerServices, Totals
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import apply_to_envelope
@@ -50,6 +51,7 @@ class Session:
         self.closing = False
         self.unconfirmed: int | None = None
         self._report: Coroutine[object, object, None] | None = None
+        self._delivering: Draft | None = None
         self._said_hello = False
         self._offered = Offered()
         self._connect_findings: tuple[Finding, ...] = ()
@@ -74,7 +76,9 @@ class Session:
             if verdict is not None and verdict.reply is not None:
                 self.closing = True
                 code = 554 if verdict.action is Action.REJECT else 421
-                return Reply(code, verdict.reply.status, verdict.reply.text)
+                reply = Reply(code, verdict.reply.status, verdict.reply.text)
+                self._record_refusal("connect", reply)
+                return reply
         return self._at.banner
 
     def _judge_trust(self) -> None:
@@ -94,6 +98,7 @@ class Session:
             if verdict is not None and verdict.reply is not None:
                 # A refused greeting changes nothing (RFC 5321 section 4.1.4).
                 scope.cancel()
+                self._record_refusal("helo", verdict.reply)
                 return verdict.reply
             self._forget_hello()
             self._scope = scope
@@ -319,9 +324,11 @@ class Session:
             edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
             mail.envelope = apply_to_envelope(mail.envelope, edits)
+            draft.sender = mail.envelope.sender
         if refusal is not None:
             scope.cancel()
             self._log_refusal(mail, None, refusal)
+            self.closing = self.closing or refusal.code == 421
             return refusal
         self._draft = draft
         return _OK_MAIL
@@ -362,7 +369,9 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size)
+        return Draft(
+            mail, Scope(limits.message_budget, self._scope), declared=envelope.size, sender=envelope.sender
+        )
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
@@ -423,6 +432,7 @@ class Session:
 
     def _refusing(self, draft: Draft, reply: Reply) -> None:
         draft.refused_temporarily = draft.refused_temporarily or reply.temporary
+        self.closing = self.closing or reply.code == 421
         self._at.recipients["refused"].inc()
 
     async def _consider(
@@ -449,11 +459,18 @@ class Session:
             refusal = self._refused(verdict)
             if refusal is not None:
                 return refusal
+            one = Envelope(draft.sender, (recipient,))
             if edits:
-                one = Envelope(draft.mail.envelope.sender, (recipient,))
-                targets = list(apply_to_envelope(one, edits).recipients)
+                one = apply_to_envelope(one, edits)
+                targets = list(one.recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
+            if one.sender != draft.mail.envelope.sender:
+                if draft.transaction is not None or waiting:
+                    return Reply(
+                        452, "4.5.3", "This recipient takes another sender: send it in another transaction"
+                    )
+                draft.mail.envelope = replace(draft.mail.envelope, sender=one.sender)
         return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
 
     def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
@@ -518,7 +535,6 @@ class Session:
                 copies += targets[1:]
             else:
                 self._log_refusal(draft.mail, recipient, reply)
-                self.closing = self.closing or reply.code == 421
             replies.append(reply)
         if copies:
             await self._copy(draft, transaction, copies)
@@ -565,8 +581,13 @@ class Session:
         self.totals.messages += 1
         self.totals.recipients += len(draft.given)
         self.totals.octets += message.size
-        settled = await forward(self._at, draft, message, gone)
-        self._report = settled.report
+        self._delivering = draft
+        try:
+            settled = await forward(self._at, draft, message, gone)
+            self._report = settled.report
+        finally:
+            if self._report is None:
+                self._delivering = None
         self.unconfirmed = settled.token
         if any(reply.code == 421 for reply in settled.replies):
             self.closing = True
@@ -582,6 +603,12 @@ class Session:
         report, self._report = self._report, None
         if report is not None:
             await report
+        self._delivering = None
+
+    @property
+    def must_finish(self) -> bool:
+        """Whether content may have gone upstream and its answer or report is still due: not to be cancelled."""
+        return self._delivering is not None and self._delivering.committing
 
     def refuse_content(self, reply: Reply, octets: int) -> list[Reply]:
         """The content can't be taken (too big, bare newlines, no room): end the transaction, nothing was sent."""
@@ -599,6 +626,10 @@ class Session:
                 outcome=outcome,
                 reply=str(reply),
             )
+            if self._services.history is not None:
+                at = self._services.clock.time()
+                event = message_event(draft.mail, draft.given, outcome, [reply], at=at, size=octets)
+                self._services.history.record(event)
         return [reply] * count
 
     def confirm(self) -> None:
@@ -645,6 +676,15 @@ class Session:
         if recipient is not None:
             fields["to"] = str(recipient.address)
         self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields, reply=str(reply))
+        self._record_refusal("mail" if recipient is None else "rcpt", reply, mail, recipient)
+
+    def _record_refusal(
+        self, stage: str, reply: Reply, mail: Mail | None = None, recipient: Recipient | None = None
+    ) -> None:
+        history = self._services.history
+        if history is not None:
+            at = self._services.clock.time()
+            history.record(refusal_event(self.client, stage, reply, at=at, mail=mail, recipient=recipient))
 
 
 def _speaking_for(client: Client, given: dict[str, str]) -> Client:

@@ -16,6 +16,7 @@ import aiosmtplib
 
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
+from relayproxy.delivery import tls_results
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.wire import Wire, WireError
 from relayproxy.model.client import Client
@@ -59,11 +60,14 @@ async def connect(
     try:
         async with asyncio.timeout(settings.timeouts.connect):
             try:
-                return await _connect(settings, address, client, key, settings.tls, outbox)
+                made = await _connect(settings, address, client, key, settings.tls, outbox)
             except ConnectError as error:
+                tls_results.report(settings, address, error=error)
                 if settings.tls != "opportunistic" or not _tls_failed(settings, error.__cause__):
                     raise
                 return await _connect(settings, address, client, key, "off", outbox)
+            tls_results.report(settings, address, version=made.tls)
+            return made
     except TimeoutError:
         raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
 

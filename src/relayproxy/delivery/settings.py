@@ -1,8 +1,11 @@
 """How an upstream is reached, as plain values; the configuration is mapped onto them in one place (app)."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+from relayproxy.model.event import TlsEvent
 
 TlsPolicy = str
 """off, opportunistic, required, verify or implicit."""
@@ -54,3 +57,5 @@ class UpstreamSettings:
     reuse: int = 1000
     breaker_failures: int = 5
     breaker_retry: float = 10.0
+    on_tls: Callable[[TlsEvent], None] | None = field(default=None, repr=False, compare=False)
+    """Told how each connection on which TLS was wanted ended; must not wait or raise."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 
 from relayproxy.mailauth.dkim_header import SignatureFault, read_signature
-from relayproxy.mailauth.from_header import read_author
+from relayproxy.mailauth.from_header import Author
 from relayproxy.model.message import Message
 from relayproxy.model.reply import printable
 
@@ -89,9 +89,8 @@ def is_bulk(message: Message) -> bool:
     return precedence in _BULK_PRECEDENCES or any(message.header(name) is not None for name in _BULK_FIELDS)
 
 
-def check_from(message: Message, free_mail: Collection[str]) -> Iterator[Problem]:
+def check_from(author: Author, free_mail: Collection[str]) -> Iterator[Problem]:
     """Yield what is wrong with From: not one mailbox in one way, or of a domain whose mail comes from nowhere else."""
-    author = read_author(message)
     if author.anomalies:
         yield Problem("from", author.reason)
     elif author.domain in free_mail:

@@ -111,6 +111,19 @@ async def discover(
             await tree.load([author, *relatives[:_DISCOVERED]])
 
 
+async def organizational_domain(domain: str, fetch: Fetch, organization: Organization | None = None) -> str:
+    """Return the organizational domain of `domain` (section 4.10.2). Raises LookupError if DNS gives no answer."""
+    domain = _canonical(domain)
+    if organization is not None:
+        return organization(domain)
+    tree = _Tree(fetch)
+    await tree.load([domain])
+    try:
+        return tree.organization(domain)
+    except _LookupFailedError as error:
+        raise LookupError(f"the look-up of {error} failed") from error
+
+
 async def _align(
     author: str, identifiers: Iterable[Identifier], record: DmarcRecord, tree: "_Tree | _Listed"
 ) -> tuple[set[str], str]:

@@ -4,7 +4,7 @@ Must not know where a record was found.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 POLICIES = ("none", "quarantine", "reject")
@@ -12,8 +12,8 @@ POLICIES = ("none", "quarantine", "reject")
 
 _LONGEST = 16_384  # octets; real records have a hundred
 _REMEMBERED = 2048  # octets of the records that are remembered; those of all real policies are
-
-_TAG = re.compile(r"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z]+\Z")
+_BLANKS = " \t"
 _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9+.-]*:[^\s,!]+)(?:![0-9]+[kmgt]?)?[ \t]*\Z", re.IGNORECASE)
 
@@ -24,7 +24,8 @@ class DmarcRecord:
 
     `usable` is False for a record that must not be acted upon (section 4.10.1): without a valid p, and nowhere
     to send reports. `adkim` and `aspf` are "r" or "s", `psd` is "y", "n" or "u", `t` says that the owner is
-    testing. `rua` and `ruf` are URIs as written, without the size limits of older records.
+    testing. `rua` and `ruf` are URIs as written, without the size limits of older records. `text` is the record
+    as published (odd octets as U+FFFD).
     """
 
     p: str = "none"
@@ -38,6 +39,7 @@ class DmarcRecord:
     ruf: tuple[str, ...] = ()
     fo: str = "0"
     usable: bool = True
+    text: str = field(default="", compare=False)
 
     def policy_for(self, *, subdomain: bool, exists: bool = True) -> str:
         """Return the policy for the domain of the record, or for a (non-existent) domain below it."""
@@ -61,11 +63,8 @@ def parse_record(text: bytes) -> DmarcRecord | None:
 def _parse(text: bytes) -> DmarcRecord | None:
     if len(text) > _LONGEST or not _VERSION.match(text):
         return None
-    tags: dict[str, str] = {}
-    for part in text.decode("ascii", "replace").split(";")[1:]:
-        tag = _TAG.match(part)
-        if tag:
-            tags.setdefault(tag[1].lower(), tag[2])
+    shown = text.decode("ascii", "replace")
+    tags = tags_of(shown)
     policies = {name: tags[name].lower() for name in ("p", "sp", "np") if name in tags}
     rua = _uris(tags.get("rua", ""))
     usable = True
@@ -82,7 +81,24 @@ def _parse(text: bytes) -> DmarcRecord | None:
         ruf=_uris(tags.get("ruf", "")),
         fo=tags.get("fo", "0"),
         usable=usable,
+        text=shown,
     )
+
+
+def tags_of(text: str) -> dict[str, str]:
+    """Return the tags behind the version, names in lower case; of tags that are there twice, the first."""
+    tags: dict[str, str] = {}
+    for part in text.split(";")[1:]:
+        name, equals, value = part.partition("=")
+        name = name.strip(_BLANKS)
+        if equals and _NAME.match(name):
+            tags.setdefault(name.lower(), value.strip(_BLANKS))
+    return tags
+
+
+def is_record(text: bytes) -> bool:
+    """Whether the octets of a TXT record begin as a DMARC record does."""
+    return _VERSION.match(text) is not None
 
 
 def _one_of(tags: dict[str, str], name: str, letters: str) -> str:

@@ -22,10 +22,11 @@ class Direction(StrEnum):
 
 
 class Origin(StrEnum):
-    """How the message came to be: over SMTP, as a bounce that we wrote, or released by a human."""
+    """How the message came to be: over SMTP, as a bounce or a report that we wrote, or released by a human."""
 
     SMTP = "smtp"
     DSN = "dsn"
+    REPORT = "report"
     RELEASE = "release"
 
 

@@ -242,9 +242,17 @@ class Connection(SMTP):
         return self._talk is not None and self._talk.client.tls is None
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  (the name of the base class)
-        """The connection is gone. A commit in progress goes on; everything else ends by itself."""
+        """The connection is gone. A commit in progress goes on; all else that runs for the client is cancelled."""
         self.lost = self._eof = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
+        elif (
+            self._talk is not None
+            and self._task is not None
+            and not self._talk.must_finish
+            and asyncio.current_task() is not self._task
+        ):
+            self._task.cancel()
         self.resume_writing()
         if self._timer is not None:
             self._timer.cancel()
@@ -362,6 +370,10 @@ class Connection(SMTP):
                     await self._obey(talk, line)
                 except Exception as error:  # noqa: BLE001  (a defect of ours: the client keeps the message and tries again)
                     self._say(self._broken(talk, error))
+        except asyncio.CancelledError:
+            # The client has hung up: the hooks that hear of the end are not to be cancelled too.
+            assert self._task is not None
+            self._task.uncancel()
         except Exception as error:  # noqa: BLE001  (the last fence: a defect of ours ends one connection, not all)
             self._defect(talk, error)
         finally:

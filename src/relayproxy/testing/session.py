@@ -27,6 +27,7 @@ from relayproxy.api import (
     Plugin,
     Reply,
     Resolver,
+    SharedState,
     TlsInfo,
 )
 from relayproxy.catalogue import hooks_of
@@ -39,6 +40,7 @@ from relayproxy.core.ports import Authenticator, Capabilities
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.session import Session
 from relayproxy.smtp.datastream import ContentCheck, DataReader
+from relayproxy.state.memory import MemoryState
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.resolver import FakeResolver
 from relayproxy.testing.standin import OK, TAKEN, Sent, Standin
@@ -92,7 +94,7 @@ class SessionDriver:
 
     `domains` are those it relays for, `networks` whose clients may relay anywhere; `ip`, `peer` (that of the
     socket), `identity` and `tls` describe the client. `limits` and `capabilities` are short for those of `policy`
-    and `upstream`. What can be read: `log` (its lines), `banner`, `session`, `services`, `upstream`.
+    and `upstream`. `state` is what plugins share, in memory unless given. What can be read: `log` (its lines), `banner`, `session`, `services`, `upstream`.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class SessionDriver:
         capabilities: Iterable[str] | None = None,
         resolver: Resolver | None = None,
         clock: Clock | None = None,
+        state: SharedState | None = None,
     ) -> None:
         self.upstream = upstream or Standin()
         if capabilities is not None:
@@ -121,6 +124,7 @@ class SessionDriver:
         hops: dict[str, Any] = dict(upstreams or {self.upstream.name: self.upstream})
         self.clock = clock or FakeClock()
         self.resolver = resolver or FakeResolver({})
+        self.state = state if state is not None else MemoryState(self.clock.time)
         self.log: list[str] = []
         metrics = Metrics()
         log = Log(self.log.append, self.clock.time, level="debug")
@@ -163,6 +167,7 @@ class SessionDriver:
                 self.clock,
                 folder or Path.cwd(),
                 self.services.relay.domains,
+                state=self.state,
             )
             for call in self.services.pipeline.calls("startup"):
                 answer = call.function(*[{"app": app}[name] for name in call.names])

@@ -1,0 +1,61 @@
+"""How TLS to a next hop ended, in the words of RFC 8460 section 4.3.
+
+Looks at what a connection attempt came to. Must not know who keeps count.
+"""
+
+import ssl
+import time
+
+from relayproxy.delivery.settings import Address, UpstreamSettings
+from relayproxy.model.event import TlsEvent
+from relayproxy.model.reply import printable
+
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_NOT_YET = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+_NOT_OFFERED = "STARTTLS extension not supported"  # what aiosmtplib says
+_OTHER_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+
+def report(
+    settings: UpstreamSettings, address: Address, *, version: str = "", error: BaseException | None = None
+) -> None:
+    """Tell `settings.on_tls` of one attempt, if TLS was wanted and it got so far that TLS can be judged.
+
+    `version` is that of the session, "" if there is none; `error` is what ended the attempt, or None.
+    """
+    if settings.on_tls is None or settings.tls == "off" or address.path:
+        return
+    result = "success" if version else _failure(error)
+    if result:
+        settings.on_tls(
+            TlsEvent(
+                time.time(),
+                settings.name,
+                address.host,
+                address.host,
+                address.port,
+                settings.tls,
+                result,
+                version,
+                printable(str(error or ""), 200),
+            )
+        )
+
+
+def _failure(error: BaseException | None) -> str:
+    """Return the failure type; "" for an attempt that failed before TLS or for another reason."""
+    if error is None:
+        return "starttls-not-supported"  # opportunistic: the connection goes on in the clear
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            code = cause.verify_code
+            if code in _OTHER_NAME:
+                return "certificate-host-mismatch"
+            return "certificate-expired" if code in (_EXPIRED, _NOT_YET) else "certificate-not-trusted"
+        if isinstance(cause, ssl.SSLError):
+            return "validation-failure"
+        if _NOT_OFFERED in str(cause):
+            return "starttls-not-supported"
+        cause = cause.__cause__ or cause.__context__
+    return ""

@@ -1,0 +1,236 @@
+"""The questions that reports put to the history, each a function that returns frozen values.
+
+Periods are `since` <= time < `until`, in seconds since the epoch; days are those of UTC. All functions raise
+sqlite3.Error when the file can't be read. Must not change anything.
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+KEYS: Final[Mapping[str, str]] = {
+    "day": "strftime('%Y-%m-%d', e.at, 'unixepoch')",
+    "hour": "strftime('%Y-%m-%dT%H', e.at, 'unixepoch')",
+    "listener": "e.listener",
+    "route": "e.route",
+    "direction": "e.direction",
+    "login": "e.login",
+    "campaign": "e.campaign",
+    "sender_domain": "e.sender_domain",
+    "ip": "e.ip",
+    "recipient_domain": "r.domain",
+}
+"""What messages can be grouped by. By `recipient_domain` a message counts once for each domain it goes to."""
+
+_OUTCOMES = ("relayed", "deferred", "rejected", "discarded", "held", "resent")
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What came of the messages of one `key`; counts of messages by outcome, and octets of all of them."""
+
+    key: str
+    messages: int
+    relayed: int
+    deferred: int
+    rejected: int
+    discarded: int
+    held: int
+    resent: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds from the last octet to the answer of the messages of one `key`: percentiles by nearest rank."""
+
+    key: str
+    messages: int
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCount:
+    """How many messages had a finding, and the sum of its scores. `key` is a property's value, or ""."""
+
+    method: str
+    result: str
+    plugin: str
+    key: str
+    messages: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """How many recipients of a domain were answered so; `kind` is the class of the enhanced status code."""
+
+    domain: str
+    outcome: str
+    kind: str
+    status: str
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """How many clients were refused at a stage, by class of the enhanced status code and by the code itself."""
+
+    stage: str
+    kind: str
+    status: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TlsCount:
+    """How many connections to a next hop ended so (a result type of RFC 8460 section 4.3)."""
+
+    domain: str
+    host: str
+    policy: str
+    result: str
+    reason: str
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of a message's story, in the words of the tables; `findings` are (method, result, plugin, score)."""
+
+    at: float
+    kind: str
+    mail: str
+    outcome: str
+    route: str
+    reply: str
+    reason: str
+    seconds: float
+    recipients: tuple[tuple[str, str, str], ...]
+    findings: tuple[tuple[str, str, str, float], ...]
+    details: Mapping[str, Any]
+
+
+def _grouped(by: str) -> tuple[str, str]:
+    """Return the expression to group by and what has to be joined for it. Raises KeyError for an unknown key."""
+    if by != "recipient_domain":
+        return KEYS[by], ""
+    return KEYS[by], "JOIN (SELECT DISTINCT event, domain FROM recipient) r ON r.event = e.id"
+
+
+def totals(connection: sqlite3.Connection, since: float, until: float, by: str) -> tuple[Totals, ...]:
+    """Return what came of all messages, grouped by one of KEYS, in the order of the key. Raises KeyError."""
+    key, join = _grouped(by)
+    counts = ", ".join(f"SUM(e.outcome = '{outcome}')" for outcome in _OUTCOMES)
+    rows = connection.execute(
+        f"SELECT {key} AS k, COUNT(*), {counts}, SUM(e.size) FROM event e {join}"  # noqa: S608  (names of ours)
+        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? GROUP BY k ORDER BY k",
+        (since, until),
+    )
+    return tuple(Totals(*row) for row in rows)
+
+
+def latencies(
+    connection: sqlite3.Connection, since: float, until: float, by: str, outcome: str = "relayed"
+) -> tuple[Latency, ...]:
+    """Return how long messages of one outcome took, grouped by one of KEYS. Raises KeyError."""
+    key, join = _grouped(by)
+    ranks = ", ".join(f"MIN(CASE WHEN n * 100 >= {p} * c THEN s END)" for p in (50, 90, 95, 99))
+    rows = connection.execute(
+        f"WITH ranked AS (SELECT {key} AS k, e.seconds AS s,"  # noqa: S608  (names of ours)
+        f" ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY e.seconds) AS n, COUNT(*) OVER (PARTITION BY {key}) AS c"
+        f" FROM event e {join} WHERE e.kind = 'message' AND e.outcome = ? AND e.at >= ? AND e.at < ?)"
+        f" SELECT k, MAX(c), {ranks}, MAX(s) FROM ranked GROUP BY k ORDER BY k",
+        (outcome, since, until),
+    )
+    return tuple(Latency(*row) for row in rows)
+
+
+def findings(
+    connection: sqlite3.Connection, since: float, until: float, *, method: str = "", prop: str = ""
+) -> tuple[FindingCount, ...]:
+    """Return how often each result was found, by plugin; of one `method` only, and by the value of a property.
+
+    What rules matched, for example, is `findings(..., method="rule", prop="id")`.
+    """
+    rows = connection.execute(
+        "SELECT f.method, f.result, f.plugin,"
+        " CASE ? WHEN '' THEN '' ELSE coalesce(p.value, '') END AS k, COUNT(DISTINCT e.id), SUM(f.score)"
+        " FROM event e JOIN finding f ON f.event = e.id"
+        " LEFT JOIN json_each(f.props) p ON p.key = ?"
+        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? AND (? = '' OR f.method = ?)"
+        " GROUP BY f.method, f.result, f.plugin, k ORDER BY 5 DESC, 1, 2, 3, 4",
+        (prop, prop, since, until, method, method),
+    )
+    return tuple(FindingCount(*row) for row in rows)
+
+
+def failures(connection: sqlite3.Connection, since: float, until: float) -> tuple[FailureCount, ...]:
+    """Return which recipients were not served and why, by domain: of messages, and of later attempts."""
+    rows = connection.execute(
+        "SELECT r.domain, r.outcome, r.class, r.status, COUNT(*) FROM event e JOIN recipient r ON r.event = e.id"
+        " WHERE e.kind IN ('message', 'attempt', 'bounce') AND r.outcome <> 'done' AND e.at >= ? AND e.at < ?"
+        " GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4",
+        (since, until),
+    )
+    return tuple(FailureCount(*row) for row in rows)
+
+
+def refusals(connection: sqlite3.Connection, since: float, until: float) -> tuple[RefusalCount, ...]:
+    """Return how many clients were refused before there was a message, and why."""
+    rows = connection.execute(
+        "SELECT outcome, class, status, COUNT(*) FROM event WHERE kind = 'refused' AND at >= ? AND at < ?"
+        " GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
+        (since, until),
+    )
+    return tuple(RefusalCount(*row) for row in rows)
+
+
+def tls_results(connection: sqlite3.Connection, since: float, until: float) -> tuple[TlsCount, ...]:
+    """Return how outgoing connections fared, as reports after RFC 8460 count them."""
+    rows = connection.execute(
+        "SELECT details ->> 'domain', details ->> 'host', details ->> 'policy', outcome, reason, COUNT(*)"
+        " FROM event WHERE kind = 'tls' AND at >= ? AND at < ? GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
+        (since, until),
+    )
+    return tuple(TlsCount(*row) for row in rows)
+
+
+def story(connection: sqlite3.Connection, mail: str) -> tuple[Entry, ...]:
+    """Return all that is known of one message or connection by its id, in the order in which it happened."""
+    rows = connection.execute(
+        "SELECT id, at, kind, mail, outcome, route, reply, reason, seconds, details FROM event"
+        " WHERE mail = ? ORDER BY at, id",
+        (mail,),
+    ).fetchall()
+    return tuple(_entry(connection, row) for row in rows)
+
+
+def _entry(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Entry:
+    number, at, kind, mail, outcome, route, reply, reason, seconds, details = row
+    recipients = connection.execute(
+        "SELECT address, outcome, reply FROM recipient WHERE event = ? ORDER BY rowid", (number,)
+    )
+    found = connection.execute(
+        "SELECT method, result, plugin, score FROM finding WHERE event = ? ORDER BY rowid", (number,)
+    )
+    return Entry(
+        at,
+        kind,
+        mail,
+        outcome,
+        route,
+        reply,
+        reason,
+        seconds,
+        tuple(recipients),
+        tuple(found),
+        orjson.loads(details),
+    )

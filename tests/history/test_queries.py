@@ -1,0 +1,145 @@
+import pytest
+from tests.history.making import DAY, LATER, NO, NOON, OK, kept, message, recipient
+
+from relayproxy.history import queries
+from relayproxy.history.rows import class_of
+from relayproxy.history.store import open_reader
+from relayproxy.model.event import NoteEvent, RefusalEvent, TlsEvent
+from relayproxy.model.finding import Finding
+from relayproxy.testing.mail import make_address, make_client
+
+ALL = (0.0, NOON + 100 * DAY)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Return a function that keeps events and opens the history."""
+    opened = []
+
+    def ask(*events):
+        kept(tmp_path / "h.db", *events)
+        opened.append(open_reader(tmp_path / "h.db"))
+        return opened[-1]
+
+    yield ask
+    for one in opened:
+        one.close()
+
+
+def test_totals_by_every_key(asked):
+    history = asked(
+        message(1, identity="ana", findings=(Finding("campaign", "hit", props={"name": "spring"}),)),
+        message(2, at=NOON + DAY, outcome="rejected", replies=[NO], to=("b@example.net", "c@example.com")),
+        message(3, at=NOON + DAY, outcome="deferred", replies=[LATER], route="", size=50),
+    )
+    days = queries.totals(history, *ALL, by="day")
+    assert [(one.key, one.messages, one.relayed, one.rejected, one.deferred, one.octets) for one in days] == [
+        ("2024-10-04", 1, 1, 0, 0, 1000),
+        ("2024-10-05", 2, 0, 1, 1, 1050),
+    ]
+    keys = {
+        by: [(one.key, one.messages) for one in queries.totals(history, *ALL, by=by)] for by in queries.KEYS
+    }
+    assert keys["login"] == [("", 2), ("ana", 1)]
+    assert keys["campaign"] == [("", 2), ("spring", 1)]
+    assert keys["route"] == [("", 1), ("mailstore", 2)]
+    assert keys["recipient_domain"] == [("example.com", 1), ("example.net", 3)]
+    assert keys["sender_domain"] == [("example.org", 3)]
+    assert queries.totals(history, NOON, NOON + 1, by="day")[0].messages == 1
+    with pytest.raises(KeyError):
+        queries.totals(history, *ALL, by="nonsense")
+
+
+def test_percentiles_by_nearest_rank(asked):
+    history = asked(
+        *(message(n, seconds=n / 100) for n in range(1, 101)), message(200, outcome="held", seconds=9)
+    )
+    (found,) = queries.latencies(history, *ALL, by="route")
+    assert found == queries.Latency("mailstore", 100, 0.5, 0.9, 0.95, 0.99, 1.0)
+    assert queries.latencies(history, *ALL, by="day", outcome="held")[0].p50 == 9
+
+
+def test_findings_by_method_and_property(asked):
+    rule = Finding("rule", "hit", 2.0, {"id": "no-invoices"}, by="rules")
+    history = asked(
+        message(1, findings=(Finding("spf", "pass", by="spf"), rule)),
+        message(2, findings=(Finding("spf", "fail", by="spf"), rule)),
+        message(3, findings=(Finding("spf", "pass", by="spf"),)),
+    )
+    assert [(one.result, one.messages) for one in queries.findings(history, *ALL, method="spf")] == [
+        ("pass", 2),
+        ("fail", 1),
+    ]
+    assert queries.findings(history, *ALL, method="rule", prop="id") == (
+        queries.FindingCount("rule", "hit", "rules", "no-invoices", 2, 4.0),
+    )
+    assert len(queries.findings(history, *ALL)) == 3
+
+
+def test_each_recipient_has_its_own_result(asked):
+    history = asked(
+        message(
+            1, outcome="deferred", replies=[OK, LATER, NO], to=("a@x.example", "b@x.example", "c@y.example")
+        )
+    )
+    assert queries.failures(history, *ALL) == (
+        queries.FailureCount("x.example", "pending", "mailbox", "4.2.1", 1),
+        queries.FailureCount("y.example", "failed", "policy", "5.7.1", 1),
+    )
+    (entry,) = queries.story(history, "m1")
+    assert [(address, outcome) for address, outcome, _ in entry.recipients] == [
+        ("a@x.example", "done"),
+        ("b@x.example", "pending"),
+        ("c@y.example", "failed"),
+    ]
+
+
+def test_refusals_by_stage_and_class(asked):
+    client = make_client()
+    rcpt = RefusalEvent(NOON, "c.1", "rcpt", client, NO, make_address(""), recipient("b@example.net"))
+    history = asked(RefusalEvent(NOON, "c", "connect", client, LATER), rcpt, rcpt)
+    assert queries.refusals(history, *ALL) == (
+        queries.RefusalCount("rcpt", "policy", "5.7.1", 2),
+        queries.RefusalCount("connect", "mailbox", "4.2.1", 1),
+    )
+
+
+def test_tls_results_are_counted_for_reports(asked):
+    good = TlsEvent(NOON, "out", "example.net", "mx.example.net", 25, "verify", "success", "TLSv1.3")
+    bad = TlsEvent(
+        NOON, "out", "example.net", "mx.example.net", 25, "verify", "certificate-expired", reason="old"
+    )
+    history = asked(good, good, bad)
+    assert queries.tls_results(history, *ALL) == (
+        queries.TlsCount("example.net", "mx.example.net", "verify", "certificate-expired", "old", 1),
+        queries.TlsCount("example.net", "mx.example.net", "verify", "success", "", 2),
+    )
+    with pytest.raises(ValueError, match="RFC 8460"):
+        TlsEvent(NOON, "out", "example.net", "mx.example.net", 25, "verify", "nonsense")
+
+
+def test_the_story_of_a_message_holds_what_came_later(asked):
+    history = asked(
+        message(1, findings=(Finding("spf", "pass", 0.5, by="spf"),), reason="why"),
+        NoteEvent(NOON + 5, "attempt", "m1", make_address("b@example.net"), LATER, "mailstore", {"try": 2}),
+        NoteEvent(NOON + 9, "complaint", "m1", details={"from": "fbl@example.com"}),
+        message(2),
+    )
+    first, attempt, complaint = queries.story(history, "m1")
+    assert (first.kind, first.reason, first.findings) == ("message", "why", (("spf", "pass", "spf", 0.5),))
+    assert (attempt.outcome, attempt.details, attempt.recipients[0][0]) == (
+        "pending",
+        {"try": 2},
+        "b@example.net",
+    )
+    assert complaint.details == {"from": "fbl@example.com"}
+    with pytest.raises(ValueError, match="kind of note"):
+        NoteEvent(NOON, "nonsense", "m1")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("", ""), ("5.1.1", "address"), ("4.4.2", "network"), ("5.0.0", "other"), ("2.9.9", "other")],
+)
+def test_classes_are_those_of_rfc_3463(status, kind):
+    assert class_of(status) == kind
