@@ -49,7 +49,9 @@ class Sample:
 
     @property
     def cpu_per_1000(self) -> float:
-        return self.cpu / self.messages * 1000 if self.messages else float("nan")
+        """Seconds for a thousand messages; nan for a run in which more than one of a hundred failed."""
+        good = self.messages and sum(self.errors.values()) * 100 <= self.messages
+        return self.cpu / self.messages * 1000 if good else float("nan")
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "rate": self.rate, "cpu_per_1000": self.cpu_per_1000}

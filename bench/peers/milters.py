@@ -54,13 +54,11 @@ PidFile {folder}/opendkim.pid
 Syslog no
 RequireSafeKeys no
 TemporaryDirectory /tmp
-AutoRestart yes
 Canonicalization relaxed/relaxed
-ResolverConfiguration {folder}/libunbound.conf
 """
-# Debian's OpenDKIM asks through libunbound, which does not read /etc/resolv.conf, and caches answers by itself.
-_LIBUNBOUND = 'server:\n  do-not-query-localhost: no\nforward-zone:\n  name: "."\n  forward-addr: {dns}@53\n'
-_OPENDKIM_CHECKS = "Mode v\nInternalHosts 192.0.2.250\nAuthservID {id}\n"
+# Debian's OpenDKIM asks through libunbound, which does not read /etc/resolv.conf, and caches answers by itself. (With a
+# ResolverConfiguration it reads that file again for each message, in several threads at once, and dies of it.)
+_OPENDKIM_CHECKS = "Mode v\nInternalHosts 192.0.2.250\nAuthservID {id}\nNameservers {dns}\n"
 _OPENDKIM_SIGNS = "Mode s\nInternalHosts 127.0.0.0/8\nDomain {domain}\nSelector {selector}\nKeyFile {key}\n"
 _OPENDMARC = """\
 Socket inet:{port}@127.0.0.1
@@ -159,12 +157,11 @@ class PostfixOpendkim(_Milters):
     def start(self, place: Place) -> Running:
         folder, names = self.folder(place.lab), place.lab.names()
         port = free_port()
-        (folder / "libunbound.conf").write_text(_LIBUNBOUND.format(dns=names.address))
         text = _OPENDKIM.format(port=port, folder=folder)
         if self._signs:
             text += _OPENDKIM_SIGNS.format(domain=DOMAIN, selector=SELECTOR, key=names.key)
         else:
-            text += _OPENDKIM_CHECKS.format(id=_ID)
+            text += _OPENDKIM_CHECKS.format(id=_ID, dns=names.address)
         commands = [self._command(folder, "opendkim", text)]
         settings, services, ports = "", "", [port]
         if not self._signs:

@@ -1,6 +1,7 @@
 """An OpenDKIM of the test's own, as the milter of a Postfix: it signs, or it verifies and says so in a header field.
 
-Its DNS is an unbound, asked through the libunbound that Debian's package is built with.
+Its DNS is an unbound, asked through the libunbound that Debian's package is built with. It reads the file that names the
+server's port anew for each message, which two messages at once don't survive: one at a time.
 """
 
 import shutil

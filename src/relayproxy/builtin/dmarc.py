@@ -5,6 +5,7 @@ nor read a record.
 """
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -100,6 +101,7 @@ class Dmarc(Plugin[DmarcSettings]):
         self._known = known_to(self._peek)
         self._memory: Memory[DmarcResult] = Memory()
         self._remembers = isinstance(app.resolver, Remembering)
+        self._last: tuple[weakref.ref[Message] | None, Author] = None, Author()
         self._asking: set[asyncio.Task[None]] = set()
         self._organization: Organization | None = None
         if self.options.discovery == "public-suffix-list":
@@ -118,7 +120,7 @@ class Dmarc(Plugin[DmarcSettings]):
         """Ask for the author's policy while SPF and DKIM are being checked, so that the resolver knows it by then."""
         if not self._remembers:
             return
-        author = read_author(mail.message).domain
+        author = self._author(mail.message).domain
         if not author or self._mode(author) == "ignore" or self._peek(f"_dmarc.{author}", "TXT") is not None:
             return
         signers = (one.claim.domain for one in find_signatures(mail.message))
@@ -134,7 +136,7 @@ class Dmarc(Plugin[DmarcSettings]):
         Also in the properties: `policy_domain`, `aligned` (methods), `override` where a fail was excused, and for
         reports the `record` as published, how it was found (`discovery`), and the `disposition` asked for here.
         """
-        author = read_author(mail.message)
+        author = self._author(mail.message)
         bad = [name for name in author.anomalies if name not in self.options.tolerate]
         if bad or not author.domain:
             return self._bad_from(mail, author, bad)
@@ -164,6 +166,14 @@ class Dmarc(Plugin[DmarcSettings]):
         if found.result == "temperror":
             return self._on_temperror(found, mode)
         return opinion
+
+    def _author(self, message: Message) -> Author:
+        """Return the author of a message; mostly it is the one that was asked about last."""
+        last, author = self._last
+        if last is None or last() is not message:
+            author = read_author(message)
+            self._last = weakref.ref(message), author
+        return author
 
     def _bad_from(self, mail: Mail, author: Author, bad: list[str]) -> Opinion:
         mail.note("dmarc", "permerror", reason=author.reason, anomalies=" ".join(author.anomalies))

@@ -65,10 +65,14 @@ class CachingResolver:
 
     def peek(self, name: str, rdtype: str) -> Answer | None:
         """Return the answer if it is in the cache and still good, without waiting for anything."""
-        key = name.lower().removesuffix("."), rdtype
+        key = name, rdtype
         entry = self._cache.get(key)
         if entry is None:
-            return None
+            # Most names come as they are kept, lower-cased and without the final dot.
+            key = name.lower().removesuffix("."), rdtype
+            entry = self._cache.get(key)
+            if entry is None:
+                return None
         if entry[0] <= self._clock.monotonic():
             self._forget(key)
             return None
