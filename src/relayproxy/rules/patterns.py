@@ -1,0 +1,87 @@
+"""Patterns that can't hang: RE2 automata, linear in the text whatever the pattern (the one home of re2).
+
+Matching ignores case. Must not know what is matched.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import re2
+
+LONGEST_PATTERN = 1000
+_LONGEST_TEXT = 65_536
+_MEMORY = 64 << 20
+_MOST_IN_ONE = 400
+
+
+class PatternError(ValueError):
+    """The text is no pattern; the message says why."""
+
+
+def _options() -> re2.Options:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.dot_nl = True
+    options.log_errors = False
+    options.max_mem = _MEMORY
+    return options
+
+
+class Patterns:
+    """Several patterns, searched for together: the cost is that of one pass over the text."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._sets: list[tuple[int, re2.Set]] = []
+        for start in range(0, len(patterns), _MOST_IN_ONE):
+            made = re2.Set.SearchSet(_options())
+            for pattern in patterns[start : start + _MOST_IN_ONE]:
+                check(pattern)
+                made.Add(pattern)
+            made.Compile()
+            self._sets.append((start, made))
+
+    def found(self, text: str) -> list[int]:
+        """Return the numbers of the patterns that occur in the first 64 Ki characters of `text`."""
+        data = text[:_LONGEST_TEXT].encode("utf-8", "replace")
+        if len(self._sets) == 1:
+            numbers: list[int] = self._sets[0][1].Match(data)
+            return numbers
+        return [start + number for start, made in self._sets for number in made.Match(data)]
+
+
+def check(pattern: str) -> None:
+    """Raise PatternError for what RE2 can't take: backreferences, look-around, too much repetition."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise PatternError(f"longer than {LONGEST_PATTERN} characters")
+    try:
+        re2.compile(pattern, _options())
+    except re2.error as error:
+        reason = error.args[0] if error.args else "not a pattern"
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise PatternError(text) from error
+
+
+def from_glob(glob: str) -> str:
+    """Return the pattern of a glob: * any number of characters, ? one, [abc] one of these; the whole text fits."""
+    out = ["^"]
+    place = 0
+    while place < len(glob):
+        char = glob[place]
+        place += 1
+        if char == "*":
+            out.append(".*")
+        elif char == "?":
+            out.append(".")
+        elif char == "[" and (end := glob.find("]", place + 1)) > 0:
+            inner = glob[place:end]
+            negated = inner[:1] in ("!", "^")
+            body = inner[negated:].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
+            out.append(f"[{'^' * negated}{body}]")
+            place = end + 1
+        else:
+            out.append(re2.escape(char))
+    return "".join((*out, "$"))
+
+
+def exactly(texts: Iterable[str], *, start: bool = False, end: bool = False) -> list[str]:
+    """Return patterns for plain texts, at the start, at the end, or anywhere."""
+    return [f"{'^' * start}{re2.escape(text)}{'$' * end}" for text in texts]
