@@ -5,11 +5,11 @@ facts are compared or what follows from them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone, tzinfo
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from relayproxy.api import Direction, Mail, Recipient, to_a_label
@@ -72,6 +72,23 @@ class Family:
     make: Callable[[str], Fact]
 
 
+class Listed(Protocol):
+    """A named list, as a fact is compared with it."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether the folded value is in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What facts need beside the mail: the facts that rules use by name, our domains, the lists."""
+
+    table: Mapping[str, Fact]
+    domains: frozenset[str] = frozenset()
+    lists: Mapping[str, Listed] = field(default_factory=dict)
+
+
 class Facts(dict[str, Any]):
     """The facts of one mail, computed when first asked for; the key is the name of a fact.
 
@@ -79,23 +96,15 @@ class Facts(dict[str, Any]):
     add to them, `answers` holds what had to be asked elsewhere. `now` is in seconds since the epoch.
     """
 
-    __slots__ = ("_headers", "_raw", "added", "answers", "domains", "mail", "now", "rcpt", "table", "tagged")
+    __slots__ = ("_headers", "_raw", "added", "answers", "mail", "now", "rcpt", "table", "tagged", "world")
 
-    def __init__(
-        self,
-        mail: Mail,
-        rcpt: Recipient | None,
-        table: Mapping[str, Fact],
-        *,
-        now: float = 0.0,
-        domains: frozenset[str] = frozenset(),
-    ) -> None:
+    def __init__(self, mail: Mail, rcpt: Recipient | None, world: World, now: float) -> None:
         super().__init__()
         self.mail = mail
         self.rcpt = rcpt
-        self.table = table
+        self.world = world
+        self.table = world.table
         self.now = now
-        self.domains = domains
         self.added = 0.0
         self.tagged: list[str] = []
         self.answers: dict[Any, Any] = {}
@@ -186,7 +195,7 @@ def _direction(facts: Facts) -> str:
     mail = facts.mail
     if mail.message.size or facts.rcpt is None:
         return mail.direction.value
-    ours = _serves(facts.domains, facts.rcpt.address.ascii_domain)
+    ours = _serves(facts.world.domains, facts.rcpt.address.ascii_domain)
     if mail.direction is Direction.INBOUND:
         return Direction.INBOUND.value if ours or not mail.client.trusted else Direction.OUTBOUND.value
     return Direction.INTERNAL.value if ours else Direction.OUTBOUND.value
@@ -227,7 +236,7 @@ def _client(attribute: str) -> Callable[[Facts], Any]:
 
 
 def _local(facts: Facts) -> bool:
-    return facts.rcpt is not None and _serves(facts.domains, facts.rcpt.address.ascii_domain)
+    return facts.rcpt is not None and _serves(facts.world.domains, facts.rcpt.address.ascii_domain)
 
 
 def _named(pick: Callable[[Part], str]) -> Callable[[Facts], tuple[str, ...]]:
