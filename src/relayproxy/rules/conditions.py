@@ -44,10 +44,16 @@ class Pending(Exception):  # noqa: N818  (no error: the evaluation goes on when 
 
 @dataclass(slots=True)
 class Scope:
-    """What a compilation knows and gathers: lists and listeners by name, facts in use, lists in use, flaws."""
+    """What a compilation knows and gathers.
+
+    Known are lists and listeners by name, the plugins that an accept can skip, and what the program is able to do
+    (`hold`, `route`, `state`, `require_tls`); gathered are the facts and lists in use, and flaws.
+    """
 
     lists: Mapping[str, ListSpec] = field(default_factory=dict)
     listeners: tuple[str, ...] = ()
+    skippable: tuple[str, ...] = ()
+    abilities: frozenset[str] = frozenset()
     table: dict[str, Fact] = field(default_factory=dict)
     used_lists: set[str] = field(default_factory=set)
     flaws: list[Flaw] = field(default_factory=list)
@@ -57,7 +63,8 @@ class Scope:
 class Condition:
     """A compiled condition. `keys`: at least one of them holds whenever the condition does; None: unknown.
 
-    `facts` are those it asks about, `written` is its form for comparing conditions with each other.
+    `facts` are those it asks about, `leaves` its tests of the recipient, `written` is its form for comparing
+    conditions with each other.
     """
 
     holds: Holds
@@ -65,7 +72,7 @@ class Condition:
     keys: Keys | None
     facts: frozenset[str]
     phase: Phase
-    rcpt: bool
+    leaves: tuple[Holds, ...]
     written: Any
 
     @property
@@ -73,10 +80,15 @@ class Condition:
         """Whether it holds for all mail."""
         return not self.facts
 
+    @property
+    def rcpt(self) -> bool:
+        """Whether the answer may differ between recipients."""
+        return bool(self.leaves)
+
 
 def always() -> Condition:
     """Return the condition of a rule without `match`."""
-    return Condition(_yes, _yes, None, frozenset(), Phase.RCPT, rcpt=False, written=())
+    return Condition(_yes, _yes, None, frozenset(), Phase.RCPT, (), ())
 
 
 def _yes(facts: Facts) -> bool:  # noqa: ARG001  (the shape of a condition)
@@ -130,7 +142,7 @@ def _joined(parts: list[Condition], sign: str) -> dict[str, Any]:
     return {
         "facts": frozenset[str]().union(*(part.facts for part in parts)),
         "phase": max((part.phase for part in parts), default=Phase.RCPT),
-        "rcpt": any(part.rcpt for part in parts),
+        "leaves": tuple(leaf for part in parts for leaf in part.leaves),
         "written": (sign, frozenset(part.written for part in parts)),
     }
 
@@ -200,7 +212,7 @@ def negated(part: Condition) -> Condition:
         return None if found is None else not found
 
     return Condition(
-        lambda facts: not test(facts), early, None, part.facts, part.phase, part.rcpt, ("not", part.written)
+        lambda facts: not test(facts), early, None, part.facts, part.phase, part.leaves, ("not", part.written)
     )
 
 
@@ -309,7 +321,7 @@ def _condition(fact: Fact, tests: list[tuple[Test, Key | None]], given: Any) -> 
     keys = min(found, key=_weakness, default=None)
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
     return Condition(
-        holds, early, keys, frozenset({name}), fact.phase, fact.rcpt, ("fact", name, _frozen(given))
+        holds, early, keys, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("fact", name, _frozen(given))
     )
 
 
@@ -333,7 +345,7 @@ def _every(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
 
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
     return Condition(
-        holds, early, None, frozenset({name}), fact.phase, fact.rcpt, ("every", name, _frozen(given))
+        holds, early, None, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("every", name, _frozen(given))
     )
 
 
@@ -372,7 +384,7 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
             return one(facts, facts[name])
 
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
-    return Condition(holds, early, None, frozenset({name}), fact.phase, fact.rcpt, ("list", name, listed))
+    return Condition(holds, early, None, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("list", name, listed))
 
 
 def _timed(fact: Fact, given: Any, at: Path) -> Condition:
@@ -405,7 +417,7 @@ def _timed(fact: Fact, given: Any, at: Path) -> Condition:
             return start <= minute < end if start <= end else minute >= start or minute < end
 
     return Condition(
-        holds, holds, None, frozenset({fact.name}), Phase.RCPT, rcpt=False, written=("fact", fact.name, _frozen(given))
+        holds, holds, None, frozenset({fact.name}), Phase.RCPT, (), ("fact", fact.name, _frozen(given))
     )
 
 

@@ -87,6 +87,7 @@ class World:
     table: Mapping[str, Fact]
     domains: frozenset[str] = frozenset()
     lists: Mapping[str, Listed] = field(default_factory=dict)
+    hostname: str = ""
 
 
 class Facts(dict[str, Any]):
