@@ -436,3 +436,9 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(_frozen, value))
     return value
+
+
+def fact_is_single(name: str) -> bool:
+    """Whether a fact has one value."""
+    fact = fact_named(name)
+    return fact is not None and not fact.many

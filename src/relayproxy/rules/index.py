@@ -1,0 +1,145 @@
+"""Which of many rules can match at all: a look-up for each fact instead of a test for each rule.
+
+A rule whose condition has keys is a candidate only if one of them is met; all others always are. Must not know what
+a rule does.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from relayproxy.rules.conditions import Keys
+from relayproxy.rules.facts import Facts
+from relayproxy.rules.networks import Networks
+from relayproxy.rules.operators import Key
+from relayproxy.rules.patterns import Patterns
+
+Look: TypeAlias = Callable[[Any, list[int]], None]
+
+_CHANGING = frozenset({"score", "tags"})
+"""Facts that rules themselves change: what they were before the first rule says nothing."""
+
+
+class Index:
+    """Finds candidates among numbered conditions; `table_many` are the facts with many values."""
+
+    def __init__(self, conditions: Iterable[Keys | None], table_many: frozenset[str]) -> None:
+        keyed: dict[str, dict[str, list[tuple[Key, int]]]] = {}
+        always = []
+        for number, keys in enumerate(conditions):
+            if keys is None or any(name in _CHANGING for name, _ in keys):
+                always.append(number)
+                continue
+            for name, key in keys:
+                keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
+        self._always = tuple(always)
+        self._looks: tuple[tuple[str, bool, tuple[Look, ...]], ...] = tuple(
+            (name, name in table_many, tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items()))
+            for name, kinds in keyed.items()
+        )
+
+    def candidates(self, facts: Facts) -> Sequence[int]:
+        """Return the numbers of the conditions that may hold, in order."""
+        found: list[int] = []
+        for name, many, looks in self._looks:
+            value = facts[name]
+            if many:
+                for one in value:
+                    for look in looks:
+                        look(one, found)
+            else:
+                for look in looks:
+                    look(value, found)
+        if not found:
+            return self._always
+        return sorted({*self._always, *found})
+
+
+def _is(pairs: list[tuple[Key, int]]) -> Look:
+    table: dict[Any, list[int]] = {}
+    for key, number in pairs:
+        for value in key.values:
+            table.setdefault(value, []).append(number)
+    get = table.get
+
+    def look(value: Any, found: list[int]) -> None:
+        numbers = get(value)
+        if numbers is not None:
+            found += numbers
+
+    return look
+
+
+def _under(pairs: list[tuple[Key, int]]) -> Look:
+    table: dict[str, list[int]] = {}
+    for key, number in pairs:
+        for value in key.values:
+            table.setdefault(value, []).append(number)
+    get = table.get
+
+    def look(value: str, found: list[int]) -> None:
+        while value:
+            numbers = get(value)
+            if numbers is not None:
+                found += numbers
+            value = value.partition(".")[2]
+
+    return look
+
+
+def _pattern(pairs: list[tuple[Key, int]]) -> Look:
+    flat = [(pattern, number) for key, number in pairs for pattern in key.values]
+    patterns = Patterns([pattern for pattern, _ in flat])
+    numbers = [number for _, number in flat]
+    empty = [numbers[place] for place in patterns.found("")]
+
+    def look(value: str, found: list[int]) -> None:
+        if value:
+            found += [numbers[place] for place in patterns.found(value)]
+        else:
+            found += empty
+
+    return look
+
+
+def _network(pairs: list[tuple[Key, int]]) -> Look:
+    networks: Networks[int] = Networks((network, number) for key, number in pairs for network in key.values)
+
+    def look(value: Any, found: list[int]) -> None:
+        found += networks.found(value)
+
+    return look
+
+
+def _above(pairs: list[tuple[Key, int]]) -> Look:
+    ordered = sorted((key.values[0], number) for key, number in pairs)
+    bounds = [bound for bound, _ in ordered]
+    numbers = [number for _, number in ordered]
+
+    def look(value: float, found: list[int]) -> None:
+        if value >= bounds[0]:
+            found += numbers[: bisect_right(bounds, value)]
+
+    return look
+
+
+def _below(pairs: list[tuple[Key, int]]) -> Look:
+    ordered = sorted((key.values[0], number) for key, number in pairs)
+    bounds = [bound for bound, _ in ordered]
+    numbers = [number for _, number in ordered]
+
+    def look(value: float, found: list[int]) -> None:
+        if value <= bounds[-1]:
+            found += numbers[bisect_left(bounds, value) :]
+
+    return look
+
+
+_MAKERS: dict[str, Callable[[list[tuple[Key, int]]], Look]] = {
+    "is": _is,
+    "under": _under,
+    "pattern": _pattern,
+    "network": _network,
+    "above": _above,
+    "below": _below,
+}
