@@ -172,7 +172,7 @@ def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         names = as_list(value.get("skip", ()))
         for name in names:
             if name not in scope.skippable:
-                hint = guess(str(name), scope.skippable, "after rules") or "name a check that stands after rules in the pipeline"
+                hint = guess(str(name), scope.skippable, "after rules") or "leave it out: accept alone ends the rules"
                 raise fail("RP821", (*at, "skip"), f"{shown(name)} can't be skipped", hint)
         skip = frozenset(names)
     elif value is not True:
@@ -369,7 +369,6 @@ ACTIONS = {
             ),
             _rate,
             Phase.RCPT,
-            needs="state",
         ),
         Row("require_tls", "send onward over TLS only", {"const": True}, _later, needs="require_tls"),
         Row("log", "write a line to the log, with a text if there is one", _TRUE_OR_TEXT, _log, Phase.RCPT),

@@ -91,7 +91,7 @@ def compile_rules(
     """Compile rules as they are written; never raises, what is wrong is in the flaws.
 
     `pipeline` are the names of the plugins in their order (None: unknown, nothing is said about them), `abilities`
-    what the program can do beyond the rules (hold, route, state, require_tls).
+    what the program can do beyond the rules (hold, route, require_tls, skip).
     """
     flaws: list[Flaw] = []
     specs = read_lists(lists, flaws)
@@ -100,7 +100,9 @@ def compile_rules(
     if not isinstance(rules, (list, tuple)):
         flaws.append(Flaw("RP110", ("rules",), "a list of rules is wanted", "begin each with a dash: - id: NAME"))
         rules = ()
-    after = tuple(pipeline[pipeline.index("rules") + 1 :]) if pipeline and "rules" in pipeline else ()
+    after: tuple[str, ...] = ()
+    if "skip" in abilities and pipeline is not None and "rules" in pipeline:
+        after = tuple(pipeline[pipeline.index("rules") + 1 :])
     scope = Scope(specs, tuple(listeners), after, abilities, flaws=flaws)
     made = []
     seen: dict[str, int] = {}
@@ -345,13 +347,11 @@ class _Reader:
 _NEEDS = {
     "hold": "needs the spool",
     "route": "needs routes that a rule can choose",
-    "state": "needs shared state",
     "require_tls": "needs an upstream connection that a rule can demand TLS of",
 }
 _INSTEAD = {
     "hold": "use defer, or redirect to a mailbox of yours",
     "route": "write it under routes:",
-    "state": "leave it out",
     "require_tls": "write tls: required for the upstream",
 }
 

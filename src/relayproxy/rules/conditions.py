@@ -47,7 +47,7 @@ class Scope:
     """What a compilation knows and gathers.
 
     Known are lists and listeners by name, the plugins that an accept can skip, and what the program is able to do
-    (`hold`, `route`, `state`, `require_tls`); gathered are the facts and lists in use, and flaws.
+    (`hold`, `route`, `require_tls`, `skip`); gathered are the facts and lists in use, and flaws.
     """
 
     lists: Mapping[str, ListSpec] = field(default_factory=dict)
