@@ -59,8 +59,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The rules of one phase with their index."""
+    """The rules that are asked in one phase, with their index; an accept at RCPT is among those of the message too."""
 
+    phase: Phase
     rules: tuple[Rule, ...]
     index: Index
 
@@ -152,7 +153,7 @@ def _arranged(rules: Sequence[Rule], lists: Mapping[str, ListSpec], table: Mappi
     if all(rule.phase is Phase.RCPT for rule in chosen[Phase.MESSAGE]):
         chosen[Phase.MESSAGE].clear()
     stages = {
-        phase: Stage(tuple(some), Index((rule.condition.keys for rule in some), many))
+        phase: Stage(phase, tuple(some), Index((rule.condition.keys for rule in some), many))
         for phase, some in chosen.items()
         if some
     }

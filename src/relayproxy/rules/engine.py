@@ -74,7 +74,9 @@ def _evaluate(stage: Stage, numbers: Sequence[int], facts: Facts) -> Asking:
                 if matched:
                     for rate in rule.rates:
                         matched = matched and _exceeded(rule, rate.key, facts, rate)
-                if matched:
+                if matched and rule.phase is not stage.phase:
+                    result.decided = None if rule.observe else rule  # it acted at RCPT; what is left is that it ends
+                elif matched:
                     _act(rule, facts, result)
             except Pending as pending:
                 yield pending

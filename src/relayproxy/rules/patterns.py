@@ -11,6 +11,7 @@ LONGEST_PATTERN = 1000
 _LONGEST_TEXT = 65_536
 _MEMORY = 64 << 20
 _MOST_IN_ONE = 400
+_NONE: list[int] = []
 
 
 class PatternError(ValueError):
@@ -43,9 +44,8 @@ class Patterns:
         """Return the numbers of the patterns that occur in the first 64 Ki characters of `text`."""
         data = text[:_LONGEST_TEXT].encode("utf-8", "replace")
         if len(self._sets) == 1:
-            numbers: list[int] = self._sets[0][1].Match(data)
-            return numbers
-        return [start + number for start, made in self._sets for number in made.Match(data)]
+            return self._sets[0][1].Match(data) or _NONE
+        return [start + number for start, made in self._sets for number in made.Match(data) or _NONE]
 
 
 def check(pattern: str) -> None:
