@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from relayproxy.model.encoded_words import decode_words
-from relayproxy.model.message import Message, split_fields
+from relayproxy.model.message import Message
 
 DEEPEST = 20
 MOST_PARTS = 500
@@ -116,17 +116,34 @@ def _described(head: bytes) -> tuple[str, str, dict[str, str]]:
     """Return type, disposition and parameters of a header block."""
     kind, disposition = "text/plain", ""
     parameters: dict[str, str] = {}
-    for field in split_fields(head[:_LONGEST_HEADER]):
-        name = field.name.lower()
-        if name == "content-type":
-            word, _, rest = field.value.partition(";")
-            kind = word.strip().lower() or kind
-            parameters |= _parameters(";" + rest)
-        elif name == "content-disposition":
-            word, _, rest = field.value.partition(";")
-            disposition = word.strip().lower()
-            parameters |= _parameters(";" + rest)
+    head = head[:_LONGEST_HEADER]
+    value = _value(head, b"content-type")
+    if value:
+        word, _, rest = value.partition(";")
+        kind = word.strip().lower() or kind
+        parameters = _parameters(";" + rest) if rest else {}
+    value = _value(head, b"content-disposition")
+    if value:
+        word, _, rest = value.partition(";")
+        disposition = word.strip().lower()
+        parameters |= _parameters(";" + rest) if rest else {}
     return kind, disposition, parameters
+
+
+def _value(head: bytes, name: bytes) -> str:
+    """Return the last field of a name, unfolded, or ""; without a list of all fields, of which most are others."""
+    lowered = head.lower()
+    place = len(head)
+    while (place := lowered.rfind(name, 0, place)) >= 0:
+        if place and head[place - 1 : place] != b"\n":
+            continue
+        end = head.find(b"\r\n", place)
+        while end >= 0 and head[end + 2 : end + 3] in (b" ", b"\t"):
+            end = head.find(b"\r\n", end + 2)
+        field, colon, body = head[place : end if end >= 0 else len(head)].partition(b":")
+        if colon and field.lower().rstrip(b" \t") == name:
+            return body.replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+    return ""
 
 
 def _parameters(text: str) -> dict[str, str]:

@@ -5,15 +5,17 @@ facts are compared or what follows from them.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone, tzinfo
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from relayproxy.api import Direction, Mail, Recipient, to_a_label
-from relayproxy.mailauth.from_header import read_author
+from relayproxy.mailauth.from_header import Anomaly, parse_mailbox
 from relayproxy.model.encoded_words import decode_words
 from relayproxy.model.finding import RESULTS
 from relayproxy.model.parts import Part, parts_of
@@ -38,6 +40,9 @@ class Kind(StrEnum):
     TIME = "time"
 
 
+_FOLDED = frozenset({Kind.TEXT, Kind.DOMAIN, Kind.ADDRESS, Kind.WORD})
+
+
 class Phase(IntEnum):
     """When a fact is known."""
 
@@ -60,6 +65,10 @@ class Fact:
     many: bool = False
     rcpt: bool = False
     words: tuple[str, ...] = ()
+    folded: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folded", self.kind in _FOLDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +124,8 @@ class Facts(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         fact = self.table[name]
         value = fact.get(self)
-        if fact.kind in _FOLDED:
-            value = tuple(map(str.lower, value)) if fact.many else value.lower()
+        if fact.folded:
+            value = tuple([one.lower() for one in value]) if fact.many else value.lower()
         self[name] = value
         return value
 
@@ -130,14 +139,17 @@ class Facts(dict[str, Any]):
 
     # -- header fields --------------------------------------------------------------------------------------
 
-    def header(self, name: str) -> tuple[str, ...]:
-        """The values of all fields called `name` (lower case), unfolded, encoded-words decoded."""
+    @property
+    def headers(self) -> dict[bytes, list[bytes]]:
+        """The unfolded bodies of the fields, by name in lower case."""
         if self._headers is None:
             self._headers = _index(self.mail.message.head)
-        raws = self._headers.get(name)
-        if raws is None:
-            return ()
-        return tuple(map(_decoded, raws))
+        return self._headers
+
+    def header(self, name: bytes) -> tuple[str, ...]:
+        """The values of all fields called `name` (lower case), encoded-words decoded."""
+        raws = self.headers.get(name)
+        return tuple(map(_decoded, raws)) if raws is not None else ()
 
     def parts(self) -> tuple[Part, ...]:
         """The MIME parts."""
@@ -150,26 +162,26 @@ class Facts(dict[str, Any]):
         """Local part and domain of From; "" where From names nobody or several."""
         found: tuple[str, str] | None = self._raw.get("author")
         if found is None:
-            author = read_author(self.mail.message)
-            found = self._raw["author"] = (author.local, author.domain)
+            found = "", ""
+            raws = self.headers.get(b"from", ())
+            if len(raws) == 1:
+                with suppress(Anomaly):
+                    found = parse_mailbox(raws[0])
+            self._raw["author"] = found
         return found
 
 
-_FOLDED = frozenset({Kind.TEXT, Kind.DOMAIN, Kind.ADDRESS, Kind.WORD})
-
-
-def _index(head: bytes) -> dict[str, list[bytes]]:
-    """Return the bodies of the fields by lower-cased name, folds included; quicker than a list of all fields."""
-    found: dict[str, list[bytes]] = {}
-    bodies: list[bytes] = []
-    for line in head.split(b"\r\n"):
-        if line[:1] in (b" ", b"\t"):
-            if bodies:
-                bodies[-1] += line
-            continue
-        name, _, body = line.partition(b":")
-        bodies = found.setdefault(name.decode("latin-1").rstrip(" \t").lower(), [])
-        bodies.append(body)
+def _index(head: bytes) -> dict[bytes, list[bytes]]:
+    """Return the bodies of the fields by name; quicker than a list of all fields, which most rules don't need."""
+    found: dict[bytes, list[bytes]] = {}
+    for line in head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b"\t").split(b"\r\n"):
+        name, colon, body = line.partition(b":")
+        if colon:
+            name = name.rstrip(b" \t").lower()
+            if name in found:
+                found[name].append(body)
+            else:
+                found[name] = [body]
     return found
 
 
@@ -179,7 +191,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _display_name(facts: Facts) -> str:
-    values = facts.header("from")
+    values = facts.header(b"from")
     if not values:
         return ""
     name, bracket, _ = values[0].rpartition("<")
@@ -217,11 +229,16 @@ def _size(facts: Facts) -> int:
     return facts.mail.message.size or facts.mail.envelope.size
 
 
-def _ip(facts: Facts) -> Ip | None:
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Ip | None:
     try:
-        return ip_address(facts.mail.client.ip)
+        return ip_address(text)
     except ValueError:
         return None
+
+
+def _ip(facts: Facts) -> Ip | None:
+    return _parsed(facts.mail.client.ip)
 
 
 def _tls(attribute: str, default: Any) -> Callable[[Facts], Any]:
@@ -332,7 +349,7 @@ _ROWS = (
     ),
     Fact("size", Kind.SIZE, _M, "octets of the message", _size),
     Fact("declared_size", Kind.SIZE, _R, "octets as declared at MAIL (SIZE=), or 0", lambda f: f.mail.envelope.size),
-    Fact("subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header("subject") or ("",))[0]),
+    Fact("subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header(b"subject") or ("",))[0]),
     Fact("from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address),
     Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1]),
     Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name),
@@ -368,18 +385,18 @@ CHECKS: Mapping[str, tuple[str, Phase]] = {
 
 
 def _header(rest: str) -> Fact:
-    name = rest.lower()
-    return Fact(f"header.{name}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True)
+    name = rest.lower().encode()
+    return Fact(f"header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True)
 
 
 def _first_header(rest: str) -> Fact:
-    name = rest.lower()
-    return Fact(f"first_header.{name}", Kind.TEXT, _M, "", lambda f: (f.header(name) or ("",))[0])
+    name = rest.lower().encode()
+    return Fact(f"first_header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: (f.header(name) or ("",))[0])
 
 
 def _header_count(rest: str) -> Fact:
-    name = rest.lower()
-    return Fact(f"header_count.{name}", Kind.NUMBER, _M, "", lambda f: len(f.header(name)))
+    name = rest.lower().encode()
+    return Fact(f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.headers.get(name, ())))
 
 
 def _finding(rest: str) -> Fact:
