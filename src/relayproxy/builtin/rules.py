@@ -13,7 +13,6 @@ from relayproxy.api import (
     App,
     Clock,
     Edit,
-    Edits,
     Mail,
     Opinion,
     Plugin,
@@ -79,13 +78,20 @@ class Rules(Plugin[RulesSettings]):
 
     def _hide_unused(self) -> None:
         """A hook that no rule needs is none: the core then has nothing to call and nothing to wait for."""
-        acts = [act for stage in (self._at_rcpt, self._at_message) if stage for rule in stage.rules for act in rule.acts]
+        acts = [
+            act
+            for stage in (self._at_rcpt, self._at_message)
+            if stage
+            for rule in stage.rules
+            for act in rule.acts
+        ]
         at_rcpt = [act for rule in (self._at_rcpt.rules if self._at_rcpt else ()) for act in rule.acts]
         needed = {
             "rcpt": self._at_rcpt is not None or bool(self._ruleset.splits),
             "rewrite_envelope": any(isinstance(act, Address) for act in at_rcpt),
             "message": self._at_message is not None,
-            "before_forward": self._at_message is not None and any(type(act).__name__ in ("Field", "Address") for act in acts),
+            "before_forward": self._at_message is not None
+            and any(type(act).__name__ in ("Field", "Address") for act in acts),
         }
         for name, wanted in needed.items():
             if not wanted:
@@ -115,7 +121,12 @@ class Rules(Plugin[RulesSettings]):
         return self._rcpt_done(mail, rcpt, facts, result)
 
     async def _rcpt_later(
-        self, mail: Mail, rcpt: Recipient, facts: Facts, asking: Generator[Pending, None, Result], first: Pending
+        self,
+        mail: Mail,
+        rcpt: Recipient,
+        facts: Facts,
+        asking: Generator[Pending, None, Result],
+        first: Pending,
     ) -> Opinion:
         result = await self._answered(asking, first, facts)
         found = self._rcpt_done(mail, rcpt, facts, result)
@@ -149,7 +160,7 @@ class Rules(Plugin[RulesSettings]):
         return _apart() if await self._answered(comparing, pending, facts, other) else None
 
     @hook
-    def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> Edits:
+    def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> tuple[Edit, ...]:
         """Change the recipient as the rules said a moment ago."""
         kept = self._changes.pop(mail.id, None)
         if kept is None or rcpt is None or kept[0].address != rcpt.address:
@@ -183,7 +194,7 @@ class Rules(Plugin[RulesSettings]):
         return result.verdict
 
     @hook
-    async def before_forward(self, mail: Mail, route: str) -> Edits:  # noqa: ARG002  (the hook's signature)
+    async def before_forward(self, mail: Mail, route: str) -> tuple[Edit, ...]:  # noqa: ARG002  (the hook's signature)
         """Change the message as the rules said; of one that comes from elsewhere (released), ask them now."""
         kept = self._edits.pop(mail.id, None)
         if kept is None:
@@ -197,7 +208,7 @@ class Rules(Plugin[RulesSettings]):
             for rcpt in mail.envelope.recipients:
                 edits += address_edits(changed, self._facts(mail, rcpt), rcpt)
             edits += address_edits(copied, facts, mail.envelope.recipients[0]) if copied else ()
-        return edits
+        return tuple(edits)
 
     # -- answers from elsewhere -----------------------------------------------------------------------------
 
@@ -280,7 +291,9 @@ def _ended(asking: Generator[Pending, None, T]) -> T | Pending:
 
 
 def _apart() -> Verdict:
-    return defer(_APART, code=452, status="4.5.3", reason="the rules treat it differently from the first recipient")
+    return defer(
+        _APART, code=452, status="4.5.3", reason="the rules treat it differently from the first recipient"
+    )
 
 
 def _keep(book: dict[str, T], key: str, value: T) -> None:

@@ -121,7 +121,10 @@ CODES: dict[str, tuple[str, str]] = {
     "RP806": ("rule does nothing", "A rule has no action, or a `match` with nothing in it."),
     "RP807": ("two rules of one name", "The id names a rule in logs, tests and reports; it is used once."),
     "RP808": ("no such list", "A condition names a list that is not defined under `lists:`."),
-    "RP809": ("contradicts itself", "Two parts of a rule or list exclude each other, or a header field is not for rules to change."),
+    "RP809": (
+        "contradicts itself",
+        "Two parts of a rule or list exclude each other, or a header field is not for rules to change.",
+    ),
     "RP810": ("rule is never reached", "An earlier rule takes all mail that this one could act on."),
     "RP811": ("never matches", "The fact can never have this value, or two conditions exclude each other."),
     "RP812": (

@@ -70,7 +70,9 @@ class _Listed:
 class Trial:
     """Plays mail through rules, without a pipeline, a clock or DNS. Raises OSError and ValueError for a bad list."""
 
-    def __init__(self, ruleset: Ruleset, folder: Path, domains: frozenset[str] = frozenset(), hostname: str = "") -> None:
+    def __init__(
+        self, ruleset: Ruleset, folder: Path, domains: frozenset[str] = frozenset(), hostname: str = ""
+    ) -> None:
         self._ruleset = ruleset
         self._clock, self._resolver = _Time(), _Listed()
         self._app = App(hostname or "relay.example", self._resolver, self._clock, folder, domains)
@@ -110,14 +112,14 @@ def _played(plugin: Rules, case: Case, mail_id: str) -> Outcome:
         verdict = _asked(plugin.rcpt, mail, rcpt)
         if verdict is not None and verdict.reply is not None:
             return _outcome(verdict, mail)
-        edits = list(plugin.rewrite_envelope(mail, rcpt)) if callable(plugin.rewrite_envelope) else []  # type: ignore[arg-type]
+        edits = list(plugin.rewrite_envelope(mail, rcpt)) if callable(plugin.rewrite_envelope) else []
         targets += apply_to_envelope(Envelope(recipients=(rcpt,)), edits).recipients
     mail.envelope = mail.envelope.to(tuple(targets))
     mail.message = given.message
     verdict = _asked(plugin.message, mail)
     outcome = _outcome(verdict, mail)
     if callable(plugin.before_forward):
-        changes = tuple(_now(plugin.before_forward(mail, "")) or ())  # type: ignore[arg-type]
+        changes = tuple(_now(plugin.before_forward(mail, "")) or ())
         outcome.message = apply_to_message(mail.message, changes)
         outcome.envelope = apply_to_envelope(mail.envelope, changes)
     return outcome
@@ -223,7 +225,9 @@ def compiled(
 ) -> tuple[Ruleset, list[Flaw]]:
     """Compile the rules of a configuration as it is written."""
     listeners = raw.get("listeners")
-    names = [one.get("name") for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
+    names = (
+        [one.get("name") for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
+    )
     ruleset, flaws = compile_rules(
         raw.get("rules"),
         raw.get("lists"),
@@ -238,7 +242,9 @@ def compiled(
     return ruleset, flaws
 
 
-def tried(raw: Mapping[str, Any], ruleset: Ruleset, folder: Path, domains: frozenset[str], hostname: str) -> list[Flaw]:
+def tried(
+    raw: Mapping[str, Any], ruleset: Ruleset, folder: Path, domains: frozenset[str], hostname: str
+) -> list[Flaw]:
     """Run the tests of a configuration; return what is wrong with them, or with the rules."""
     cases, flaws = read_cases(raw.get("tests"), [rule.id for rule in ruleset.rules])
     if not cases:
@@ -258,6 +264,11 @@ def check_lists(ruleset: Ruleset, folder: Path) -> Iterator[Flaw]:
             Listing(spec, folder)
         except OSError as error:
             message = f"{folder / spec.file}: {error.strerror or 'unreadable'}"
-            yield Flaw("RP820", ("lists", name, "file"), message, "relative paths start at the folder of the configuration")
+            yield Flaw(
+                "RP820",
+                ("lists", name, "file"),
+                message,
+                "relative paths start at the folder of the configuration",
+            )
         except ValueError as error:
             yield Flaw("RP820", ("lists", name, "file"), str(error))

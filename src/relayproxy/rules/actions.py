@@ -105,7 +105,13 @@ class Row:
 def _mapping(value: Mapping[str, Any], at: Path, known: tuple[str, ...]) -> None:
     for key in value:
         if key not in known:
-            raise fail("RP101", (*at, key), f"unknown key {shown(key)}", guess(str(key), known, "keys here"), on_key=True)
+            raise fail(
+                "RP101",
+                (*at, key),
+                f"unknown key {shown(key)}",
+                guess(str(key), known, "keys here"),
+                on_key=True,
+            )
 
 
 _REPLIES = {
@@ -129,10 +135,17 @@ def _reply(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]
             raise fail("RP813", at, "a code alone is no reply", f"write {{code: {text}, text: ...}}")
         words = plain(text, where, "the reply's text")
         if not words.isascii():
-            raise fail("RP813", where, "a reply is US-ASCII (RFC 5321 section 4.2)", "write it without accents")
+            raise fail(
+                "RP813", where, "a reply is US-ASCII (RFC 5321 section 4.2)", "write it without accents"
+            )
         lead = re.match(r"([245][0-9]{2})[ -]", words)
         if lead:
-            raise fail("RP813", where, f"the text begins with a code, {lead[1]}", f"write {{code: {lead[1]}, text: ...}}")
+            raise fail(
+                "RP813",
+                where,
+                f"the text begins with a code, {lead[1]}",
+                f"write {{code: {lead[1]}, text: ...}}",
+            )
         return (Decide(action, compile_text(words, where, scope, rule), code, status),)
 
     return compile_reply
@@ -150,7 +163,9 @@ def _code(value: Any, at: Path, first: int) -> int:
 
 def _enhanced(value: Any, at: Path, first: int) -> str:
     if isinstance(value, float):
-        raise fail("RP813", at, "YAML reads this as a number", "write the status with three parts, such as 5.7.1")
+        raise fail(
+            "RP813", at, "YAML reads this as a number", "write the status with three parts, such as 5.7.1"
+        )
     found = _STATUS.match(value) if isinstance(value, str) else None
     if found is None or found[1] != str(first):
         raise fail("RP813", at, f"{shown(value)} is no status of this code", f"write {first}.7.1 (RFC 3463)")
@@ -172,11 +187,19 @@ def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         names = as_list(value.get("skip", ()))
         for name in names:
             if name not in scope.skippable:
-                hint = guess(str(name), scope.skippable, "after rules") or "leave it out: accept alone ends the rules"
+                hint = (
+                    guess(str(name), scope.skippable, "after rules")
+                    or "leave it out: accept alone ends the rules"
+                )
                 raise fail("RP821", (*at, "skip"), f"{shown(name)} can't be skipped", hint)
         skip = frozenset(names)
     elif value is not True:
-        raise fail("RP110", at, "accept takes true, or what to skip", "write accept: true, or accept: {skip: [greylist]}")
+        raise fail(
+            "RP110",
+            at,
+            "accept takes true, or what to skip",
+            "write accept: true, or accept: {skip: [greylist]}",
+        )
     return (Decide(Action.ACCEPT, compile_text("", at, scope, rule), skip=skip),)
 
 
@@ -190,7 +213,12 @@ def _score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  #
         points = value["add"]
         symbol = value.get("symbol", "")
         if not isinstance(symbol, str) or (symbol and not _TAG.match(symbol)):
-            raise fail("RP209", (*at, "symbol"), f"{shown(symbol)} is no name", "letters, digits, dots, dashes, underscores")
+            raise fail(
+                "RP209",
+                (*at, "symbol"),
+                f"{shown(symbol)} is no name",
+                "letters, digits, dots, dashes, underscores",
+            )
     if isinstance(points, bool) or not isinstance(points, (int, float)) or not -_TOP <= points <= _TOP:
         raise fail("RP110", at, "a score is a number", "write score: 3")
     return (Score(float(points), symbol),)
@@ -200,7 +228,12 @@ def _tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # n
     names = as_list(value)
     for name in names:
         if not isinstance(name, str) or not _TAG.match(name):
-            raise fail("RP209", at, f"{shown(name)} is no name of a tag", "letters, digits, dots, dashes, underscores")
+            raise fail(
+                "RP209",
+                at,
+                f"{shown(name)} is no name of a tag",
+                "letters, digits, dots, dashes, underscores",
+            )
     return (Tag(tuple(names)),)
 
 
@@ -213,10 +246,18 @@ def _fields(how: str) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
             where = (*at, name)
             _field_name(name, where)
             if how == "add" and name.lower() in _ONCE:
-                raise fail("RP809", where, f"a message has one {name} at most (RFC 5322 section 3.6)", f"use replace_header: {{{name}: ...}}", on_key=True)
+                raise fail(
+                    "RP809",
+                    where,
+                    f"a message has one {name} at most (RFC 5322 section 3.6)",
+                    f"use replace_header: {{{name}: ...}}",
+                    on_key=True,
+                )
             text = compile_text(plain(given, where, "the value"), where, scope, rule)
             if text.rcpt:
-                raise fail("RP812", where, "a recipient's name in a header would give away a Bcc", "leave it out")
+                raise fail(
+                    "RP812", where, "a recipient's name in a header would give away a Bcc", "leave it out"
+                )
             acts.append(Field(how, name, text))
         return tuple(acts)
 
@@ -227,7 +268,13 @@ def _field_name(name: Any, at: Path) -> None:
     try:
         AddHeader(str(name), "")
     except ValueError as error:
-        raise fail("RP209", at, f"{shown(name)} is no name of a header field", "letters, digits and dashes", on_key=True) from error
+        raise fail(
+            "RP209",
+            at,
+            f"{shown(name)} is no name of a header field",
+            "letters, digits and dashes",
+            on_key=True,
+        ) from error
     if str(name).lower() in _FIXED:
         raise fail("RP809", at, f"{name} is not for a rule to change", "", on_key=True)
 
@@ -260,7 +307,12 @@ def _redirect(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
 
 def _rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     if not isinstance(value, Mapping) or not value:
-        raise fail("RP110", at, "a mapping with local or domain is wanted", "write {domain: example.org}; to another address: redirect")
+        raise fail(
+            "RP110",
+            at,
+            "a mapping with local or domain is wanted",
+            "write {domain: example.org}; to another address: redirect",
+        )
     _mapping(value, at, ("local", "domain"))
     acts = []
     for key, given in value.items():
@@ -281,7 +333,13 @@ def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     _mapping(value, at, ("key", "rate", "burst", "count"))
     for key in ("key", "rate"):
         if key not in value:
-            raise fail("RP102", at, f"key '{key}' is missing", 'write {key: "{client.login}", rate: 100/h}', on_key=True)
+            raise fail(
+                "RP102",
+                at,
+                f"key '{key}' is missing",
+                'write {key: "{client.login}", rate: 100/h}',
+                on_key=True,
+            )
     rate = parse_rate(str(value["rate"]))
     if rate is None:
         raise fail("RP823", (*at, "rate"), f"{shown(value['rate'])} is no rate", "write 100/h, 10/m or 5/10m")
@@ -290,7 +348,12 @@ def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         raise fail("RP203", (*at, "burst"), "a burst is a number, 1 at least")
     count = value.get("count", "messages")
     if count not in ("messages", "recipients"):
-        raise fail("RP202", (*at, "count"), f"{shown(count)} can't be counted", guess(str(count), ("messages", "recipients")))
+        raise fail(
+            "RP202",
+            (*at, "count"),
+            f"{shown(count)} can't be counted",
+            guess(str(count), ("messages", "recipients")),
+        )
     key_text = compile_text(plain(value["key"], (*at, "key"), "the key"), (*at, "key"), scope, rule)
     return (Rate(key_text, rate[0], rate[1], float(burst), count == "recipients"),)
 
@@ -311,7 +374,12 @@ _VALUES: dict[str, Any] = {"type": "object", "additionalProperties": _TEXT, "min
 
 
 def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def _reply_schema(first: int) -> dict[str, Any]:
@@ -323,10 +391,33 @@ def _reply_schema(first: int) -> dict[str, Any]:
 ACTIONS = {
     row.name: row
     for row in (
-        Row("reject", "refuse with 550 5.7.1, or another code, status and text", _reply_schema(5), _reply(Action.REJECT), Phase.RCPT),
-        Row("defer", "answer 451 4.7.1: the client keeps it and tries again", _reply_schema(4), _reply(Action.DEFER), Phase.RCPT),
-        Row("discard", "tell the client 250 and drop the message; the text is the reason in the log", _TRUE_OR_TEXT, _reason(Action.DISCARD)),
-        Row("hold", "keep the message for a human; the text is the reason", _TRUE_OR_TEXT, _reason(Action.HOLD), needs="hold"),
+        Row(
+            "reject",
+            "refuse with 550 5.7.1, or another code, status and text",
+            _reply_schema(5),
+            _reply(Action.REJECT),
+            Phase.RCPT,
+        ),
+        Row(
+            "defer",
+            "answer 451 4.7.1: the client keeps it and tries again",
+            _reply_schema(4),
+            _reply(Action.DEFER),
+            Phase.RCPT,
+        ),
+        Row(
+            "discard",
+            "tell the client 250 and drop the message; the text is the reason in the log",
+            _TRUE_OR_TEXT,
+            _reason(Action.DISCARD),
+        ),
+        Row(
+            "hold",
+            "keep the message for a human; the text is the reason",
+            _TRUE_OR_TEXT,
+            _reason(Action.HOLD),
+            needs="hold",
+        ),
         Row(
             "accept",
             "ask no later rule; with `skip`, no check named there that stands after `rules` in the pipeline either. "
@@ -343,7 +434,12 @@ ACTIONS = {
         ),
         Row("tag", "tag the message, for the fact `tags` of later rules and for the log", _TEXTS, _tag),
         Row("add_header", "add fields at the top", _VALUES, _fields("add")),
-        Row("replace_header", "give the topmost field of each name another value; add it where there is none", _VALUES, _fields("replace")),
+        Row(
+            "replace_header",
+            "give the topmost field of each name another value; add it where there is none",
+            _VALUES,
+            _fields("replace"),
+        ),
         Row("remove_header", "remove all fields of these names", _TEXTS, _remove),
         Row("prefix_subject", "put a text before the subject, unless it is there", _TEXT, _prefix),
         Row(

@@ -70,7 +70,9 @@ def read_cases(value: Any, rule_ids: Sequence[str]) -> tuple[list[Case], list[Fl
     flaws: list[Flaw] = []
     cases: list[Case] = []
     if value is not None and not isinstance(value, (list, tuple)):
-        return [], [Flaw("RP110", ("tests",), "a list of tests is wanted", "begin each with a dash: - name: ...")]
+        return [], [
+            Flaw("RP110", ("tests",), "a list of tests is wanted", "begin each with a dash: - name: ...")
+        ]
     for number, given in enumerate(value or ()):
         try:
             cases.append(_read(given, ("tests", number), rule_ids))
@@ -95,13 +97,16 @@ def _read(value: Any, at: Path, rule_ids: Sequence[str]) -> Case:
     if not isinstance(name, str):
         raise fail("RP110", (*at, "name"), "text is wanted", "quote it to make it text")
     if "expect" not in value:
-        raise fail("RP102", at, "key 'expect' is missing: a test that expects nothing tells nothing", on_key=True)
+        raise fail(
+            "RP102", at, "key 'expect' is missing: a test that expects nothing tells nothing", on_key=True
+        )
     expect = _expected(value["expect"], (*at, "expect"), rule_ids)
     given = _known(value.get("given", {}), GIVEN, (*at, "given"), "given")
     where = (*at, "given")
     now = _moment(given.get("time", "2026-06-15T12:00:00Z"), (*where, "time"))
     recipients = tuple(
-        Recipient(_address(text, (*where, "recipients"))) for text in as_list(given.get("recipients", "ana@example.net"))
+        Recipient(_address(text, (*where, "recipients")))
+        for text in as_list(given.get("recipients", "ana@example.net"))
     )
     client = _client(given, where)
     direction = _direction(given, client, where)
@@ -109,7 +114,11 @@ def _read(value: Any, at: Path, rule_ids: Sequence[str]) -> Case:
     mail = Mail(
         "test.1",
         client,
-        Envelope(_address(given.get("sender", "someone@example.org"), (*where, "sender")), recipients, size=message.size),
+        Envelope(
+            _address(given.get("sender", "someone@example.org"), (*where, "sender")),
+            recipients,
+            size=message.size,
+        ),
         message,
         direction=direction,
         received_at=now,
@@ -118,7 +127,9 @@ def _read(value: Any, at: Path, rule_ids: Sequence[str]) -> Case:
     repeat = given.get("repeat", 0)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or not 0 <= repeat <= 100_000:
         raise fail("RP203", (*where, "repeat"), "a number from 0 to 100000 is wanted")
-    return Case(name, at, mail, now, expect, frozenset(map(str, as_list(given.get("listed", ())))), repeat, recipients)
+    return Case(
+        name, at, mail, now, expect, frozenset(map(str, as_list(given.get("listed", ())))), repeat, recipients
+    )
 
 
 def _expected(value: Any, at: Path, rule_ids: Sequence[str]) -> Mapping[str, Any]:
@@ -127,7 +138,9 @@ def _expected(value: Any, at: Path, rule_ids: Sequence[str]) -> Mapping[str, Any
         raise fail("RP816", at, "nothing is expected", f"one of {', '.join(EXPECT)}")
     verdict = expect.get("verdict")
     if verdict is not None and verdict not in VERDICTS:
-        raise fail("RP202", (*at, "verdict"), f"{shown(verdict)} is no verdict", guess(str(verdict), VERDICTS))
+        raise fail(
+            "RP202", (*at, "verdict"), f"{shown(verdict)} is no verdict", guess(str(verdict), VERDICTS)
+        )
     for name in as_list(expect.get("rule", ())):
         if name not in rule_ids:
             raise fail("RP816", (*at, "rule"), f"there is no rule {shown(name)}", guess(str(name), rule_ids))
@@ -152,6 +165,7 @@ def _client(given: Mapping[str, Any], where: Path) -> Client:
         "test",
         str(given.get("listener", "inbound")),
         str(said.get("ip", "192.0.2.1")),
+        port=49152,
         helo=str(said.get("helo", "client.example.org")),
         ptr=str(said.get("ptr", "")),
         proto="ESMTP",
@@ -186,7 +200,12 @@ def _findings(value: Any, at: Path) -> tuple[Finding, ...]:
             said = item if isinstance(item, Mapping) else {"result": item}
             result = said.get("result", "hit")
             if result not in RESULTS:
-                raise fail("RP202", (*at, method), f"{shown(result)} is no result", guess(str(result), RESULTS) or f"one of {', '.join(sorted(RESULTS))}")
+                raise fail(
+                    "RP202",
+                    (*at, method),
+                    f"{shown(result)} is no result",
+                    guess(str(result), RESULTS) or f"one of {', '.join(sorted(RESULTS))}",
+                )
             props = {key: str(text) for key, text in said.items() if key not in ("result", "score", "reason")}
             score = said.get("score", 0)
             if isinstance(score, bool) or not isinstance(score, (int, float)):

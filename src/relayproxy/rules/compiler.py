@@ -99,7 +99,9 @@ def compile_rules(
     if rules is None:
         rules = ()
     if not isinstance(rules, (list, tuple)):
-        flaws.append(Flaw("RP110", ("rules",), "a list of rules is wanted", "begin each with a dash: - id: NAME"))
+        flaws.append(
+            Flaw("RP110", ("rules",), "a list of rules is wanted", "begin each with a dash: - id: NAME")
+        )
         rules = ()
     after: tuple[str, ...] = ()
     if "skip" in abilities and pipeline is not None and "rules" in pipeline:
@@ -113,7 +115,9 @@ def compile_rules(
             continue
         if rule.id in seen:
             at: Path = ("rules", number, "id")
-            flaws.append(Flaw("RP807", at, f"two rules are called '{rule.id}'", f"the first is rules[{seen[rule.id]}]"))
+            flaws.append(
+                Flaw("RP807", at, f"two rules are called '{rule.id}'", f"the first is rules[{seen[rule.id]}]")
+            )
         seen.setdefault(rule.id, number)
         made.append(rule)
     for name in specs:
@@ -135,7 +139,13 @@ def _in_order(rules: Sequence[Rule]) -> list[Rule]:
         if barrier and rule.phase is Phase.RCPT:
             one = replace(rule, phase=Phase.MESSAGE, why=f"rule '{barrier}' before it may accept the message")
         verdict = one.verdict
-        if not barrier and one.phase is Phase.MESSAGE and verdict and verdict.action is Action.ACCEPT and not one.observe:
+        if (
+            not barrier
+            and one.phase is Phase.MESSAGE
+            and verdict
+            and verdict.action is Action.ACCEPT
+            and not one.observe
+        ):
             barrier = one.id
         placed.append(one)
     return placed
@@ -173,7 +183,9 @@ def _checks_before(rules: Sequence[Rule], pipeline: Sequence[str]) -> list[Flaw]
             plugin = CHECKS[method][0]
             if plugin not in before:
                 later = plugin in pipeline
-                message = f"'{name}' is what {plugin} finds, which " + ("comes after rules" if later else "is not in the pipeline")
+                message = f"'{name}' is what {plugin} finds, which " + (
+                    "comes after rules" if later else "is not in the pipeline"
+                )
                 hint = f"put {plugin} before rules" if later else f"add - {plugin} before - rules"
                 flaws.append(Flaw("RP819", ("rules", rule.number, "match"), message, hint, on_key=True))
     return flaws
@@ -195,11 +207,19 @@ class _Reader:
     def read(self) -> Rule | None:
         given = self._given
         if not isinstance(given, Mapping):
-            self._flaw("RP110", self._at, "a rule is a mapping", "write {id: NAME, match: {...}, then: {...}}")
+            self._flaw(
+                "RP110", self._at, "a rule is a mapping", "write {id: NAME, match: {...}, then: {...}}"
+            )
             return None
         for key in given:
             if key not in KEYS:
-                self._flaw("RP101", (*self._at, key), f"unknown key {shown(key)}", self._key_hint(str(key)), on_key=True)
+                self._flaw(
+                    "RP101",
+                    (*self._at, key),
+                    f"unknown key {shown(key)}",
+                    self._key_hint(str(key)),
+                    on_key=True,
+                )
         before = len(self._scope.flaws)
         name = self._try(self._id) or f"rule-{self._number + 1}"
         condition = self._try(self._condition)
@@ -240,16 +260,40 @@ class _Reader:
     def _key_hint(key: str) -> str:
         if key in ACTIONS or key in MEANT:
             return f"actions stand under then: then: {{{MEANT.get(key, key)}: ...}}"
-        aliases = {"when": "match", "if": "match", "do": "then", "action": "then", "actions": "then", "name": "id"}
+        aliases = {
+            "when": "match",
+            "if": "match",
+            "do": "then",
+            "action": "then",
+            "actions": "then",
+            "name": "id",
+        }
         return f"did you mean '{aliases[key]}'?" if key in aliases else guess(key, KEYS, "keys here")
 
     def _id(self) -> str:
         value = self._given.get("id")
         at = (*self._at, "id")
         if value is None:
-            raise fail("RP102", self._at, "key 'id' is missing", "every rule has a name: id: no-big-mail", on_key=True)
-        if not isinstance(value, str) or not value or len(value) > _LONGEST_ID or not value.replace("-", "a").replace("_", "a").replace(".", "a").isalnum() or not value.isascii():
-            raise fail("RP209", at, f"{shown(value)} is no name", "letters, digits, dots, dashes and underscores; at most 63")
+            raise fail(
+                "RP102",
+                self._at,
+                "key 'id' is missing",
+                "every rule has a name: id: no-big-mail",
+                on_key=True,
+            )
+        if (
+            not isinstance(value, str)
+            or not value
+            or len(value) > _LONGEST_ID
+            or not value.replace("-", "a").replace("_", "a").replace(".", "a").isalnum()
+            or not value.isascii()
+        ):
+            raise fail(
+                "RP209",
+                at,
+                f"{shown(value)} is no name",
+                "letters, digits, dots, dashes and underscores; at most 63",
+            )
         return value
 
     def _condition(self) -> Condition:
@@ -257,18 +301,31 @@ class _Reader:
             return always()
         at = (*self._at, "match")
         if self._given["match"] in ({}, None):
-            raise fail("RP806", at, "there is no condition here", "to match all mail leave `match` out", on_key=True)
+            raise fail(
+                "RP806", at, "there is no condition here", "to match all mail leave `match` out", on_key=True
+            )
         return compile_match(self._given["match"], at, self._scope)
 
     def _acts(self, name: str) -> tuple[Act, ...]:
         if "then" not in self._given:
-            raise fail("RP806", self._at, "key 'then' is missing: the rule does nothing", "write then: {reject: ...}", on_key=True)
+            raise fail(
+                "RP806",
+                self._at,
+                "key 'then' is missing: the rule does nothing",
+                "write then: {reject: ...}",
+                on_key=True,
+            )
         then, at = self._given["then"], (*self._at, "then")
         if isinstance(then, str):
             if then in ("reject", "defer", "discard", "hold", "accept"):
                 then = {then: True}
             else:
-                raise fail("RP803", at, f"there is no action {shown(then)} without an argument", self._action_hint(then))
+                raise fail(
+                    "RP803",
+                    at,
+                    f"there is no action {shown(then)} without an argument",
+                    self._action_hint(then),
+                )
         steps = then if isinstance(then, (list, tuple)) else [then]
         acts: list[Act] = []
         verdicts = []
@@ -281,7 +338,13 @@ class _Reader:
                 if word in VERDICTS:
                     verdicts.append(word)
                     if len(verdicts) > 1:
-                        self._flaw("RP809", (*where, word), f"'{verdicts[0]}' and '{word}' can't both be", "a rule has one verdict", on_key=True)
+                        self._flaw(
+                            "RP809",
+                            (*where, word),
+                            f"'{verdicts[0]}' and '{word}' can't both be",
+                            "a rule has one verdict",
+                            on_key=True,
+                        )
         if not acts and then in ({}, [], None):
             raise fail("RP806", at, "there is no action here", f"one of {', '.join(ACTIONS)}", on_key=True)
         return tuple(acts)
@@ -289,9 +352,17 @@ class _Reader:
     def _act(self, word: Any, argument: Any, at: Path, name: str) -> tuple[Act, ...]:
         row = ACTIONS.get(word)
         if row is None:
-            raise fail("RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True)
+            raise fail(
+                "RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True
+            )
         if row.needs and row.needs not in self._scope.abilities:
-            raise fail("RP307", at, f"the action '{word}' can't be done yet: it {_NEEDS[row.needs]}", _INSTEAD[row.needs], on_key=True)
+            raise fail(
+                "RP307",
+                at,
+                f"the action '{word}' can't be done yet: it {_NEEDS[row.needs]}",
+                _INSTEAD[row.needs],
+                on_key=True,
+            )
         return row.compile(argument, at, self._scope, name)
 
     @staticmethod
@@ -302,15 +373,30 @@ class _Reader:
     def _word(self, key: str, known: tuple[str, ...], default: str) -> str:
         value = self._given.get(key, default)
         if value not in known:
-            self._flaw("RP202", (*self._at, key), f"{shown(value)} is not one of the known words", guess(str(value), known))
+            self._flaw(
+                "RP202",
+                (*self._at, key),
+                f"{shown(value)} is not one of the known words",
+                guess(str(value), known),
+            )
         elif value == "hold" and "hold" not in self._scope.abilities:
-            self._flaw("RP307", (*self._at, key), f"on_error: hold can't be done yet: it {_NEEDS['hold']}", "use defer")
+            self._flaw(
+                "RP307",
+                (*self._at, key),
+                f"on_error: hold can't be done yet: it {_NEEDS['hold']}",
+                "use defer",
+            )
         return str(value)
 
     def _sample(self) -> float:
         value = self._given.get("sample", 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise fail("RP203", (*self._at, "sample"), f"{shown(value)} is no share of the mail", "a number above 0, at most 1: 0.5 is half of it")
+            raise fail(
+                "RP203",
+                (*self._at, "sample"),
+                f"{shown(value)} is no share of the mail",
+                "a number above 0, at most 1: 0.5 is half of it",
+            )
         return float(value)
 
     def _until(self) -> float | None:
@@ -320,7 +406,12 @@ class _Reader:
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError as error:
-            raise fail("RP210", (*self._at, "until"), f"{shown(value)} is no date", "write 2027-01-31, or 2027-01-31T18:00:00Z") from error
+            raise fail(
+                "RP210",
+                (*self._at, "until"),
+                f"{shown(value)} is no date",
+                "write 2027-01-31, or 2027-01-31T18:00:00Z",
+            ) from error
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
     @staticmethod
@@ -333,7 +424,9 @@ class _Reader:
             if isinstance(act, Decide | Address | Note | Rate) and not (
                 isinstance(act, Decide) and act.action in (Action.DISCARD, Action.HOLD)
             ):
-                text = act.key if isinstance(act, Rate) else act.value if isinstance(act, Address) else act.text
+                text = (
+                    act.key if isinstance(act, Rate) else act.value if isinstance(act, Address) else act.text
+                )
                 if text.phase is Phase.MESSAGE:
                     return Phase.MESSAGE, "a text in it names something of the message"
                 if isinstance(act, Rate) and not act.per_recipient:

@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfoNotFoundError
 
-from relayproxy.rules.facts import CHECKS, FACTS, FAMILIES, WEEKDAYS, Fact, Facts, Kind, Phase, clock, fact_named, zone_of
+from relayproxy.rules.facts import (
+    CHECKS,
+    FACTS,
+    FAMILIES,
+    WEEKDAYS,
+    Fact,
+    Facts,
+    Kind,
+    Phase,
+    clock,
+    fact_named,
+    zone_of,
+)
 from relayproxy.rules.lists import ListSpec
 from relayproxy.rules.operators import MEANT, OPERATORS, Key, Test, text_of
 from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown
@@ -122,7 +134,9 @@ def _group(name: str, given: Any, at: Path, scope: Scope, depth: int) -> Conditi
     if name == "not":
         return negated(_several(given, at, scope, depth, _all))
     if not isinstance(given, (list, tuple, Mapping)):
-        raise fail("RP110", at, f"a list of conditions is wanted under {name}", f"write {name}: [{{...}}, {{...}}]")
+        raise fail(
+            "RP110", at, f"a list of conditions is wanted under {name}", f"write {name}: [{{...}}, {{...}}]"
+        )
     return _several(given, at, scope, depth, _all if name == "all" else _any)
 
 
@@ -132,7 +146,9 @@ def _several(
     if isinstance(given, (list, tuple)):
         if not given:
             raise fail("RP110", at, "there is nothing in this list", "name at least one condition")
-        return join([compile_match(item, (*at, number), scope, depth + 1) for number, item in enumerate(given)])
+        return join(
+            [compile_match(item, (*at, number), scope, depth + 1) for number, item in enumerate(given)]
+        )
     if isinstance(given, Mapping) and join is _any:
         return join([compile_match({key: item}, at, scope, depth + 1) for key, item in given.items()])
     return compile_match(given, at, scope, depth + 1)
@@ -239,10 +255,21 @@ def find_fact(name: str, at: Path, scope: Scope) -> Fact:
         known = [*FACTS, *CHECKS]
         hint = guess(name, known) or guess(name.partition(".")[0], known)
         shapes = ", ".join(family.shape for family in FAMILIES)
-        raise fail("RP801", at, f"there is no fact {shown(name)}", hint or f"beside the fixed ones there are {shapes}", on_key=True)
+        raise fail(
+            "RP801",
+            at,
+            f"there is no fact {shown(name)}",
+            hint or f"beside the fixed ones there are {shapes}",
+            on_key=True,
+        )
     if fact.name == "listener" and scope.listeners and not fact.words:
         fact = Fact(
-            fact.name, fact.kind, fact.phase, fact.doc, fact.get, words=tuple(name.lower() for name in scope.listeners)
+            fact.name,
+            fact.kind,
+            fact.phase,
+            fact.doc,
+            fact.get,
+            words=tuple(name.lower() for name in scope.listeners),
         )
     scope.table[fact.name] = fact
     return fact
@@ -256,7 +283,9 @@ def compile_fact(name: str, given: Any, at: Path, scope: Scope) -> Condition:
     if not isinstance(given, Mapping):
         return _condition(fact, [_tested(fact, "is", given, at)], given)
     if not given:
-        raise fail("RP110", at, "there is no operator here", f"write {{is: ...}}, or one of {', '.join(OPERATORS)}")
+        raise fail(
+            "RP110", at, "there is no operator here", f"write {{is: ...}}, or one of {', '.join(OPERATORS)}"
+        )
     tests: list[tuple[Test, Key | None]] = []
     more: list[Condition] = []
     for word, argument in given.items():
@@ -280,7 +309,13 @@ def _tested(fact: Fact, word: Any, argument: Any, at: Path) -> tuple[Test, Key |
         fitting = [row.name for row in OPERATORS.values() if fact.kind in row.kinds]
         meant = MEANT.get(str(word).lower())
         hint = f"did you mean '{meant}'?" if meant else guess(str(word), [*fitting, *_MODIFIERS])
-        raise fail("RP802", at, f"there is no operator {shown(word)}", hint or f"one of {', '.join(fitting)}", on_key=True)
+        raise fail(
+            "RP802",
+            at,
+            f"there is no operator {shown(word)}",
+            hint or f"one of {', '.join(fitting)}",
+            on_key=True,
+        )
     if fact.kind not in operator.kinds:
         fitting = [row.name for row in OPERATORS.values() if fact.kind in row.kinds]
         raise fail(
@@ -321,19 +356,33 @@ def _condition(fact: Fact, tests: list[tuple[Test, Key | None]], given: Any) -> 
     keys = min(found, key=_weakness, default=None)
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
     return Condition(
-        holds, early, keys, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("fact", name, _frozen(given))
+        holds,
+        early,
+        keys,
+        frozenset({name}),
+        fact.phase,
+        (holds,) if fact.rcpt else (),
+        ("fact", name, _frozen(given)),
     )
 
 
 def _every(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
     """There is a value, and the condition holds for all of them."""
     if not fact.many:
-        raise fail("RP804", at, f"{fact.name} has one value: 'every' says nothing more", "leave 'every' out", on_key=True)
+        raise fail(
+            "RP804",
+            at,
+            f"{fact.name} has one value: 'every' says nothing more",
+            "leave 'every' out",
+            on_key=True,
+        )
     one = Fact(fact.name, fact.kind, fact.phase, fact.doc, fact.get, rcpt=fact.rcpt, words=fact.words)
     words = given if isinstance(given, Mapping) else {"is": given}
     for word in words:
         if word in (*_MODIFIERS, "every"):
-            raise fail("RP804", (*at, word), f"'{word}' can't stand under 'every'", "put it outside", on_key=True)
+            raise fail(
+                "RP804", (*at, word), f"'{word}' can't stand under 'every'", "put it outside", on_key=True
+            )
     tests = [_tested(one, word, argument, (*at, word)) for word, argument in words.items()]
     several = tuple(test for test, _ in tests)
     name = fact.name
@@ -345,7 +394,13 @@ def _every(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
 
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
     return Condition(
-        holds, early, None, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("every", name, _frozen(given))
+        holds,
+        early,
+        None,
+        frozenset({name}),
+        fact.phase,
+        (holds,) if fact.rcpt else (),
+        ("every", name, _frozen(given)),
     )
 
 
@@ -353,7 +408,12 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
     listed = text_of(given, at)
     spec = scope.lists.get(listed)
     if spec is None:
-        raise fail("RP808", at, f"there is no list {shown(listed)}", guess(listed, scope.lists) or "define it under lists:")
+        raise fail(
+            "RP808",
+            at,
+            f"there is no list {shown(listed)}",
+            guess(listed, scope.lists) or "define it under lists:",
+        )
     scope.used_lists.add(listed)
     if fact.kind not in _LIST_KINDS[spec.type]:
         fitting = ", ".join(kind for kind, kinds in _LIST_KINDS.items() if fact.kind in kinds)
@@ -384,7 +444,15 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
             return one(facts, facts[name])
 
     early: Early = holds if fact.phase is Phase.RCPT else _unknown
-    return Condition(holds, early, None, frozenset({name}), fact.phase, (holds,) if fact.rcpt else (), ("list", name, listed))
+    return Condition(
+        holds,
+        early,
+        None,
+        frozenset({name}),
+        fact.phase,
+        (holds,) if fact.rcpt else (),
+        ("list", name, listed),
+    )
 
 
 def _timed(fact: Fact, given: Any, at: Path) -> Condition:
@@ -394,11 +462,22 @@ def _timed(fact: Fact, given: Any, at: Path) -> Condition:
     try:
         zone = zone_of(text_of(zone_name, (*at, "zone")))
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise fail("RP210", (*at, "zone"), f"there is no time zone {shown(zone_name)}", "write one such as Europe/Madrid") from error
+        raise fail(
+            "RP210",
+            (*at, "zone"),
+            f"there is no time zone {shown(zone_name)}",
+            "write one such as Europe/Madrid",
+        ) from error
     wanted = "is" if fact.name == "weekday" else "between"
     for word in words:
         if word not in (wanted, "zone"):
-            raise fail("RP802", (*at, word), f"there is no operator {shown(word)} for {fact.name}", f"(known here: {wanted}, zone)", on_key=True)
+            raise fail(
+                "RP802",
+                (*at, word),
+                f"there is no operator {shown(word)} for {fact.name}",
+                f"(known here: {wanted}, zone)",
+                on_key=True,
+            )
     if wanted not in words:
         raise fail("RP102", at, f"key '{wanted}' is missing", on_key=True)
     where = (*at, wanted) if isinstance(given, Mapping) else at
@@ -425,7 +504,9 @@ def _span(value: Any, at: Path) -> tuple[int, int]:
     ends = value if isinstance(value, (list, tuple)) else str(value).split("-")
     minutes = [parse_time(str(end).strip()) for end in ends]
     if len(minutes) != 2 or minutes[0] is None or minutes[1] is None:
-        raise fail("RP210", at, f"{shown(value)} is no span of time", 'write ["22:00", "06:00"]: from, and until')
+        raise fail(
+            "RP210", at, f"{shown(value)} is no span of time", 'write ["22:00", "06:00"]: from, and until'
+        )
     return minutes[0], minutes[1]
 
 

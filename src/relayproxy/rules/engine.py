@@ -75,7 +75,9 @@ def _evaluate(stage: Stage, numbers: Sequence[int], facts: Facts) -> Asking:
                     for rate in rule.rates:
                         matched = matched and _exceeded(rule, rate.key, facts, rate)
                 if matched and rule.phase is not stage.phase:
-                    result.decided = None if rule.observe else rule  # it acted at RCPT; what is left is that it ends
+                    result.decided = (
+                        None if rule.observe else rule
+                    )  # it acted at RCPT; what is left is that it ends
                 elif matched:
                     _act(rule, facts, result)
             except Pending as pending:
@@ -215,4 +217,3 @@ def _known(rule: Rule, facts: Facts) -> object:
     if rule.condition.early(facts) is False:
         return False
     return tuple(leaf(facts) for leaf in rule.condition.leaves)
-

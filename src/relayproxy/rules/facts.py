@@ -118,7 +118,7 @@ class Facts(dict[str, Any]):
         self.added = 0.0
         self.tagged: list[str] = []
         self.answers: dict[Any, Any] = {}
-        self._headers: dict[str, list[bytes]] | None = None
+        self._headers: dict[bytes, list[bytes]] | None = None
         self._raw: dict[str, Any] = {}
 
     def __missing__(self, name: str) -> Any:
@@ -294,8 +294,16 @@ _ROWS = (
     ),
     Fact("client.trusted", Kind.BOOL, _R, "whether the client may relay anywhere", _client("trusted")),
     Fact("client.proto", Kind.WORD, _R, "the protocol", _client("proto"), words=("smtp", "esmtp", "lmtp")),
-    Fact("client.tls", Kind.BOOL, _R, "whether the connection is encrypted", lambda f: f.mail.client.tls is not None),
-    Fact("client.tls_version", Kind.TEXT, _R, "the TLS version, such as TLSv1.3, or empty", _tls("version", "")),
+    Fact(
+        "client.tls",
+        Kind.BOOL,
+        _R,
+        "whether the connection is encrypted",
+        lambda f: f.mail.client.tls is not None,
+    ),
+    Fact(
+        "client.tls_version", Kind.TEXT, _R, "the TLS version, such as TLSv1.3, or empty", _tls("version", "")
+    ),
     Fact("client.tls_cipher", Kind.TEXT, _R, "the TLS cipher, or empty", _tls("cipher", "")),
     Fact("client.tls_bits", Kind.NUMBER, _R, "the bits of the TLS key, 0 without TLS", _tls("bits", 0)),
     Fact(
@@ -316,7 +324,13 @@ _ROWS = (
         rcpt=True,
         words=_DIRECTIONS,
     ),
-    Fact("sender", Kind.ADDRESS, _R, "the envelope sender; <> is the null sender", lambda f: f.mail.envelope.sender.key),
+    Fact(
+        "sender",
+        Kind.ADDRESS,
+        _R,
+        "the envelope sender; <> is the null sender",
+        lambda f: f.mail.envelope.sender.key,
+    ),
     Fact("sender.domain", Kind.DOMAIN, _R, "its domain", lambda f: f.mail.envelope.sender.ascii_domain),
     Fact("sender.local", Kind.TEXT, _R, "what stands before its @", lambda f: f.mail.envelope.sender.local),
     Fact(
@@ -345,18 +359,41 @@ _ROWS = (
     ),
     Fact("recipient.is_local", Kind.BOOL, _R, "whether its domain is in relay.domains", _local, rcpt=True),
     Fact(
-        "recipients.count", Kind.NUMBER, _M, "how many recipients there are", lambda f: len(f.mail.envelope.recipients)
+        "recipients.count",
+        Kind.NUMBER,
+        _M,
+        "how many recipients there are",
+        lambda f: len(f.mail.envelope.recipients),
     ),
     Fact("size", Kind.SIZE, _M, "octets of the message", _size),
-    Fact("declared_size", Kind.SIZE, _R, "octets as declared at MAIL (SIZE=), or 0", lambda f: f.mail.envelope.size),
-    Fact("subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header(b"subject") or ("",))[0]),
-    Fact("from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address),
+    Fact(
+        "declared_size",
+        Kind.SIZE,
+        _R,
+        "octets as declared at MAIL (SIZE=), or 0",
+        lambda f: f.mail.envelope.size,
+    ),
+    Fact(
+        "subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header(b"subject") or ("",))[0]
+    ),
+    Fact(
+        "from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address
+    ),
     Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1]),
     Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name),
     Fact("score", Kind.NUMBER, _M, "the sum of all scores so far", lambda f: f.mail.score + f.added),
-    Fact("tags", Kind.TEXT, _M, "what rules before this one have tagged the message with", lambda f: tuple(f.tagged), many=True),
+    Fact(
+        "tags",
+        Kind.TEXT,
+        _M,
+        "what rules before this one have tagged the message with",
+        lambda f: tuple(f.tagged),
+        many=True,
+    ),
     Fact("attachments.count", Kind.NUMBER, _M, "how many parts are files", _attachments),
-    Fact("attachment.name", Kind.TEXT, _M, "the names of the files in it", _named(lambda p: p.name), many=True),
+    Fact(
+        "attachment.name", Kind.TEXT, _M, "the names of the files in it", _named(lambda p: p.name), many=True
+    ),
     Fact(
         "attachment.extension",
         Kind.TEXT,
@@ -365,10 +402,26 @@ _ROWS = (
         _named(lambda p: p.extension),
         many=True,
     ),
-    Fact("attachment.type", Kind.TEXT, _M, "the media types of the files", _named(lambda p: p.type), many=True),
-    Fact("part.type", Kind.TEXT, _M, "the media types of all parts", lambda f: tuple(p.type for p in f.parts()), many=True),
+    Fact(
+        "attachment.type", Kind.TEXT, _M, "the media types of the files", _named(lambda p: p.type), many=True
+    ),
+    Fact(
+        "part.type",
+        Kind.TEXT,
+        _M,
+        "the media types of all parts",
+        lambda f: tuple(p.type for p in f.parts()),
+        many=True,
+    ),
     Fact("time", Kind.TIME, _R, "the time of day, in UTC unless a zone is given", lambda f: f.now),
-    Fact("weekday", Kind.WORD, _R, "the day of the week, in UTC unless a zone is given", lambda f: f.now, words=WEEKDAYS),
+    Fact(
+        "weekday",
+        Kind.WORD,
+        _R,
+        "the day of the week, in UTC unless a zone is given",
+        lambda f: f.now,
+        words=WEEKDAYS,
+    ),
 )
 
 FACTS: Mapping[str, Fact] = {row.name: row for row in _ROWS}
@@ -419,7 +472,11 @@ def finding_fact(name: str, rest: str) -> Fact:
         )
     if prop == "score":
         return Fact(
-            name, Kind.NUMBER, phase, "", lambda f: sum(x.score for x in f.mail.findings if x.method == method)
+            name,
+            Kind.NUMBER,
+            phase,
+            "",
+            lambda f: sum(x.score for x in f.mail.findings if x.method == method),
         )
     if prop in ("reason", "by"):
         return Fact(
@@ -441,7 +498,9 @@ def finding_fact(name: str, rest: str) -> Fact:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("header.", "header.NAME", "every header field called NAME, decoded; one that fits is enough", _header),
+    Family(
+        "header.", "header.NAME", "every header field called NAME, decoded; one that fits is enough", _header
+    ),
     Family("first_header.", "first_header.NAME", "the topmost field called NAME, or empty", _first_header),
     Family("header_count.", "header_count.NAME", "how many fields are called NAME", _header_count),
     Family(

@@ -192,7 +192,14 @@ def read_lists(value: Any, flaws: list[Flaw]) -> dict[str, ListSpec]:
     if value is None:
         return found
     if not isinstance(value, Mapping):
-        flaws.append(Flaw("RP110", ("lists",), "a mapping of names is wanted", "lists: {partners: {type: cidr, items: []}}"))
+        flaws.append(
+            Flaw(
+                "RP110",
+                ("lists",),
+                "a mapping of names is wanted",
+                "lists: {partners: {type: cidr, items: []}}",
+            )
+        )
         return found
     for name, given in value.items():
         try:
@@ -204,19 +211,33 @@ def read_lists(value: Any, flaws: list[Flaw]) -> dict[str, ListSpec]:
 
 def _read_list(name: str, given: Any, at: Place) -> ListSpec:
     if not isinstance(given, Mapping):
-        raise fail("RP110", at, "a list has a type and items, a file or a zone", "write {type: domain, items: [...]}")
+        raise fail(
+            "RP110", at, "a list has a type and items, a file or a zone", "write {type: domain, items: [...]}"
+        )
     for key in given:
         if key not in KEYS:
-            raise fail("RP101", (*at, key), f"unknown key {shown(key)}", guess(key, KEYS, "keys here"), on_key=True)
+            raise fail(
+                "RP101", (*at, key), f"unknown key {shown(key)}", guess(key, KEYS, "keys here"), on_key=True
+            )
     kind = given.get("type")
     if kind is None:
         raise fail("RP102", at, "key 'type' is missing", f"one of {', '.join(TYPES)}", on_key=True)
     if kind not in TYPES:
-        raise fail("RP202", (*at, "type"), f"{shown(kind)} is no type of list", guess(str(kind), TYPES) or f"one of {', '.join(TYPES)}")
+        raise fail(
+            "RP202",
+            (*at, "type"),
+            f"{shown(kind)} is no type of list",
+            guess(str(kind), TYPES) or f"one of {', '.join(TYPES)}",
+        )
     source = "zone" if kind == "dns" else "items or file"
     given_sources = [key for key in ("items", "file", "zone") if key in given]
     if len(given_sources) != 1 or (given_sources[0] == "zone") != (kind == "dns"):
-        raise fail("RP809", at, f"a list of type {kind} takes its members from {source}, and from one place only", on_key=True)
+        raise fail(
+            "RP809",
+            at,
+            f"a list of type {kind} takes its members from {source}, and from one place only",
+            on_key=True,
+        )
     items = _texts(given.get("items", ()), (*at, "items"))
     for number, text in enumerate(items):
         try:
@@ -231,7 +252,9 @@ def _read_list(name: str, given: Any, at: Place) -> ListSpec:
     answers = _texts(given.get("answers", ()), (*at, "answers"))
     for number, text in enumerate(answers):
         if not text.startswith("127."):
-            raise fail("RP820", (*at, "answers", number), "answers of DNS lists are in 127.0.0.0/8 (RFC 5782)")
+            raise fail(
+                "RP820", (*at, "answers", number), "answers of DNS lists are in 127.0.0.0/8 (RFC 5782)"
+            )
     return ListSpec(name, kind, items, given.get("file", ""), str(given.get("zone", "")).strip("."), answers)
 
 

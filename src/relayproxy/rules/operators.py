@@ -52,7 +52,12 @@ def as_list(value: Any) -> list[Any]:
 def _places(value: Any, at: Path) -> Iterable[tuple[Any, Path]]:
     if isinstance(value, (list, tuple)):
         if not value:
-            raise fail("RP811", at, "an empty list is never matched", "name at least one value, or remove the condition")
+            raise fail(
+                "RP811",
+                at,
+                "an empty list is never matched",
+                "name at least one value, or remove the condition",
+            )
         return [(item, (*at, number)) for number, item in enumerate(value)]
     return [(value, at)]
 
@@ -62,7 +67,12 @@ def text_of(value: Any, at: Path) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
-        raise fail("RP110", at, "text is wanted", f"YAML reads this as {str(value).lower()}; quote it to make it text")
+        raise fail(
+            "RP110",
+            at,
+            "text is wanted",
+            f"YAML reads this as {str(value).lower()}; quote it to make it text",
+        )
     if isinstance(value, (int, float)):
         raise fail("RP110", at, "text is wanted", "YAML reads this as a number; quote it to make it text")
     raise fail("RP110", at, "text is wanted")
@@ -84,7 +94,9 @@ def _is(fact: Fact, value: Any, at: Path) -> Compiled:
     if fact.kind is Kind.BOOL:
         if not isinstance(value, bool):
             hint = "write true or false"
-            raise fail("RP105" if isinstance(value, str) else "RP110", at, f"{fact.name} is true or false", hint)
+            raise fail(
+                "RP105" if isinstance(value, str) else "RP110", at, f"{fact.name} is true or false", hint
+            )
         return (lambda v: v is value), Key("is", (value,))
     if fact.kind in _NUMBERS:
         numbers = frozenset(number_of(fact, item, where) for item, where in _places(value, at))
@@ -106,20 +118,42 @@ def _folded(fact: Fact, value: Any, at: Path) -> str:
     match fact.kind:
         case Kind.DOMAIN:
             if "@" in text:
-                raise fail("RP811", at, f"{fact.name} has no @; {shown(text)} is an address", f"write {text.rpartition('@')[2]}")
+                raise fail(
+                    "RP811",
+                    at,
+                    f"{fact.name} has no @; {shown(text)} is an address",
+                    f"write {text.rpartition('@')[2]}",
+                )
             if text.startswith("."):
-                raise fail("RP811", at, f"{fact.name} never begins with a dot", f"write {{under: {text[1:]}}} for all names below it")
+                raise fail(
+                    "RP811",
+                    at,
+                    f"{fact.name} never begins with a dot",
+                    f"write {{under: {text[1:]}}} for all names below it",
+                )
             if "*" in text:
-                raise fail("RP811", at, f"{shown(text)} is compared as it stands; * has no meaning", f"write {{glob: '{text}'}}")
+                raise fail(
+                    "RP811",
+                    at,
+                    f"{shown(text)} is compared as it stands; * has no meaning",
+                    f"write {{glob: '{text}'}}",
+                )
             return to_a_label(text.rstrip("."))
         case Kind.ADDRESS:
             if text in ("", "<>"):
                 return ""
             if "*" in text:
-                raise fail("RP811", at, f"{shown(text)} is compared as it stands; * has no meaning", f"write {{glob: '{text}'}}")
+                raise fail(
+                    "RP811",
+                    at,
+                    f"{shown(text)} is compared as it stands; * has no meaning",
+                    f"write {{glob: '{text}'}}",
+                )
             local, sign, domain = text.removeprefix("<").removesuffix(">").rpartition("@")
             if not sign:
-                raise fail("RP811", at, f"{shown(text)} is no address", f"for a domain use {fact.name}.domain")
+                raise fail(
+                    "RP811", at, f"{shown(text)} is no address", f"for a domain use {fact.name}.domain"
+                )
             return f"{local}@{to_a_label(domain)}".lower()
         case Kind.WORD:
             word = text.lower()
@@ -138,18 +172,27 @@ def _networks(value: Any, at: Path) -> Compiled:
         try:
             networks.append(parse_network(text))
         except ValueError as error:
-            message = str(error) if "host bits" in str(error) else f"{shown(text)} is neither an address nor a network"
+            message = (
+                str(error)
+                if "host bits" in str(error)
+                else f"{shown(text)} is neither an address nor a network"
+            )
             raise fail("RP206", where, message, "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32") from error
     held: Networks[bool] = Networks((network, True) for network in networks)
     return (lambda ip: bool(held.found(ip))), Key("network", tuple(networks))
 
 
-def _under(fact: Fact, value: Any, at: Path) -> Compiled:
+def _under(fact: Fact, value: Any, at: Path) -> Compiled:  # noqa: ARG001  (one shape for all)
     domains = []
     for item, where in _places(value, at):
         text = text_of(item, where).strip(".")
         if not text or "@" in text or "*" in text:
-            raise fail("RP208", where, f"{shown(item)} is no domain", "write {under: example.org}: it and all names below it")
+            raise fail(
+                "RP208",
+                where,
+                f"{shown(item)} is no domain",
+                "write {under: example.org}: it and all names below it",
+            )
         domains.append(to_a_label(text))
     whole = frozenset(domains)
     ends = tuple(f".{domain}" for domain in domains)
@@ -220,7 +263,12 @@ def _at_most(fact: Fact, value: Any, at: Path) -> Compiled:
 
 def _exists(fact: Fact, value: Any, at: Path) -> Compiled:
     if value is not True:
-        raise fail("RP110", at, "exists: true is all that can be said", f"write {{not: {{{fact.name}: {{exists: true}}}}}} around the condition")
+        raise fail(
+            "RP110",
+            at,
+            "exists: true is all that can be said",
+            f"write {{not: {{{fact.name}: {{exists: true}}}}}} around the condition",
+        )
     return (lambda v: v is not None and v != ""), None
 
 
@@ -245,7 +293,13 @@ OPERATORS = {
             _ANY_OR_LIST,
             _is,
         ),
-        Operator("under", frozenset({Kind.DOMAIN}), "the domain itself, or any name below it", _TEXT_OR_LIST, _under),
+        Operator(
+            "under",
+            frozenset({Kind.DOMAIN}),
+            "the domain itself, or any name below it",
+            _TEXT_OR_LIST,
+            _under,
+        ),
         Operator(
             "glob",
             _TEXTS,

@@ -64,15 +64,23 @@ def _excludes(parts: Iterable[Any]) -> str:
     parts = tuple(parts)
     for part in parts:
         if part[0] == "not" and part[1] in parts:
-            return f"{part[1][1]} is asked to be so and not so" if part[1][0] == "fact" else "it excludes itself"
+            return (
+                f"{part[1][1]} is asked to be so and not so" if part[1][0] == "fact" else "it excludes itself"
+            )
         if part[0] != "fact" or not fact_is_single(part[1]):
             continue
         given = part[2]
         if isinstance(given, tuple) and given and isinstance(given[0], tuple):
             words = dict(given)
             if "is" not in words:
-                low = max((words[w] for w in ("above", "at_least") if isinstance(words.get(w), (int, float))), default=None)
-                high = min((words[w] for w in ("below", "at_most") if isinstance(words.get(w), (int, float))), default=None)
+                low = max(
+                    (words[w] for w in ("above", "at_least") if isinstance(words.get(w), (int, float))),
+                    default=None,
+                )
+                high = min(
+                    (words[w] for w in ("below", "at_most") if isinstance(words.get(w), (int, float))),
+                    default=None,
+                )
                 if low is not None and high is not None and low > high:
                     return f"{part[1]} can't be above {low} and below {high}"
                 continue

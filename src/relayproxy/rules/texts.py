@@ -55,7 +55,9 @@ def compile_text(text: str, at: Path, scope: Scope, rule: str) -> Text:
         if token[0] in ("{{", "}}"):
             parts.append(token[0][0])
         elif name is None:
-            raise fail("RP812", at, "a brace stands alone", f"to write one as text, double it: {token[0] * 2}")
+            raise fail(
+                "RP812", at, "a brace stands alone", f"to write one as text, double it: {token[0] * 2}"
+            )
         elif name in OWN:
             parts.append(_own(name, rule))
         else:
@@ -63,7 +65,9 @@ def compile_text(text: str, at: Path, scope: Scope, rule: str) -> Text:
                 fact = find_fact(name, at, scope)
             except FlawError as error:
                 hint = guess(name, [*FACTS, *CHECKS, *OWN])
-                raise fail("RP812", at, f"there is no placeholder {{{name}}}", hint or error.flaw.hint) from error
+                raise fail(
+                    "RP812", at, f"there is no placeholder {{{name}}}", hint or error.flaw.hint
+                ) from error
             names.add(fact.name)
             phase, rcpt = max(phase, fact.phase), rcpt or fact.rcpt
             parts.append(_fact(fact.name))
@@ -138,5 +142,10 @@ def plain(value: Any, at: Path, what: str) -> str:
     if not value.strip():
         raise fail("RP110", at, f"{what} is empty")
     if not value.isprintable():
-        raise fail("RP210", at, f"{what} holds a control character or a line break: {shown(value)}", "write it on one line")
+        raise fail(
+            "RP210",
+            at,
+            f"{what} holds a control character or a line break: {shown(value)}",
+            "write it on one line",
+        )
     return value
