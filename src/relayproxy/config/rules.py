@@ -263,7 +263,7 @@ def check_lists(ruleset: Ruleset, folder: Path) -> Iterator[Flaw]:
         try:
             Listing(spec, folder)
         except OSError as error:
-            message = f"{folder / spec.file}: {error.strerror or 'unreadable'}"
+            message = f"{spec.file}: {error.strerror or 'unreadable'}"
             yield Flaw(
                 "RP820",
                 ("lists", name, "file"),

@@ -152,12 +152,13 @@ def _reply(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]
 
 
 def _code(value: Any, at: Path, first: int) -> int:
-    kind = "reject" if first == 5 else "defer"
-    if not isinstance(value, int) or isinstance(value, bool) or not first * 100 <= value < first * 100 + 100:
-        hint = "for 4yz write defer" if first == 5 else "for 5yz write reject"
-        raise fail("RP813", at, f"{shown(value)} is no code of a {kind}: {first}00 to {first}99", hint)
-    if value == 421 or value % 100 >= 60:
-        raise fail("RP813", at, f"{value} is not for a rule to say", f"write {450 if first == 4 else 550}")
+    kind, other = ("reject", "defer") if first == 5 else ("defer", "reject")
+    if not isinstance(value, int) or isinstance(value, bool) or not first * 100 <= value < first * 100 + 60:
+        opposite = isinstance(value, int) and value // 100 == 9 - first
+        hint = f"for {9 - first}yz write {other}" if opposite else f"write {first}50"
+        raise fail("RP813", at, f"{shown(value)} is no code of a {kind}: {first}00 to {first}59", hint)
+    if value == 421:
+        raise fail("RP813", at, "421 closes the connection, which is not for a rule to do", "write 450")
     return value
 
 

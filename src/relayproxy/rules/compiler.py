@@ -308,6 +308,8 @@ class _Reader:
 
     def _acts(self, name: str) -> tuple[Act, ...]:
         if "then" not in self._given:
+            if any(key in ACTIONS or key in MEANT for key in self._given):
+                return ()  # it is there, in the wrong place, which is said already
             raise fail(
                 "RP806",
                 self._at,

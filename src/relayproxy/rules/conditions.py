@@ -420,7 +420,7 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         raise fail(
             "RP804",
             at,
-            f"list '{listed}' is of type {spec.type}, which {fact.name} is never in",
+            f"list '{listed}' is of type {spec.type} and never holds {fact.name}",
             f"make it one of {fitting}" if fitting else "",
         )
     name = fact.name
