@@ -11,6 +11,7 @@ _COMMANDS = {
     "check": ("relayproxy.cli.check", "check"),
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
+    "rules": ("relayproxy.cli.rules", "rules"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),

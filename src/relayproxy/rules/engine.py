@@ -106,7 +106,7 @@ def _exceeded(rule: Rule, key: Text, facts: Facts, rate: object) -> bool:
 def _act(rule: Rule, facts: Facts, result: Result) -> None:
     """Do what a rule says; in observe mode, only say what it would have done."""
     if rule.observe:
-        result.hits.append(Hit(rule, f"would {_said(rule)}"))
+        result.hits.append(Hit(rule, f"would {said(rule)}"))
         return
     points, symbol = 0.0, ""
     decide = rule.verdict
@@ -131,7 +131,7 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
             case _:
                 pass
     skip = decide.skip if decide is not None else frozenset[str]()
-    result.hits.append(Hit(rule, _said(rule), points, symbol, skip))
+    result.hits.append(Hit(rule, said(rule), points, symbol, skip))
     if decide is not None:
         result.verdict = _verdict(rule, decide, facts)
         result.decided = rule
@@ -141,8 +141,8 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
         result.decided = rule
 
 
-def _said(rule: Rule) -> str:
-    """The rule's actions in a few words."""
+def said(rule: Rule) -> str:
+    """Return the rule's actions in a few words."""
     if rule.verdict is None and rule.rates:
         return "defer"
     words = [_word(act) for act in rule.acts]
@@ -160,7 +160,7 @@ def _word(act: object) -> str:
         case Field(how, name):
             return f"{how} {name}"
         case Address(how):
-            return f"{how} recipient"
+            return f"{how if how in ('redirect', 'add') else 'rewrite'} recipient"
         case Note():
             return "log"
         case _:
