@@ -12,6 +12,7 @@ _COMMANDS = {
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
     "rules": ("relayproxy.cli.rules", "rules"),
+    "replay": ("relayproxy.cli.replay", "replay"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
