@@ -48,6 +48,7 @@ CELLS = (
         "4 KB, 10 sessions, signed with RSA-2048, many messages per connection",
         ("relayproxy", "relayproxy-dkim", "signature"),
     ),
+    Cell("rules", "4 KB, 10 sessions, 200 rules", ("relayproxy", "relayproxy-rules")),
     Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
     ),

@@ -7,7 +7,7 @@ from bench.cells import SESSION_GROWTH, SIZE_GROWTH
 from bench.lab import Sample
 from bench.report import Figure, Results, cpu, latency, number, peak, table
 
-_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim")
+_OURS = ("relayproxy", "relayproxy-w2", "relayproxy-dkim", "relayproxy-rules")
 _GROWTH = 1.5  # how much dearer the largest step may be per unit and still count as linear
 
 
@@ -111,6 +111,9 @@ def goals(results: Results) -> list[Goal]:
         Goal("2,000 idle sessions: private MiB above start", 60, max(idle, default=None) if live == 2000 else None, f"{live:,} sessions stood")
     )  # fmt: skip
     found.append(_signing(results))
+    found.append(
+        _ratio(results, "CPU 4 KB, 200 rules: / none", "rules", "relayproxy", cpu, 1.15, "relayproxy-rules")
+    )
     for cell, sessions in (("s1", 1), ("4k-many", 10), ("s50", 50)):
         found += [
             _ratio(results, f"latency {q}, {sessions} session{'s'[: sessions > 1]}: / Postfix", cell, "postfix", latency(q), 1.0, below=True)

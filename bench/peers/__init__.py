@@ -7,6 +7,7 @@ from bench.peers.postfix import Postfix
 from bench.peers.relayproxy import RelayProxy
 from bench.peers.script import Script
 from bench.peers.signature import Signature
+from bench.rules import COUNT
 
 RELAYS: dict[str, Relay] = {
     relay.name: relay
@@ -14,6 +15,7 @@ RELAYS: dict[str, Relay] = {
         RelayProxy(),
         RelayProxy("relayproxy-w2", workers=2),
         RelayProxy("relayproxy-dkim", sign=True),
+        RelayProxy("relayproxy-rules", rules=COUNT),
         Script(),
         Postfix(),
         Haraka(),

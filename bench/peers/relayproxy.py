@@ -9,20 +9,24 @@ from bench.lab import Place, Running
 from bench.peers.base import Relay, first_line
 from bench.peers.certificate import write_certificate, write_key
 from bench.programs import Program, free_port
+from bench.rules import make_rules
 
 _COMMAND = Path(sys.executable).parent / "relayproxy"
 _SELECTOR = "bench"
 
 
 class RelayProxy(Relay):
-    """`sign`: dkim_sign is the pipeline; otherwise the pipeline is empty."""
+    """`sign`: dkim_sign is the pipeline; `rules`: so many rules are; otherwise the pipeline is empty."""
 
-    def __init__(self, name: str = "relayproxy", workers: int = 1, sign: bool = False) -> None:
+    def __init__(
+        self, name: str = "relayproxy", workers: int = 1, sign: bool = False, rules: int = 0
+    ) -> None:
+        self._rules = rules
         self.name = name
         self._workers = workers
         self._sign = sign
         self.about = f"{workers} worker{'s'[: workers > 1]}, JSON log, metrics on" + (
-            ", pipeline: dkim_sign" if sign else ""
+            ", pipeline: dkim_sign" if sign else f", pipeline: {rules} rules" if rules else ""
         )
 
     def missing(self) -> str:
@@ -64,7 +68,12 @@ class RelayProxy(Relay):
             "log": {"format": "json"},
             "control": {"socket": str(folder / "control.sock")},
             "metrics": {"listen": f"127.0.0.1:{free_port()}"},
-            "pipeline": [{"dkim_sign": {"keys": str(self._keys(folder))}}] if self._sign else [],
+            "pipeline": [{"dkim_sign": {"keys": str(self._keys(folder))}}]
+            if self._sign
+            else ["rules"]
+            if self._rules
+            else [],
+            "rules": make_rules(self._rules),
         }
 
     def _keys(self, folder: Path) -> Path:
