@@ -30,18 +30,18 @@ def _word(length: int = 8) -> str:
 
 
 _KINDS: tuple[Callable[[int], tuple[dict[str, Any], dict[str, Any]]], ...] = (
-    lambda n: ({"sender.domain": f"{_word()}.example"}, {"reject": "no"}),
-    lambda n: ({"sender.domain": {"under": f"{_word()}.example"}}, {"reject": "no"}),
+    lambda _: ({"sender.domain": f"{_word()}.example"}, {"reject": "no"}),
+    lambda _: ({"sender.domain": {"under": f"{_word()}.example"}}, {"reject": "no"}),
     lambda n: ({"client.ip": f"10.{n % 250}.0.0/16"}, {"reject": "no"}),
-    lambda n: ({"client.helo": {"regex": f"^{_word()}[0-9]+\\."}}, {"defer": "later"}),
-    lambda n: ({"subject": {"contains": _word()}}, {"score": 2}),
-    lambda n: ({"subject": {"regex": f"\\b{_word(5)}\\s+{_word(5)}\\b"}}, {"score": 2}),
-    lambda n: ({"from.name": {"glob": f"*{_word()}*"}, "from.domain": {"not": "bench.example"}}, {"score": 5}),
-    lambda n: ({"header.list-id": {"contains": _word()}}, {"tag": _word()}),
-    lambda n: ({"recipient": f"{_word()}@bench.example", "size": {"above": "5 MB"}}, {"reject": "big"}),
-    lambda n: ({"finding.rspamd": "hit", "from.domain": f"{_word()}.example"}, {"reject": "no"}),
-    lambda n: ({"attachment.extension": _word(3)}, {"score": 1}),
-    lambda n: ({"any": [{"subject": {"starts_with": _word()}}, {"header.x-mailer": {"contains": _word()}}]}, {"score": 1}),
+    lambda _: ({"client.helo": {"regex": f"^{_word()}[0-9]+\\."}}, {"defer": "later"}),
+    lambda _: ({"subject": {"contains": _word()}}, {"score": 2}),
+    lambda _: ({"subject": {"regex": f"\\b{_word(5)}\\s+{_word(5)}\\b"}}, {"score": 2}),
+    lambda _: ({"from.name": {"glob": f"*{_word()}*"}, "from.domain": {"not": "bench.example"}}, {"score": 5}),
+    lambda _: ({"header.list-id": {"contains": _word()}}, {"tag": _word()}),
+    lambda _: ({"recipient": f"{_word()}@bench.example", "size": {"above": "5 MB"}}, {"reject": "big"}),
+    lambda _: ({"finding.rspamd": "hit", "from.domain": f"{_word()}.example"}, {"reject": "no"}),
+    lambda _: ({"attachment.extension": _word(3)}, {"score": 1}),
+    lambda _: ({"any": [{"subject": {"starts_with": _word()}}, {"header.x-mailer": {"contains": _word()}}]}, {"score": 1}),
 )  # fmt: skip
 
 

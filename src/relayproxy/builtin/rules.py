@@ -142,11 +142,12 @@ class Rules(Plugin[RulesSettings]):
 
     def _join(self, mail: Mail, rcpt: Recipient, facts: Facts) -> Any:
         """Let a recipient share the message with the first one, or have it sent apart (RFC 5321 section 4.5.3.1.10)."""
-        if not self._ruleset.splits:
-            return None
         first = self._first.get(mail.id)
         if first is None:
-            _keep(self._first, mail.id, (rcpt, facts))
+            if self._at_message is not None:
+                _keep(self._first, mail.id, (rcpt, facts))
+            return None
+        if not self._ruleset.splits:
             return None
         comparing = differs(self._ruleset, first[1], facts)
         apart = _ended(comparing)
@@ -172,8 +173,12 @@ class Rules(Plugin[RulesSettings]):
         """Ask the rules that need the message."""
         self._refresh()
         first = self._first.pop(mail.id, None)
-        recipients = mail.envelope.recipients
-        facts = self._facts(mail, first[0] if first else recipients[0] if recipients else None)
+        if first is not None:
+            facts = first[1]
+            facts.follow(mail)
+        else:
+            recipients = mail.envelope.recipients
+            facts = self._facts(mail, recipients[0] if recipients else None)
         asking = ask(self._at_message, facts)
         if asking is None:
             return None

@@ -235,14 +235,18 @@ def negated(part: Condition) -> Condition:
 _STRENGTH = {"is": 0, "pattern": 2, "under": 1, "network": 1, "above": 4, "below": 5}
 
 
-def _weakness(keys: Keys) -> tuple[int, int]:
-    """Order keys by how much they are likely to let through: the least is the best."""
+_DEAR = (("attachment", 3), ("part", 3), ("from", 2), ("header", 1), ("first_header", 1), ("subject", 1))
+
+
+def _weakness(keys: Keys) -> tuple[int, int, int]:
+    """Order keys by how much they are likely to let through, then by what their facts cost: the least is the best."""
     worst = max(_STRENGTH[key.kind] for _, key in keys)
     if any(isinstance(value, bool) for _, key in keys for value in key.values) or any(
         FACTS.get(name) is not None and FACTS[name].kind is Kind.WORD for name, _ in keys
     ):
         worst = 3
-    return worst, sum(len(key.values) for _, key in keys)
+    cost = max((price for name, _ in keys for word, price in _DEAR if name.startswith(word)), default=0)
+    return worst, cost, sum(len(key.values) for _, key in keys)
 
 
 # -- one fact ---------------------------------------------------------------------------------------------------

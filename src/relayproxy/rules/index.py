@@ -33,14 +33,22 @@ class Index:
             for name, key in keys:
                 keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
         self._always = tuple(always)
-        self._looks: tuple[tuple[str, bool, tuple[Look, ...]], ...] = tuple(
-            (name, name in table_many, tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items()))
-            for name, kinds in keyed.items()
-        )
+        self._exact: list[tuple[str, dict[Any, list[int]]]] = []
+        self._looks: list[tuple[str, bool, tuple[Look, ...]]] = []
+        for name, kinds in keyed.items():
+            many = name in table_many
+            if "is" in kinds and not many:
+                self._exact.append((name, _table(kinds.pop("is"))))
+            if kinds:
+                self._looks.append((name, many, tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())))
 
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
+        for name, table in self._exact:
+            value = facts[name]
+            if value in table:
+                found += table[value]
         for name, many, looks in self._looks:
             value = facts[name]
             if many:
@@ -55,12 +63,16 @@ class Index:
         return sorted({*self._always, *found})
 
 
-def _is(pairs: list[tuple[Key, int]]) -> Look:
+def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
     table: dict[Any, list[int]] = {}
     for key, number in pairs:
         for value in key.values:
             table.setdefault(value, []).append(number)
-    get = table.get
+    return table
+
+
+def _is(pairs: list[tuple[Key, int]]) -> Look:
+    get = _table(pairs).get
 
     def look(value: Any, found: list[int]) -> None:
         numbers = get(value)
@@ -71,11 +83,7 @@ def _is(pairs: list[tuple[Key, int]]) -> Look:
 
 
 def _under(pairs: list[tuple[Key, int]]) -> Look:
-    table: dict[str, list[int]] = {}
-    for key, number in pairs:
-        for value in key.values:
-            table.setdefault(value, []).append(number)
-    get = table.get
+    get = _table(pairs).get
 
     def look(value: str, found: list[int]) -> None:
         while value:

@@ -39,13 +39,18 @@ class Patterns:
                 made.Add(pattern)
             made.Compile()
             self._sets.append((start, made))
+        self._only = self._sets[0][1].Match if len(self._sets) == 1 else None
 
     def found(self, text: str) -> list[int]:
         """Return the numbers of the patterns that occur in the first 64 Ki characters of `text`."""
-        data = text[:_LONGEST_TEXT].encode("utf-8", "replace")
-        if len(self._sets) == 1:
-            return self._sets[0][1].Match(data) or _NONE
+        data = text.encode("utf-8", "replace") if len(text) <= _LONGEST_TEXT else _cut(text)
+        if self._only is not None:
+            return self._only(data) or _NONE
         return [start + number for start, made in self._sets for number in made.Match(data) or _NONE]
+
+
+def _cut(text: str) -> bytes:
+    return text[:_LONGEST_TEXT].encode("utf-8", "replace")
 
 
 def check(pattern: str) -> None:
