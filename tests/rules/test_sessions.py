@@ -3,8 +3,9 @@
 import pytest
 from tests.rules.asking import MESSAGE, driver
 
-from relayproxy.api import AddHeader, DnsStatus
+from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader
 from relayproxy.model.message import Message
+from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
 
 SPLIT = "452 4.5.3 This recipient needs another treatment: send it in another transaction"
@@ -58,7 +59,7 @@ async def test_changes_of_the_header():
     raw = "From: Zoë <z@example.org>\r\nTo: b\r\nX-Old: 1\r\nSubject: hello\r\n\r\n".encode()
     delivery = await talk.deliver(raw)
     found = headers(delivery)
-    assert found["X-From"] == "=?utf-8?b?Wm/Dqw==?= {0.0}"
+    assert Message.from_bytes(delivery.sent.data).all("X-From")[0].text == "Zoë {0.0}"
     assert found["To"] == "someone"
     assert "X-Old" not in found
     assert Message.from_bytes(delivery.sent.data).subject == "[é] hello"
@@ -297,3 +298,22 @@ def test_hooks_that_no_rule_needs_are_not_there():
     talk = driver({"id": "a", "match": {"subject": "x"}, "then": {"reject": "x"}})
     (entry,) = talk.services.pipeline.entries
     assert set(entry.hooks) == {"startup", "message"}
+
+
+async def test_rules_are_asked_again_about_a_released_message():
+    talk = driver(
+        {"id": "a", "match": {"subject": "hello"}, "then": {"prefix_subject": "[late]", "discard": True}}
+    )
+    (entry,) = talk.services.pipeline.entries
+    await talk.start()
+    mail = make_mail(MESSAGE)
+    assert await entry.plugin.before_forward(mail, "x") == ()
+    mail.origin = Origin.RELEASE
+    assert await entry.plugin.before_forward(mail, "x") == (ReplaceHeader("Subject", "[late] hello"),)
+
+
+async def test_a_text_that_can_not_be_an_address_is_a_451():
+    talk = driver(
+        {"id": "a", "match": {"recipient.local": "x"}, "then": {"redirect": "{client.login}@example.net"}},
+    )
+    assert (await talk.deliver(MESSAGE, recipients=["x@example.net"])).reply.code == 451

@@ -15,6 +15,7 @@ from relayproxy.api import (
     Edit,
     Mail,
     Opinion,
+    Origin,
     Plugin,
     Recipient,
     Resolver,
@@ -104,6 +105,10 @@ class Rules(Plugin[RulesSettings]):
         self._listings = {name: Listing(spec, app.folder) for name, spec in self._ruleset.lists.items()}
         self._buckets = getattr(app, "state", None) or Buckets(app.clock.time)
         self._world = World(self._ruleset.table, app.local_domains, self._listings, app.hostname)
+
+    def count_in(self, buckets: TakesTokens) -> None:
+        """Count the rates of `rate_limit` elsewhere than in the shared state: for tests of rules."""
+        self._buckets = buckets
 
     # -- the hooks ------------------------------------------------------------------------------------------
 
@@ -200,10 +205,12 @@ class Rules(Plugin[RulesSettings]):
 
     @hook
     async def before_forward(self, mail: Mail, route: str) -> tuple[Edit, ...]:  # noqa: ARG002  (the hook's signature)
-        """Change the message as the rules said; of one that comes from elsewhere (released), ask them now."""
+        """Change the message as the rules said; about one that a human has released, they are asked again."""
         kept = self._edits.pop(mail.id, None)
         if kept is None:
-            return ()
+            if mail.origin is not Origin.RELEASE:
+                return ()
+            kept = await self._released(mail)
         result, facts = kept
         edits: list[Edit] = list(field_edits([act for _, act in result.fields], facts))
         acts = [act for rule, act in result.addresses if rule.phase is Phase.MESSAGE]
@@ -214,6 +221,16 @@ class Rules(Plugin[RulesSettings]):
                 edits += address_edits(changed, self._facts(mail, rcpt), rcpt)
             edits += address_edits(copied, facts, mail.envelope.recipients[0]) if copied else ()
         return tuple(edits)
+
+    async def _released(self, mail: Mail) -> tuple[Result, Facts]:
+        """What the rules want changed; their verdicts were overruled by whoever released the message."""
+        recipients = mail.envelope.recipients
+        facts = self._facts(mail, recipients[0] if recipients else None)
+        asking = ask(self._at_message, facts)
+        if asking is None:
+            return Result(), facts
+        result = _ended(asking)
+        return (await self._answered(asking, result, facts) if isinstance(result, Pending) else result), facts
 
     # -- answers from elsewhere -----------------------------------------------------------------------------
 
@@ -250,6 +267,8 @@ class Rules(Plugin[RulesSettings]):
             props = {"id": hit.rule.id, "at": hit.rule.where, "did": hit.did}
             if hit.symbol:
                 props["symbol"] = hit.symbol
+            if hit.rule.observe:
+                self.log.info("%s rule %s (%s) %s", mail.id, hit.rule.id, hit.rule.where, hit.did)
             mail.note("rule", "hit", score=hit.points, reason=hit.rule.description, **props)
             for name in sorted(hit.skip):
                 mail.note("skip", "hit", plugin=name, rcpt=str(facts.rcpt.address) if facts.rcpt else "")

@@ -12,12 +12,16 @@ from relayproxy.api import Answer, App, DnsStatus, Mail, Message, Recipient, Ver
 from relayproxy.builtin.rules import Rules, RulesSettings
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
 from relayproxy.model.envelope import Envelope
+from relayproxy.rules.buckets import Buckets
 from relayproxy.rules.cases import Case, read_cases
 from relayproxy.rules.compiler import Ruleset, compile_rules
 from relayproxy.rules.lists import Listing
 from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
+
+ABILITIES: frozenset[str] = frozenset()
+"""What rules may ask for that the rest of the program must be able to do: hold, route, require_tls, skip."""
 
 _CLOSE = 1e-6
 _EMPTY = Message(b"")
@@ -83,6 +87,7 @@ class Trial:
     def _made(self) -> Rules:
         plugin = Rules(self._settings)
         plugin.startup(self._app)
+        plugin.count_in(Buckets(self._clock.time))
         return plugin
 
     def play(self, case: Case) -> Outcome:
@@ -221,7 +226,7 @@ def compiled(
     raw: Mapping[str, Any],
     pipeline: Sequence[str],
     where: Callable[[Place], str],
-    abilities: frozenset[str] = frozenset(),
+    abilities: frozenset[str] = ABILITIES,
 ) -> tuple[Ruleset, list[Flaw]]:
     """Compile the rules of a configuration as it is written."""
     listeners = raw.get("listeners")

@@ -108,8 +108,14 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
     if rule.observe:
         result.hits.append(Hit(rule, f"would {said(rule)}"))
         return
-    points, symbol = 0.0, ""
     decide = rule.verdict
+    verdict: Verdict | None = None
+    if decide is not None:
+        verdict = _verdict(rule, decide, facts)  # first: what can't be rendered leaves nothing half done
+    elif rule.rates:
+        text, code, status = _RATE_REPLY
+        verdict = defer(text, code=code, status=status, reason=_reason(rule))
+    points, symbol = 0.0, ""
     for act in rule.acts:
         match act:
             case Score():
@@ -132,12 +138,8 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
                 pass
     skip = decide.skip if decide is not None else frozenset[str]()
     result.hits.append(Hit(rule, said(rule), points, symbol, skip))
-    if decide is not None:
-        result.verdict = _verdict(rule, decide, facts)
-        result.decided = rule
-    elif rule.rates:
-        text, code, status = _RATE_REPLY
-        result.verdict = defer(text, code=code, status=status, reason=_reason(rule))
+    if verdict is not None:
+        result.verdict = verdict
         result.decided = rule
 
 

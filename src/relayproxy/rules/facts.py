@@ -23,7 +23,7 @@ from relayproxy.model.parts import Part, parts_of
 
 Ip: TypeAlias = IPv4Address | IPv6Address
 
-_TEXT_PLAIN = [b"text/plain"]
+_TEXT = re.compile(rb"[ \t]*text/[a-z]+[ \t]*(?:;|\Z)", re.IGNORECASE)
 _SIMPLE = re.compile(  # what parse_mailbox reads in the same way, at a tenth of its cost
     rb"(?: *[A-Za-z0-9]+)*[ ]*<([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)"
     rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]+)> *\Z"
@@ -174,18 +174,18 @@ class Facts(dict[str, Any]):
         """The MIME parts."""
         found: tuple[Part, ...] | None = self._raw.get("parts")
         if found is None:
-            found = self._raw["parts"] = self._only_part() or parts_of(self.mail.message)
+            found = self._raw["parts"] = parts_of(self.mail.message)
         return found
 
-    def _only_part(self) -> tuple[Part, ...]:
-        """The one part of plain text that most messages are, or () where a closer look is needed."""
-        kinds = self.headers.get(b"content-type", _TEXT_PLAIN)
-        if len(kinds) > 1 or b"content-disposition" in self.headers:
+    def files(self) -> tuple[Part, ...]:
+        """The parts that are files; most messages are plain text and need no closer look."""
+        headers = self.headers
+        kinds = headers.get(b"content-type")
+        if b"content-disposition" not in headers and (
+            kinds is None or (len(kinds) == 1 and _TEXT.match(kinds[0]) and b"name" not in kinds[0].lower())
+        ):
             return ()
-        kind, _, rest = kinds[0].strip().lower().partition(b";")
-        if kind.rstrip() not in (b"text/plain", b"text/html") or b"name" in rest:
-            return ()
-        return (Part(kind.rstrip().decode(), "", "", len(self.mail.message.body), 0),)
+        return tuple(part for part in self.parts() if part.is_attachment)
 
     def follow(self, mail: Mail) -> None:
         """Go on with the same mail at a later hook: forget what may have become known since."""
@@ -298,11 +298,11 @@ def _local(facts: Facts) -> bool:
 
 
 def _named(pick: Callable[[Part], str]) -> Callable[[Facts], tuple[str, ...]]:
-    return lambda facts: tuple(text for part in facts.parts() if part.is_attachment and (text := pick(part)))
+    return lambda facts: tuple([text for part in facts.files() if (text := pick(part))])
 
 
 def _attachments(facts: Facts) -> int:
-    return sum(part.is_attachment for part in facts.parts())
+    return len(facts.files())
 
 
 def zone_of(name: str) -> tzinfo:

@@ -110,8 +110,8 @@ def for_reply(value: str) -> str:
 
 
 def for_header(value: str) -> str:
-    """One line without control characters, not too long; encoded where it is not ASCII (RFC 2047)."""
-    return encoded(_CONTROL.sub(" ", value[: _LONGEST_VALUE * 2]).strip())
+    """One line without control characters, not too long; the field as a whole is then `encoded`."""
+    return _CONTROL.sub(" ", value[: _LONGEST_VALUE * 2]).strip()
 
 
 def for_address(value: str) -> str:
