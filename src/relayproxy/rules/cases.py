@@ -199,7 +199,7 @@ def _findings(value: Any, at: Path) -> tuple[Finding, ...]:
         for item in as_list(given):
             said = item if isinstance(item, Mapping) else {"result": item}
             result = said.get("result", "hit")
-            if result not in RESULTS:
+            if not isinstance(result, str) or result not in RESULTS:
                 raise fail(
                     "RP202",
                     (*at, method),
