@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -307,7 +307,7 @@ def _attachments(facts: Facts) -> int:
 
 def zone_of(name: str) -> tzinfo:
     """Return a time zone by its IANA name. Raises ZoneInfoNotFoundError and ValueError."""
-    return timezone.utc if name.upper() == "UTC" else ZoneInfo(name)  # noqa: UP017  (`datetime.UTC` is the same object)
+    return UTC if name.upper() == "UTC" else ZoneInfo(name)
 
 
 def clock(facts: Facts, zone: tzinfo) -> datetime:
@@ -453,13 +453,19 @@ _ROWS = (
         lambda f: tuple(p.type for p in f.parts()),
         many=True,
     ),
-    Fact("time", Kind.TIME, _R, "the time of day, in UTC unless a zone is given", lambda f: f.now),
+    Fact(
+        "time",
+        Kind.TIME,
+        _R,
+        "the time of day, in UTC unless a zone is given",
+        lambda f: f"{clock(f, UTC):%H:%M}",
+    ),
     Fact(
         "weekday",
         Kind.WORD,
         _R,
         "the day of the week, in UTC unless a zone is given",
-        lambda f: f.now,
+        lambda f: WEEKDAYS[clock(f, UTC).weekday()],
         words=WEEKDAYS,
     ),
 )
