@@ -317,3 +317,12 @@ async def test_a_text_that_can_not_be_an_address_is_a_451():
         {"id": "a", "match": {"recipient.local": "x"}, "then": {"redirect": "{client.login}@example.net"}},
     )
     assert (await talk.deliver(MESSAGE, recipients=["x@example.net"])).reply.code == 451
+
+
+async def test_a_rate_of_recipients_counts_them_at_the_message_too():
+    limit = {"key": "{sender}", "rate": "3/h", "count": "recipients"}
+    talk = driver({"id": "a", "match": {"subject": "hello"}, "then": {"rate_limit": limit}})
+    names = ["b@example.net", "c@example.net"]
+    codes = [(await talk.deliver(MESSAGE, recipients=names)).reply.code for _ in range(2)]
+    assert codes == [250, 450]
+    assert (await talk.deliver(MESSAGE)).reply.code == 250

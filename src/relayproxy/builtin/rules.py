@@ -255,9 +255,11 @@ class Rules(Plugin[RulesSettings]):
         if kind == "dns":
             assert self._resolver is not None
             return await self._listings[name].ask(self._resolver, pending.value)
-        rate: Rate = pending.value
+        rate: Rate
+        rate, cost = pending.value
         assert self._buckets is not None
-        return await self._buckets.take(f"rule/{name}/{rest[0]}", rate.count / rate.seconds, rate.burst)
+        key = f"rule/{name}/{rest[0]}"
+        return await self._buckets.take(key, rate.count / rate.seconds, rate.burst, float(cost))
 
     # -- telling --------------------------------------------------------------------------------------------
 

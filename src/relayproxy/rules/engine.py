@@ -9,11 +9,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from relayproxy.api import Action, Reply, Verdict, defer, hold, reject
-from relayproxy.rules.actions import Address, Decide, Field, Note, Score, Tag
+from relayproxy.rules.actions import Address, Decide, Field, Note, Rate, Score, Tag
 from relayproxy.rules.compiler import Rule, Ruleset, Stage
 from relayproxy.rules.conditions import Pending
-from relayproxy.rules.facts import Facts
-from relayproxy.rules.texts import Text, for_reply
+from relayproxy.rules.facts import Facts, Phase
+from relayproxy.rules.texts import for_reply
 
 _RATE_REPLY = ("Too much mail at once, try again later", 450, "4.7.1")
 
@@ -73,7 +73,7 @@ def _evaluate(stage: Stage, numbers: Sequence[int], facts: Facts) -> Asking:
                     matched = _sampled(rule, facts)
                 if matched:
                     for rate in rule.rates:
-                        matched = matched and _exceeded(rule, rate.key, facts, rate)
+                        matched = matched and _exceeded(rule, rate, facts, stage.phase)
                 if matched and rule.phase is not stage.phase:
                     result.decided = (
                         None if rule.observe else rule
@@ -96,10 +96,12 @@ def _sampled(rule: Rule, facts: Facts) -> bool:
     return zlib.crc32(f"{rule.id}/{facts.mail.id}".encode()) < rule.sample * 2**32
 
 
-def _exceeded(rule: Rule, key: Text, facts: Facts, rate: object) -> bool:
-    question = ("rate", rule.id, key.render(facts, str).lower())
+def _exceeded(rule: Rule, rate: Rate, facts: Facts, phase: Phase) -> bool:
+    """Take tokens; at the message, a rate of recipients takes one for each of them."""
+    question = ("rate", rule.id, rate.key.render(facts, str).lower())
     if question not in facts.answers:
-        raise Pending(question, rate)
+        several = rate.per_recipient and phase is Phase.MESSAGE
+        raise Pending(question, (rate, len(facts.mail.envelope.recipients) if several else 1))
     return float(facts.answers[question]) > 0
 
 
