@@ -153,7 +153,6 @@ def _in_order(rules: Sequence[Rule]) -> list[Rule]:
 
 def _arranged(rules: Sequence[Rule], lists: Mapping[str, ListSpec], table: Mapping[str, Fact]) -> Ruleset:
     """Sort rules into stages; an accept at RCPT counts at the message again, for the rules behind it."""
-    many = frozenset(name for name, fact in table.items() if fact.many)
     chosen: dict[Phase, list[Rule]] = {Phase.RCPT: [], Phase.MESSAGE: []}
     for rule in rules:
         chosen[rule.phase].append(rule)
@@ -163,7 +162,7 @@ def _arranged(rules: Sequence[Rule], lists: Mapping[str, ListSpec], table: Mappi
     if all(rule.phase is Phase.RCPT for rule in chosen[Phase.MESSAGE]):
         chosen[Phase.MESSAGE].clear()
     stages = {
-        phase: Stage(phase, tuple(some), Index((rule.condition.keys for rule in some), many))
+        phase: Stage(phase, tuple(some), Index((rule.condition.keys for rule in some), table))
         for phase, some in chosen.items()
         if some
     }
@@ -337,6 +336,14 @@ class _Reader:
                 raise fail("RP110", where, "a mapping of actions is wanted", "write {score: 3}")
             for word, argument in step.items():
                 acts += self._try(lambda w=word, a=argument, p=where: self._act(w, a, (*p, w), name)) or ()  # type: ignore[misc]
+                if word == "rate_limit" and sum(isinstance(act, Rate) for act in acts) > 1:
+                    self._flaw(
+                        "RP809",
+                        (*where, word),
+                        "a rule has one rate_limit",
+                        "write another rule",
+                        on_key=True,
+                    )
                 if word in VERDICTS:
                     verdicts.append(word)
                     if len(verdicts) > 1:

@@ -82,6 +82,12 @@ class Fact:
     folded: bool = field(init=False)
     grows: bool = field(init=False)
 
+    def fold(self, value: Any) -> Any:
+        """Return a value as it is compared."""
+        if self.many:
+            return tuple([one.lower() for one in value]) if value else value
+        return value.lower()
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "folded", self.kind in _FOLDED)
         method = self.name.removeprefix("finding.").partition(".")[0]
@@ -116,6 +122,11 @@ class World:
     domains: frozenset[str] = frozenset()
     lists: Mapping[str, Listed] = field(default_factory=dict)
     hostname: str = ""
+    growing: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        growing = tuple(name for name, fact in self.table.items() if fact.grows)
+        object.__setattr__(self, "growing", growing)
 
 
 class Facts(dict[str, Any]):
@@ -142,10 +153,7 @@ class Facts(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         fact = self.table[name]
-        value = fact.get(self)
-        if fact.folded:
-            value = tuple([one.lower() for one in value]) if fact.many else value.lower()
-        self[name] = value
+        value = self[name] = fact.fold(fact.get(self)) if fact.folded else fact.get(self)
         return value
 
     def told(self, name: str) -> Any:
@@ -167,8 +175,11 @@ class Facts(dict[str, Any]):
 
     def header(self, name: bytes) -> tuple[str, ...]:
         """The values of all fields called `name` (lower case), encoded-words decoded."""
-        raws = self.headers.get(name)
-        return tuple(map(_decoded, raws)) if raws is not None else ()
+        headers = self._headers
+        if headers is None:
+            headers = self.headers
+        raws = headers.get(name)
+        return tuple([_decoded(raw) for raw in raws]) if raws is not None else ()
 
     def parts(self) -> tuple[Part, ...]:
         """The MIME parts."""
@@ -191,8 +202,8 @@ class Facts(dict[str, Any]):
         """Go on with the same mail at a later hook: forget what may have become known since."""
         self.mail = mail
         self.answers.clear()
-        for name in [name for name in self if self.table[name].grows]:
-            del self[name]
+        for name in self.world.growing:
+            self.pop(name, None)
 
     def author(self) -> tuple[str, str]:
         """Local part and domain of From; "" where From names nobody or several."""

@@ -5,11 +5,11 @@ a rule does.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from relayproxy.rules.conditions import Keys
-from relayproxy.rules.facts import Facts
+from relayproxy.rules.facts import Fact, Facts
 from relayproxy.rules.networks import Networks
 from relayproxy.rules.operators import Key
 from relayproxy.rules.patterns import Patterns
@@ -21,9 +21,9 @@ _CHANGING = frozenset({"score", "tags"})
 
 
 class Index:
-    """Finds candidates among numbered conditions; `table_many` are the facts with many values."""
+    """Finds candidates among numbered conditions; `table` has the facts that they ask about."""
 
-    def __init__(self, conditions: Iterable[Keys | None], table_many: frozenset[str]) -> None:
+    def __init__(self, conditions: Iterable[Keys | None], table: Mapping[str, Fact]) -> None:
         keyed: dict[str, dict[str, list[tuple[Key, int]]]] = {}
         always = []
         for number, keys in enumerate(conditions):
@@ -33,29 +33,31 @@ class Index:
             for name, key in keys:
                 keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
         self._always = tuple(always)
-        self._exact: list[tuple[str, dict[Any, list[int]]]] = []
-        self._looks: list[tuple[str, bool, tuple[Look, ...]]] = []
+        self._facts: list[tuple[str, Fact, dict[Any, list[int]], tuple[Look, ...]]] = []
         for name, kinds in keyed.items():
-            many = name in table_many
-            if "is" in kinds and not many:
-                self._exact.append((name, _table(kinds.pop("is"))))
-            if kinds:
-                self._looks.append((name, many, tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())))
+            fact = table[name]
+            exact = _table(kinds.pop("is", []))
+            looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
+            self._facts.append((name, fact, exact, looks))
 
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
-        for name, table in self._exact:
-            value = facts[name]
-            if value in table:
-                found += table[value]
-        for name, many, looks in self._looks:
-            value = facts[name]
-            if many:
+        for name, fact, exact, looks in self._facts:
+            # What Facts does for a fact that is missing, here without a call for each.
+            if name in facts:
+                value = facts[name]
+            else:
+                value = facts[name] = fact.fold(fact.get(facts)) if fact.folded else fact.get(facts)
+            if fact.many:
                 for one in value:
+                    if one in exact:
+                        found += exact[one]
                     for look in looks:
                         look(one, found)
             else:
+                if value in exact:
+                    found += exact[value]
                 for look in looks:
                     look(value, found)
         if not found:
@@ -69,17 +71,6 @@ def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
         for value in key.values:
             table.setdefault(value, []).append(number)
     return table
-
-
-def _is(pairs: list[tuple[Key, int]]) -> Look:
-    get = _table(pairs).get
-
-    def look(value: Any, found: list[int]) -> None:
-        numbers = get(value)
-        if numbers is not None:
-            found += numbers
-
-    return look
 
 
 def _under(pairs: list[tuple[Key, int]]) -> Look:
@@ -144,7 +135,6 @@ def _below(pairs: list[tuple[Key, int]]) -> Look:
 
 
 _MAKERS: dict[str, Callable[[list[tuple[Key, int]]], Look]] = {
-    "is": _is,
     "under": _under,
     "pattern": _pattern,
     "network": _network,
