@@ -170,3 +170,20 @@ async def test_a_bucket_fills_again():
     assert await buckets.take("k", 1.0, 2) == 0.0
     now[0] += 1000
     assert [await buckets.take("k", 1.0, 2) for _ in range(3)] == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\pL{1000}", r"(\pL|\pN){900}", r"((x{30}){30}){2}", "(a" * 300 + ")" * 300, "[" + "é-ü" * 300 + "]"],
+)
+def test_large_patterns_are_refused_or_work(pattern):
+    try:
+        check(pattern)
+    except PatternError:
+        return
+    assert Patterns([pattern]).found("a" * 2000) in ([], [0])
+
+
+def test_patterns_that_are_large_only_together_are_cut_up():
+    patterns = [rf"\pL{{20}}{n}$" for n in range(150)]
+    assert Patterns(patterns).found("x" * 100 + "149") == [149]

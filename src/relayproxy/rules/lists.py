@@ -177,9 +177,9 @@ def check_item(kind: str, text: str) -> None:
             parse_network(text)
         except ValueError as error:
             raise ValueError(str(error)) from error
-    elif kind == "regex":
+    elif kind in ("regex", "glob"):
         try:
-            check(text)
+            check(from_glob(text) if kind == "glob" else text)
         except PatternError as error:
             raise ValueError(f"{shown(text)} is no pattern: {error}") from error
     elif kind == "domain" and (not text.strip(".") or "@" in text or " " in text or "*" in text):

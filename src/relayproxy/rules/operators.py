@@ -204,7 +204,12 @@ def _by_pattern(make: Callable[[str, Path], str]) -> Callable[[Fact, Any, Path],
         patterns = [make(text_of(item, where), where) for item, where in _places(value, at)]
         if fact.kind not in _TEXTS:
             raise fail("RP804", at, f"{fact.name} is no text")
-        found = Patterns(patterns).found
+        try:
+            found = Patterns(patterns).found
+        except PatternError as error:
+            raise fail(
+                "RP805", at, f"{shown(value)} is too much: {error}", "write something shorter"
+            ) from error
         return (lambda v: bool(found(v))), Key("pattern", tuple(patterns))
 
     return compile_one
