@@ -150,4 +150,5 @@ CODES: dict[str, tuple[str, str]] = {
     "RP822": ("not an address", "An address has one @, something before it and a domain behind it."),
     "RP823": ("not a rate", "A rate is a number, a slash and a time: 100/h, 10/m, 5/10m."),
     "RP824": ("list is not used", "No rule names this list."),
+    "RP825": ("rule has ended", "`until` lies in the past: the rule does nothing any more."),
 }

@@ -3,6 +3,7 @@
 Must not know how a rule is asked; the plugin that will ask it is asked here too.
 """
 
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,6 +242,11 @@ def compiled(
         abilities=abilities,
         where=where,
     )
+    now = time.time()
+    for rule in ruleset.rules:
+        if rule.until is not None and rule.until <= now:
+            message = f"rule '{rule.id}' has ended: its time was up before now"
+            flaws.append(Flaw("RP825", ("rules", rule.number, "until"), message, "remove it", "warning"))
     if raw.get("rules") and "rules" not in pipeline:
         hint = "add - rules to the pipeline, behind the checks whose findings they read"
         flaws.append(Flaw("RP814", ("rules",), "there are rules, and nothing asks them", hint, on_key=True))
