@@ -62,6 +62,7 @@ CELLS = (
         sessions=40,
         rounds=2,
     ),
+    Cell("rules", "4 KB, 10 sessions, 200 rules", ("relayproxy", "relayproxy-rules")),
     Cell(
         "held", "20 messages of 10 MB in flight at once", ("relayproxy",), 10 * MB, 20, kind="held", rounds=2
     ),

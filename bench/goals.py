@@ -13,6 +13,7 @@ _OURS = (
     "relayproxy-w4",
     "relayproxy-dkim",
     "relayproxy-checks",
+    "relayproxy-rules",
     "relayproxy-spam",
 )
 _GROWTH = 1.5  # how much dearer the largest step may be per unit and still count as linear
@@ -152,6 +153,9 @@ def goals(results: Results) -> list[Goal]:
         found.append(
             _ratio(results, f"CPU checking 4 KB: / {peer}", "checks", peer, cpu, limit, "relayproxy-checks")
         )
+    found.append(
+        _ratio(results, "CPU 4 KB, 200 rules: / none", "rules", "relayproxy", cpu, 1.15, "relayproxy-rules")
+    )
     for cell, sessions in (("s1", 1), ("4k-many", 10), ("s50", 50)):
         found += [
             _ratio(results, f"latency {q}, {sessions} session{'s'[: sessions > 1]}: / Postfix", cell, "postfix", latency(q), 1.0, below=True)

@@ -17,6 +17,7 @@ _FAMILIES = {
     "RP4": "Plugins",
     "RP5": "Files",
     "RP7": "Safety",
+    "RP8": "Rules",
 }
 
 

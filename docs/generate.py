@@ -7,7 +7,7 @@ With --check nothing is written; the exit code says whether a page has fallen be
 import sys
 from pathlib import Path
 
-from docs import cli_page, configuration_page, errors_page, hooks_page, metrics_page
+from docs import cli_page, configuration_page, errors_page, hooks_page, metrics_page, rules_page
 
 HERE = Path(__file__).parent
 PAGES = {
@@ -15,6 +15,7 @@ PAGES = {
     HERE / "cli.md": cli_page.render,
     HERE / "metrics.md": metrics_page.render,
     HERE / "errors.md": errors_page.render,
+    HERE / "rules-reference.md": rules_page.render,
     HERE / "reference" / "configuration.md": configuration_page.render,
 }
 

@@ -10,6 +10,7 @@ from bench.peers.relayproxy import RelayProxy
 from bench.peers.script import Script, ScriptChecks
 from bench.peers.signature import Signature
 from bench.peers.spam import Spam
+from bench.rules import COUNT
 
 RELAYS: dict[str, Relay] = {
     relay.name: relay
@@ -20,6 +21,7 @@ RELAYS: dict[str, Relay] = {
         RelayProxy("relayproxy-dkim", sign=True),
         RelayProxy("relayproxy-checks", check=True),
         Spam(),
+        RelayProxy("relayproxy-rules", rules=COUNT),
         Script(),
         ScriptChecks(),
         Postfix(),

@@ -10,24 +10,34 @@ from bench.lab import Place, Running
 from bench.names import DOMAIN, SELECTOR, missing_names
 from bench.peers.base import Relay
 from bench.programs import Program, first_line, free_port
+from bench.rules import make_rules
 
 _COMMAND = Path(sys.executable).parent / "relayproxy"
 _CHECKS = ("spf", "dkim_verify", "dmarc")
 
 
 class RelayProxy(Relay):
-    """`sign`: dkim_sign is the pipeline; `check`: it is spf, dkim_verify and dmarc; otherwise it is empty."""
+    """`sign`: dkim_sign is the pipeline; `check`: it is spf, dkim_verify and dmarc; `rules`: so many rules are.
+
+    Otherwise the pipeline is empty.
+    """
 
     def __init__(
-        self, name: str = "relayproxy", workers: int = 1, sign: bool = False, check: bool = False
+        self,
+        name: str = "relayproxy",
+        workers: int = 1,
+        sign: bool = False,
+        check: bool = False,
+        rules: int = 0,
     ) -> None:
+        self._rules = rules
         self.name = name
         self._workers = workers
         self._sign = sign
         self._check = check
         pipeline = "dkim_sign" if sign else ", ".join(_CHECKS) if check else ""
         self.about = f"{workers} worker{'s'[: workers > 1]}, JSON log, metrics on" + (
-            f", pipeline: {pipeline}" if pipeline else ""
+            f", pipeline: {pipeline or f'{rules} rules'}" if pipeline or rules else ""
         )
         self.proof = ("DKIM-Signature: v=1; a=rsa-sha256",) if sign else ()
         if check:
@@ -74,7 +84,12 @@ class RelayProxy(Relay):
             "log": {"format": "json"},
             "control": {"socket": str(folder / "control.sock")},
             "metrics": {"listen": f"127.0.0.1:{free_port()}"},
-            "pipeline": [{"dkim_sign": {"keys": str(self._keys(folder))}}] if self._sign else [],
+            "pipeline": [{"dkim_sign": {"keys": str(self._keys(folder))}}]
+            if self._sign
+            else ["rules"]
+            if self._rules
+            else [],
+            "rules": make_rules(self._rules),
         }
         if self._check:
             # The client is a stranger, whose mail is for a domain of ours.

@@ -64,7 +64,6 @@ def test_the_defaults_in_the_example_are_the_defaults():
         "workers",
         "shutdown_timeout",
         "reload_grace",
-        "rules",
         "plugin_folders",
     )
     assert dumped({key: shown[key] for key in keys}, {}) == dumped({}, {})

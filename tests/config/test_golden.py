@@ -20,6 +20,7 @@ NAMES = {
     "iprev",
     "ratelimit",
     "require_tls",
+    "rules",
     "spf",
 }  # dmarc reads three of them
 

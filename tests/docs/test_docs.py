@@ -29,6 +29,15 @@ EVENT = re.compile(
 )
 
 
+AROUND_RULES = """\
+version: 1
+listeners: [{name: inbound, listen: "127.0.0.1:2525"}]
+relay: {domains: [example.net]}
+upstreams: {mailstore: {address: "127.0.0.1:2526"}}
+pipeline: [iprev, spf, dkim_verify, arc, dmarc, rules]
+"""
+
+
 def blocks(language, pages=PAGES):
     return [
         pytest.param(
@@ -54,6 +63,8 @@ def module(name):
 def test_every_configuration_is_whole_and_has_no_mistake(page, code, tmp_path):
     shutil.copytree(ROOT / "plugins", tmp_path / "plugins")
     file = tmp_path / "relayproxy.yaml"
+    if page.name == "cookbook.md":
+        code = AROUND_RULES + code
     file.write_text(code.replace("/var/lib/relayproxy", str(tmp_path)))
     if "subject_words:\n      words: [lottery, jackpot]" in code:
         # The tutorial's own plugin, which the page has just made.
@@ -62,6 +73,13 @@ def test_every_configuration_is_whole_and_has_no_mistake(page, code, tmp_path):
     assert loaded.config is not None, report(loaded)
     # RP706: nobody may send anywhere yet, which is what pages about something else leave open.
     assert {problem.code for problem in loaded.problems} <= {"RP706"}, report(loaded)
+
+
+def test_every_policy_of_the_cookbook_comes_with_its_tests():
+    policies = blocks("yaml", [DOCS / "cookbook.md"])
+    assert len(policies) >= 25
+    for policy in policies:
+        assert "\ntests:\n" in policy.values[1], policy.id
 
 
 def test_there_are_configurations():

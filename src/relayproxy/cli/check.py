@@ -32,7 +32,7 @@ def check(path: Path | None, form: str, *, strict: bool) -> None:
     if form == "text" and loaded.config is not None:
         config = loaded.config
         click.echo(
-            f"ok  {place}   {len(config.pipeline)} plugins, {len(config.listeners)} listeners, "
+            f"ok  {place}   {len(config.rules)} rules, {len(config.pipeline)} plugins, {len(config.listeners)} listeners, "
             f"{len(config.upstreams)} upstreams   0 errors, {warnings} warning{'s' * (warnings != 1)}"
         )
     if strict and warnings:

@@ -11,6 +11,8 @@ _COMMANDS = {
     "check": ("relayproxy.cli.check", "check"),
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
+    "rules": ("relayproxy.cli.rules", "rules"),
+    "replay": ("relayproxy.cli.replay", "replay"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "dns": ("relayproxy.cli.dns", "dns"),
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),

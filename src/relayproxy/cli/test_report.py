@@ -118,6 +118,10 @@ def _step(step: Step) -> str:
 
 
 def _finding(finding: Finding) -> str:
+    if finding.method == "rule" and "at" in finding.props:
+        told = finding.props
+        about = f"  {finding.reason}" if finding.reason else ""
+        return f'  rule {told.get("did", ""):<30} "{told.get("id", "")}"  {told["at"]}{about}'
     props = "".join(f"  {key}={value}" for key, value in finding.props.items())
     score = f"  score {finding.score:+g}" if finding.score else ""
     reason = f"  ({finding.reason})" if finding.reason else ""

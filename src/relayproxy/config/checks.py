@@ -149,9 +149,6 @@ def _later(config: Config) -> Iterator[Found]:
         if route.delivery == "queue":
             at: yaml.Path = ("routes", number, "delivery")
             yield "RP307", "error", at, f"delivery: queue {_LATER}", "leave it out, or write pass-through"
-    if config.rules:
-        message = "the rule language comes with a later version"
-        yield "RP307", "error", ("rules",), message, "write a plugin, or leave the list empty"
     if config.spool is not None:
         yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
     for name, upstream in config.upstreams.items():

@@ -1,7 +1,7 @@
 """The codes of problems: what each means and what to do about it. Stable; docs/errors.md is made from here.
 
 RP1xx YAML and keys, RP12x secrets, RP2xx values, RP3xx one part against another, RP4xx plugins, RP5xx files,
-RP7xx safety.
+RP7xx safety, RP8xx rules.
 """
 
 CODES: dict[str, tuple[str, str]] = {
@@ -113,4 +113,54 @@ CODES: dict[str, tuple[str, str]] = {
         "nobody may send",
         "Neither relay.domains nor relay.networks names anything and no listener has AUTH: every recipient is refused.",
     ),
+    "RP801": (
+        "no such fact",
+        "A condition names something that rules don't know. Facts are listed in docs/rules-reference.md; what a plugin finds is finding.METHOD.",
+    ),
+    "RP802": (
+        "no such operator",
+        "A fact is compared by a word that is none of the operators in docs/rules-reference.md.",
+    ),
+    "RP803": ("no such action", "`then` has a word that is none of the actions in docs/rules-reference.md."),
+    "RP804": (
+        "doesn't fit the fact",
+        "The operator, or the type of list, can't be used on a fact of this kind: numbers have no suffix, texts are not above anything.",
+    ),
+    "RP805": (
+        "not a pattern",
+        "Patterns are those of RE2, which looks at each character once: no backreferences, no look-ahead, no look-behind.",
+    ),
+    "RP806": ("rule does nothing", "A rule has no action, or a `match` with nothing in it."),
+    "RP807": ("two rules of one name", "The id names a rule in logs, tests and reports; it is used once."),
+    "RP808": ("no such list", "A condition names a list that is not defined under `lists:`."),
+    "RP809": (
+        "contradicts itself",
+        "Two parts of a rule or list exclude each other, or a header field is not for rules to change.",
+    ),
+    "RP810": ("rule is never reached", "An earlier rule takes all mail that this one could act on."),
+    "RP811": ("never matches", "The fact can never have this value, or two conditions exclude each other."),
+    "RP812": (
+        "placeholder",
+        "A text in braces names a fact: {sender}. To write a brace, double it. Recipients are not put into headers, as that would give away a Bcc.",
+    ),
+    "RP813": (
+        "not a reply",
+        "reject takes codes 500 to 559, defer 400 to 459, but not 421; the status begins with the same digit; the text is US-ASCII.",
+    ),
+    "RP814": ("nothing asks the rules", "There are rules, and the pipeline has no entry `rules`."),
+    "RP815": (
+        "a test of the rules fails",
+        "A test under `tests:` expects something that the rules don't do. The configuration is not taken until one of them is right.",
+    ),
+    "RP816": ("not a test", "A test has `given` and `expect`; both are mappings with known keys."),
+    "RP819": (
+        "finding is not there yet",
+        "The rule reads what a plugin finds, and that plugin doesn't stand before `rules` in the pipeline: it would never match.",
+    ),
+    "RP820": ("list", "The list's file can't be read, or an item of it is none of the list's type."),
+    "RP821": ("can't be skipped", "accept ends the rules; no check of the pipeline can be left out by name."),
+    "RP822": ("not an address", "An address has one @, something before it and a domain behind it."),
+    "RP823": ("not a rate", "A rate is a number, a slash and a time: 100/h, 10/m, 5/10m."),
+    "RP824": ("list is not used", "No rule names this list."),
+    "RP825": ("rule has ended", "`until` lies in the past: the rule does nothing any more."),
 }

@@ -97,9 +97,12 @@ class _Loading:
             shaped = self._shaped(raw)
             config, wrong = self._validate(raw, shaped)
             chosen = self._choose(raw, plugins)
+            ruled = self._rules(raw, config, wrong, files=files)
             if config is not None:
                 known = {entry.name: entry for entry in config.pipeline}
-                choices = [(known[c.name], c.plugin, c.settings) for c in chosen if c.settings is not None]
+                choices = [
+                    (known[c.name], c.plugin, ruled(c.settings)) for c in chosen if c.settings is not None
+                ]
             partial = Partial(shaped, wrong, self._context, config)
             if partial.config is not None:
                 self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)
@@ -193,6 +196,33 @@ class _Loading:
             near = path[:2] if code in ABSENCE else path if code.startswith("RP7") else None
             if near is None or not partial.lacks(near):
                 self._add(path, code, message, hint, severity=severity)
+
+    # -- rules ----------------------------------------------------------------------------------------------
+
+    def _rules(
+        self, raw: dict[str, Any], config: Config | None, wrong: set[yaml.Path], *, files: bool
+    ) -> Callable[[Settings], Settings]:
+        """Compile the rules and run their tests; return what gives them to the plugin that asks them."""
+        pipeline = list(dict.fromkeys(self._names.values()))
+        if "rules" not in pipeline and not any(raw.get(key) for key in ("rules", "lists", "tests")):
+            return lambda settings: settings
+        from relayproxy.builtin.rules import RulesSettings  # noqa: PLC0415  (many configurations have no rules)
+        from relayproxy.config import rules  # noqa: PLC0415
+
+        ruleset, flaws = rules.compiled(raw, pipeline, self._layers.origin)
+        if config is not None and not any(flaw.severity == "error" for flaw in flaws):
+            domains = frozenset(config.relay.domains)
+            flaws += rules.tried(raw, ruleset, self._context.folder, domains, config.hostname)
+            if files and not raw.get("tests"):
+                flaws += rules.check_lists(ruleset, self._context.folder)
+        for flaw in flaws:
+            if flaw.path not in wrong:
+                self._add(
+                    flaw.path, flaw.code, flaw.message, flaw.hint, on_key=flaw.on_key, severity=flaw.severity
+                )
+        return lambda settings: (
+            settings.with_rules(ruleset) if isinstance(settings, RulesSettings) else settings
+        )
 
     # -- plugins --------------------------------------------------------------------------------------------
 

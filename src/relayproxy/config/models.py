@@ -100,8 +100,12 @@ class Config(Model):
     """Folders of single-file plugins."""
     pipeline: tuple[PipelineEntry, ...] = ()
     """The plugins, in their order: a name, or a name with options."""
+    lists: dict[Name, Any] = Field(default_factory=dict)
+    """Lists that rules refer to by name: items, files that are read again when they change, DNS lists."""
     rules: tuple[Any, ...] = ()
-    """Rules come with a later version; only an empty list is taken."""
+    """What should happen to which mail; the plugin `rules` in the pipeline asks them."""
+    tests: tuple[Any, ...] = ()
+    """Mail and what the rules must make of it; a test that fails keeps the running configuration."""
     spool: Spool | None = None
     """Where queued messages are kept; comes with a later version."""
     state: State | None = None

@@ -14,6 +14,7 @@ from relayproxy.config import yaml
 from relayproxy.config.load import Loaded
 from relayproxy.config.masking import is_secret_name
 from relayproxy.config.models import Common, Config
+from relayproxy.rules import schema as rules
 
 _DIALECTS = {
     "2020-12": "https://json-schema.org/draft/2020-12/schema",
@@ -52,6 +53,12 @@ def schema(plugins: Mapping[str, type[Plugin[Any]]], *, draft: str = "2020-12") 
         "items": {"anyOf": entries},
     }
     definitions.pop("PipelineEntry", None)
+    definitions.update(rules.definitions())
+    made["properties"] |= {
+        "lists": rules.lists_schema(),
+        "rules": rules.rules_schema(),
+        "tests": rules.tests_schema(),
+    }
     made = {"$schema": _DIALECTS[draft], **made, "title": "relayproxy configuration"}
     return _draft_07(made) if draft == "07" else made
 

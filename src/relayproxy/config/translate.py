@@ -164,7 +164,7 @@ def spoken(at: yaml.Path, raw: Any) -> str:
         there = _step(there, part)
         if isinstance(part, int):
             text += f"[{part}]"
-            name = there.get("name") if isinstance(there, dict) else None
+            name = there.get("name", there.get("id")) if isinstance(there, dict) else None
             if isinstance(name, str) and name.isprintable():
                 text += f' "{name[:_LONGEST_NAME]}"'
         elif (at[0], number) in (("upstreams", 1), ("pipeline", 2)):

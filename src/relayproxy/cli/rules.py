@@ -1,0 +1,111 @@
+"""`relayproxy rules list|explain`: the rules as they will be asked, in words."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, load
+
+if TYPE_CHECKING:
+    from relayproxy.rules.compiler import Rule, Ruleset
+
+_STAGES = {"RCPT": "rcpt", "MESSAGE": "message"}
+
+
+@click.group()
+def rules() -> None:
+    """Show the rules: when each is asked, what it asks about, what it does."""
+
+
+@rules.command("list")
+@CONFIG_OPTION
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+def list_(path: Path | None, output: str) -> None:
+    """List the rules in their order, with the SMTP phase in which each is asked."""
+    ruleset = _ruleset(path)
+    rows = [_row(rule) for rule in ruleset.rules]
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["id"]) for row in rows), default=2)
+    click.echo(f"{'PHASE':<8} {'RULE':<{width}}  {'DOES':<34} PLACE")
+    for row in rows:
+        mode = "would " if row["mode"] == "observe" else ""
+        click.echo(f"{row['phase']:<8} {row['id']:<{width}}  {(mode + row['does'])[:34]:<34} {row['where']}")
+
+
+@rules.command()
+@click.argument("name")
+@CONFIG_OPTION
+def explain(name: str, path: Path | None) -> None:
+    """Explain one rule: when it is asked and why then, what it asks about, what it does."""
+    ruleset = _ruleset(path)
+    rule = next((one for one in ruleset.rules if one.id == name), None)
+    if rule is None:
+        from relayproxy.config.problems import guesses
+
+        hint = guesses(name, [one.id for one in ruleset.rules])
+        click.echo(f"relayproxy: there is no rule '{name}'" + (f"; {hint}" if hint else ""), err=True)
+        sys.exit(FAILED)
+    for line in _explained(rule, ruleset):
+        click.echo(line)
+
+
+def _ruleset(path: Path | None) -> "Ruleset":
+    from relayproxy.builtin.rules import ruleset_of
+
+    ruleset = ruleset_of(load(path, {}).choices)
+    if not ruleset.rules:
+        click.echo("relayproxy: this configuration has no rules", err=True)
+        sys.exit(BAD_CONFIG)
+    return ruleset
+
+
+def _row(rule: "Rule") -> dict[str, Any]:
+    from relayproxy.rules.engine import said
+
+    return {
+        "id": rule.id,
+        "phase": _STAGES[rule.phase.name],
+        "why": rule.why,
+        "mode": "observe" if rule.observe else "enforce",
+        "facts": sorted(rule.condition.facts),
+        "does": said(rule),
+        "where": rule.where,
+        "description": rule.description,
+    }
+
+
+def _explained(rule: "Rule", ruleset: "Ruleset") -> Iterator[str]:
+    from relayproxy.rules.engine import said
+    from relayproxy.rules.facts import FACTS
+
+    yield f"{rule.id}  ({rule.where})" + (f"  {rule.description}" if rule.description else "")
+    if rule.why:
+        yield f"  asked when the message is there: {rule.why}"
+    else:
+        yield "  asked at RCPT, for each recipient: all that it needs is known there"
+    if rule in ruleset.splits:
+        yield "  depends on the recipient: others, for whom it may end differently, hear 452 4.5.3 and come apart"
+    for name in sorted(rule.condition.facts):
+        fact = FACTS.get(name)
+        yield f"  asks about {name}" + (f": {fact.doc}" if fact else "")
+    if rule.condition.constant:
+        yield "  matches all mail"
+    yield f"  does: {said(rule)}" + ("  (observe: only says so)" if rule.observe else "")
+    verdict = rule.verdict
+    if verdict is not None and verdict.code:
+        yield f"  replies {verdict.code} {verdict.status}"
+    for rate in rule.rates:
+        yield f"  only above {rate.count} in {rate.seconds:g} s, {rate.burst:g} at once"
+    if rule.sample < 1:
+        yield f"  for {rule.sample:.0%} of the mail"
+    if rule.until is not None:
+        from datetime import UTC, datetime
+
+        yield f"  until {datetime.fromtimestamp(rule.until, UTC):%Y-%m-%d %H:%M} UTC"
+    yield f"  when it can't be asked: {rule.on_error}"

@@ -1,0 +1,499 @@
+"""The actions: what a rule does when it matches, as a table of names, arguments and compilers.
+
+An action is compiled to a value; the engine does what it says. Must not know how mail is edited or answered.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from relayproxy.api import Action, AddHeader
+from relayproxy.rules.conditions import Scope
+from relayproxy.rules.facts import Phase
+from relayproxy.rules.operators import as_list
+from relayproxy.rules.problems import Path, fail, guess, shown
+from relayproxy.rules.quantities import parse_rate
+from relayproxy.rules.texts import Text, compile_text, plain
+
+_STATUS = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}\Z")
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}\Z")
+_FIXED = frozenset({"received", "from", "date", "message-id"})
+_ONCE = frozenset({"subject", "to", "cc", "reply-to", "sender", "in-reply-to", "references", "bcc"})
+_TOP = 1_000_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """A verdict: `text` is the client's reply or the admin's reason; `skip` names plugins that are not asked."""
+
+    action: Action
+    text: Text
+    code: int = 0
+    status: str = ""
+    skip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Add to the score, under a name if there is one."""
+
+    points: float
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """Tag the message, for later rules and for the log."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Change header fields: `how` is add, replace, remove or prefix."""
+
+    how: str
+    name: str
+    value: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Change recipients: `how` is redirect, local, domain or add."""
+
+    how: str
+    value: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Go on with the rule only above `count` in `seconds` for the same key; `burst` at once."""
+
+    key: Text
+    count: int
+    seconds: float
+    burst: float
+    per_recipient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write a line to the log."""
+
+    text: Text
+
+
+Act: TypeAlias = Decide | Score | Tag | Field | Address | Rate | Note
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One action: the JSON Schema of its argument, its compiler, and when it can be done at the earliest.
+
+    `needs` names what the program must be able to do for it; "" nothing beyond the rules themselves.
+    """
+
+    name: str
+    doc: str
+    schema: dict[str, Any]
+    compile: Callable[[Any, Path, Scope, str], tuple[Act, ...]]
+    phase: Phase = Phase.MESSAGE
+    needs: str = ""
+
+
+def _mapping(value: Mapping[str, Any], at: Path, known: tuple[str, ...]) -> None:
+    for key in value:
+        if key not in known:
+            raise fail(
+                "RP101",
+                (*at, key),
+                f"unknown key {shown(key)}",
+                guess(str(key), known, "keys here"),
+                on_key=True,
+            )
+
+
+_REPLIES = {
+    Action.REJECT: (550, "5.7.1", "Refused by policy", 5),
+    Action.DEFER: (451, "4.7.1", "Try again later", 4),
+}
+
+
+def _reply(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    def compile_reply(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+        code, status, text, first = _REPLIES[action]
+        where = at
+        if isinstance(value, Mapping):
+            _mapping(value, at, ("code", "status", "text"))
+            code = _code(value.get("code", code), (*at, "code"), first)
+            status = _enhanced(value.get("status", status), (*at, "status"), first)
+            text, where = value.get("text", text), (*at, "text")
+        elif value is not True:
+            text = value
+        if isinstance(text, int):
+            raise fail("RP813", at, "a code alone is no reply", f"write {{code: {text}, text: ...}}")
+        words = plain(text, where, "the reply's text")
+        if not words.isascii():
+            raise fail(
+                "RP813", where, "a reply is US-ASCII (RFC 5321 section 4.2)", "write it without accents"
+            )
+        lead = re.match(r"([245][0-9]{2})[ -]", words)
+        if lead:
+            raise fail(
+                "RP813",
+                where,
+                f"the text begins with a code, {lead[1]}",
+                f"write {{code: {lead[1]}, text: ...}}",
+            )
+        return (Decide(action, compile_text(words, where, scope, rule), code, status),)
+
+    return compile_reply
+
+
+def _code(value: Any, at: Path, first: int) -> int:
+    kind, other = ("reject", "defer") if first == 5 else ("defer", "reject")
+    if not isinstance(value, int) or isinstance(value, bool) or not first * 100 <= value < first * 100 + 60:
+        opposite = isinstance(value, int) and value // 100 == 9 - first
+        hint = f"for {9 - first}yz write {other}" if opposite else f"write {first}50"
+        raise fail("RP813", at, f"{shown(value)} is no code of a {kind}: {first}00 to {first}59", hint)
+    if value == 421:
+        raise fail("RP813", at, "421 closes the connection, which is not for a rule to do", "write 450")
+    return value
+
+
+def _enhanced(value: Any, at: Path, first: int) -> str:
+    if isinstance(value, float):
+        raise fail(
+            "RP813", at, "YAML reads this as a number", "write the status with three parts, such as 5.7.1"
+        )
+    found = _STATUS.match(value) if isinstance(value, str) else None
+    if found is None or found[1] != str(first):
+        raise fail("RP813", at, f"{shown(value)} is no status of this code", f"write {first}.7.1 (RFC 3463)")
+    return str(value)
+
+
+def _reason(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    def compile_reason(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+        text = "" if value is True else plain(value, at, "the reason")
+        return (Decide(action, compile_text(text, at, scope, rule)),)
+
+    return compile_reason
+
+
+def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    skip: frozenset[str] = frozenset()
+    if isinstance(value, Mapping):
+        _mapping(value, at, ("skip",))
+        names = as_list(value.get("skip", ()))
+        for name in names:
+            if name not in scope.skippable:
+                hint = (
+                    guess(str(name), scope.skippable, "after rules")
+                    or "leave it out: accept alone ends the rules"
+                )
+                raise fail("RP821", (*at, "skip"), f"{shown(name)} can't be skipped", hint)
+        skip = frozenset(names)
+    elif value is not True:
+        raise fail(
+            "RP110",
+            at,
+            "accept takes true, or what to skip",
+            "write accept: true, or accept: {skip: [greylist]}",
+        )
+    return (Decide(Action.ACCEPT, compile_text("", at, scope, rule), skip=skip),)
+
+
+def _score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    symbol = ""
+    points = value
+    if isinstance(value, Mapping):
+        _mapping(value, at, ("add", "symbol"))
+        if "add" not in value:
+            raise fail("RP102", at, "key 'add' is missing", "write {add: 3, symbol: NAME}", on_key=True)
+        points = value["add"]
+        symbol = value.get("symbol", "")
+        if not isinstance(symbol, str) or (symbol and not _TAG.match(symbol)):
+            raise fail(
+                "RP209",
+                (*at, "symbol"),
+                f"{shown(symbol)} is no name",
+                "letters, digits, dots, dashes, underscores",
+            )
+    if isinstance(points, bool) or not isinstance(points, (int, float)) or not -_TOP <= points <= _TOP:
+        raise fail("RP110", at, "a score is a number", "write score: 3")
+    return (Score(float(points), symbol),)
+
+
+def _tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    names = as_list(value)
+    for name in names:
+        if not isinstance(name, str) or not _TAG.match(name):
+            raise fail(
+                "RP209",
+                at,
+                f"{shown(name)} is no name of a tag",
+                "letters, digits, dots, dashes, underscores",
+            )
+    return (Tag(tuple(names)),)
+
+
+def _fields(how: str) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    def compile_fields(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+        if not isinstance(value, Mapping) or not value:
+            raise fail("RP110", at, "a mapping of names and values is wanted", "write {X-Checked: yes by us}")
+        acts = []
+        for name, given in value.items():
+            where = (*at, name)
+            _field_name(name, where)
+            if how == "add" and name.lower() in _ONCE:
+                raise fail(
+                    "RP809",
+                    where,
+                    f"a message has one {name} at most (RFC 5322 section 3.6)",
+                    f"use replace_header: {{{name}: ...}}",
+                    on_key=True,
+                )
+            text = compile_text(plain(given, where, "the value"), where, scope, rule)
+            if text.rcpt:
+                raise fail(
+                    "RP812", where, "a recipient's name in a header would give away a Bcc", "leave it out"
+                )
+            acts.append(Field(how, name, text))
+        return tuple(acts)
+
+    return compile_fields
+
+
+def _field_name(name: Any, at: Path) -> None:
+    try:
+        AddHeader(str(name), "")
+    except ValueError as error:
+        raise fail(
+            "RP209",
+            at,
+            f"{shown(name)} is no name of a header field",
+            "letters, digits and dashes",
+            on_key=True,
+        ) from error
+    if str(name).lower() in _FIXED:
+        raise fail("RP809", at, f"{name} is not for a rule to change", "", on_key=True)
+
+
+def _remove(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    for name in as_list(value):
+        _field_name(plain(name, at, "the name"), at)
+    return tuple(Field("remove", name) for name in as_list(value))
+
+
+def _prefix(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    text = compile_text(plain(value, at, "the prefix"), at, scope, rule)
+    if text.rcpt:
+        raise fail("RP812", at, "a recipient's name in a header would give away a Bcc", "leave it out")
+    return (Field("prefix", "Subject", text),)
+
+
+def _address(value: Any, at: Path, scope: Scope, rule: str) -> Text:
+    words = plain(value, at, "the address")
+    text = compile_text(words, at, scope, rule)
+    fixed = all(isinstance(part, str) for part in text.parts)
+    if fixed and (words.count("@") != 1 or words.startswith("@") or words.endswith("@") or " " in words):
+        raise fail("RP822", at, f"{shown(words)} is no address", "write one such as archive@example.org")
+    return text
+
+
+def _redirect(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    return (Address("redirect", _address(value, at, scope, rule)),)
+
+
+def _rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    if not isinstance(value, Mapping) or not value:
+        raise fail(
+            "RP110",
+            at,
+            "a mapping with local or domain is wanted",
+            "write {domain: example.org}; to another address: redirect",
+        )
+    _mapping(value, at, ("local", "domain"))
+    acts = []
+    for key, given in value.items():
+        text = plain(given, (*at, key), f"the {key}")
+        if "@" in text:
+            raise fail("RP822", (*at, key), f"{shown(text)} is a whole address", "write redirect: ADDRESS")
+        acts.append(Address(key, compile_text(text, (*at, key), scope, rule)))
+    return tuple(acts)
+
+
+def _copy(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    return tuple(Address("add", _address(item, at, scope, rule)) for item in as_list(value))
+
+
+def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    if not isinstance(value, Mapping):
+        raise fail("RP110", at, "a mapping is wanted", 'write {key: "{client.login}", rate: 100/h}')
+    _mapping(value, at, ("key", "rate", "burst", "count"))
+    for key in ("key", "rate"):
+        if key not in value:
+            raise fail(
+                "RP102",
+                at,
+                f"key '{key}' is missing",
+                'write {key: "{client.login}", rate: 100/h}',
+                on_key=True,
+            )
+    rate = parse_rate(str(value["rate"]))
+    if rate is None:
+        raise fail("RP823", (*at, "rate"), f"{shown(value['rate'])} is no rate", "write 100/h, 10/m or 5/10m")
+    burst = value.get("burst", rate[0])
+    if isinstance(burst, bool) or not isinstance(burst, (int, float)) or burst < 1:
+        raise fail("RP203", (*at, "burst"), "a burst is a number, 1 at least")
+    count = value.get("count", "messages")
+    if count not in ("messages", "recipients"):
+        raise fail(
+            "RP202",
+            (*at, "count"),
+            f"{shown(count)} can't be counted",
+            guess(str(count), ("messages", "recipients")),
+        )
+    key_text = compile_text(plain(value["key"], (*at, "key"), "the key"), (*at, "key"), scope, rule)
+    return (Rate(key_text, rate[0], rate[1], float(burst), count == "recipients"),)
+
+
+def _log(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    text = "" if value is True else plain(value, at, "the text")
+    return (Note(compile_text(text, at, scope, rule)),)
+
+
+def _later(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    raise fail("RP307", at, f"the action '{at[-1]}' comes with a later version", "leave it out", on_key=True)
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TEXTS: dict[str, Any] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+_TRUE_OR_TEXT: dict[str, Any] = {"anyOf": [{"const": True}, _TEXT]}
+_VALUES: dict[str, Any] = {"type": "object", "additionalProperties": _TEXT, "minProperties": 1}
+
+
+def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _reply_schema(first: int) -> dict[str, Any]:
+    code = {"type": "integer", "minimum": first * 100, "maximum": first * 100 + 59}
+    status = {"type": "string", "pattern": rf"^{first}\.[0-9]{{1,3}}\.[0-9]{{1,3}}$"}
+    return {"anyOf": [{"const": True}, _TEXT, _object(code=code, status=status, text=_TEXT)]}
+
+
+ACTIONS = {
+    row.name: row
+    for row in (
+        Row(
+            "reject",
+            "refuse with 550 5.7.1, or another code, status and text",
+            _reply_schema(5),
+            _reply(Action.REJECT),
+            Phase.RCPT,
+        ),
+        Row(
+            "defer",
+            "answer 451 4.7.1: the client keeps it and tries again",
+            _reply_schema(4),
+            _reply(Action.DEFER),
+            Phase.RCPT,
+        ),
+        Row(
+            "discard",
+            "tell the client 250 and drop the message; the text is the reason in the log",
+            _TRUE_OR_TEXT,
+            _reason(Action.DISCARD),
+        ),
+        Row(
+            "hold",
+            "keep the message for a human; the text is the reason",
+            _TRUE_OR_TEXT,
+            _reason(Action.HOLD),
+            needs="hold",
+        ),
+        Row(
+            "accept",
+            "ask no later rule; with `skip`, no check named there that stands after `rules` in the pipeline either. "
+            "Signing, headers and logging happen all the same",
+            {"anyOf": [{"const": True}, _object(skip=_TEXTS)]},
+            _accept,
+            Phase.RCPT,
+        ),
+        Row(
+            "score",
+            "add to the score, under a symbol if one is given",
+            {"anyOf": [{"type": "number"}, _object(("add",), add={"type": "number"}, symbol=_TEXT)]},
+            _score,
+        ),
+        Row("tag", "tag the message, for the fact `tags` of later rules and for the log", _TEXTS, _tag),
+        Row("add_header", "add fields at the top", _VALUES, _fields("add")),
+        Row(
+            "replace_header",
+            "give the topmost field of each name another value; add it where there is none",
+            _VALUES,
+            _fields("replace"),
+        ),
+        Row("remove_header", "remove all fields of these names", _TEXTS, _remove),
+        Row("prefix_subject", "put a text before the subject, unless it is there", _TEXT, _prefix),
+        Row(
+            "rewrite_recipient",
+            "change the local part or the domain of the recipient",
+            _object(local=_TEXT, domain=_TEXT),
+            _rewrite,
+            Phase.RCPT,
+        ),
+        Row("redirect", "send to another address instead", _TEXT, _redirect, Phase.RCPT),
+        Row("add_recipient", "send a copy to an address as well (bcc)", _TEXTS, _copy, Phase.RCPT),
+        Row("route", "choose the upstream", _TEXT, _later, Phase.RCPT, needs="route"),
+        Row(
+            "rate_limit",
+            "do the rule's other actions only above a rate, counted for each value of `key`; without a verdict among "
+            "them, defer with 450 4.7.1. `burst` is how many may come at once, `count` is messages or recipients",
+            _object(
+                ("key", "rate"),
+                key=_TEXT,
+                rate=_TEXT,
+                burst={"type": "number", "minimum": 1},
+                count={"enum": ["messages", "recipients"]},
+            ),
+            _rate,
+            Phase.RCPT,
+        ),
+        Row("require_tls", "send onward over TLS only", {"const": True}, _later, needs="require_tls"),
+        Row("log", "write a line to the log, with a text if there is one", _TRUE_OR_TEXT, _log, Phase.RCPT),
+    )
+}
+"""All actions by name."""
+
+VERDICTS = ("reject", "defer", "discard", "hold", "accept")
+
+MEANT = {
+    "quarantine": "hold",
+    "drop": "discard",
+    "bounce": "reject",
+    "tempfail": "defer",
+    "greylist": "defer",
+    "pass": "accept",
+    "allow": "accept",
+    "whitelist": "accept",
+    "deny": "reject",
+    "block": "reject",
+    "bcc": "add_recipient",
+    "copy": "add_recipient",
+    "header": "add_header",
+    "set_header": "replace_header",
+    "delete_header": "remove_header",
+    "subject": "prefix_subject",
+    "forward": "redirect",
+    "rewrite": "rewrite_recipient",
+    "encrypt": "require_tls",
+}
+"""Words of other programs, and the action that does what they mean."""

@@ -1,0 +1,143 @@
+"""Which of many rules can match at all: a look-up for each fact instead of a test for each rule.
+
+A rule whose condition has keys is a candidate only if one of them is met; all others always are. Must not know what
+a rule does.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from relayproxy.rules.conditions import Keys
+from relayproxy.rules.facts import Fact, Facts
+from relayproxy.rules.networks import Networks
+from relayproxy.rules.operators import Key
+from relayproxy.rules.patterns import Patterns
+
+Look: TypeAlias = Callable[[Any, list[int]], None]
+
+_CHANGING = frozenset({"score", "tags"})
+"""Facts that rules themselves change: what they were before the first rule says nothing."""
+
+
+class Index:
+    """Finds candidates among numbered conditions; `table` has the facts that they ask about."""
+
+    def __init__(self, conditions: Iterable[Keys | None], table: Mapping[str, Fact]) -> None:
+        keyed: dict[str, dict[str, list[tuple[Key, int]]]] = {}
+        always = []
+        for number, keys in enumerate(conditions):
+            if keys is None or any(name in _CHANGING for name, _ in keys):
+                always.append(number)
+                continue
+            for name, key in keys:
+                keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
+        self._always = tuple(always)
+        self._facts: list[tuple[str, Fact, dict[Any, list[int]], tuple[Look, ...]]] = []
+        for name, kinds in keyed.items():
+            fact = table[name]
+            exact = _table(kinds.pop("is", []))
+            looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
+            self._facts.append((name, fact, exact, looks))
+
+    def candidates(self, facts: Facts) -> Sequence[int]:
+        """Return the numbers of the conditions that may hold, in order."""
+        found: list[int] = []
+        for name, fact, exact, looks in self._facts:
+            # What Facts does for a fact that is missing, here without a call for each.
+            if name in facts:
+                value = facts[name]
+            else:
+                value = facts[name] = fact.fold(fact.get(facts)) if fact.folded else fact.get(facts)
+            if fact.many:
+                for one in value:
+                    if one in exact:
+                        found += exact[one]
+                    for look in looks:
+                        look(one, found)
+            else:
+                if value in exact:
+                    found += exact[value]
+                for look in looks:
+                    look(value, found)
+        if not found:
+            return self._always
+        return sorted({*self._always, *found})
+
+
+def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
+    table: dict[Any, list[int]] = {}
+    for key, number in pairs:
+        for value in key.values:
+            table.setdefault(value, []).append(number)
+    return table
+
+
+def _under(pairs: list[tuple[Key, int]]) -> Look:
+    get = _table(pairs).get
+
+    def look(value: str, found: list[int]) -> None:
+        while value:
+            numbers = get(value)
+            if numbers is not None:
+                found += numbers
+            value = value.partition(".")[2]
+
+    return look
+
+
+def _pattern(pairs: list[tuple[Key, int]]) -> Look:
+    flat = [(pattern, number) for key, number in pairs for pattern in key.values]
+    patterns = Patterns([pattern for pattern, _ in flat])
+    numbers = [number for _, number in flat]
+    empty = [numbers[place] for place in patterns.found("")]
+
+    def look(value: str, found: list[int]) -> None:
+        if value:
+            found += [numbers[place] for place in patterns.found(value)]
+        else:
+            found += empty
+
+    return look
+
+
+def _network(pairs: list[tuple[Key, int]]) -> Look:
+    networks: Networks[int] = Networks((network, number) for key, number in pairs for network in key.values)
+
+    def look(value: Any, found: list[int]) -> None:
+        found += networks.found(value)
+
+    return look
+
+
+def _above(pairs: list[tuple[Key, int]]) -> Look:
+    ordered = sorted((key.values[0], number) for key, number in pairs)
+    bounds = [bound for bound, _ in ordered]
+    numbers = [number for _, number in ordered]
+
+    def look(value: float, found: list[int]) -> None:
+        if value >= bounds[0]:
+            found += numbers[: bisect_right(bounds, value)]
+
+    return look
+
+
+def _below(pairs: list[tuple[Key, int]]) -> Look:
+    ordered = sorted((key.values[0], number) for key, number in pairs)
+    bounds = [bound for bound, _ in ordered]
+    numbers = [number for _, number in ordered]
+
+    def look(value: float, found: list[int]) -> None:
+        if value <= bounds[-1]:
+            found += numbers[bisect_left(bounds, value) :]
+
+    return look
+
+
+_MAKERS: dict[str, Callable[[list[tuple[Key, int]]], Look]] = {
+    "under": _under,
+    "pattern": _pattern,
+    "network": _network,
+    "above": _above,
+    "below": _below,
+}

@@ -1,0 +1,76 @@
+"""Rules in the running program: they decide, a failing test keeps what runs, and a rule that fails is a 451."""
+
+from typing import Any
+
+from tests.servers.client import Client
+from tests.servers.relay import Relay
+
+from relayproxy.testing.upstream import UpstreamSink
+
+MESSAGE = b"From: a@example.org\r\nSubject: greetings\r\n\r\nbody\r\n"
+
+
+def rules(text: str, expected: str) -> dict[str, Any]:
+    return {
+        "pipeline": ["rules"],
+        "rules": [
+            {"id": "greetings", "match": {"subject": "greetings"}, "then": {"reject": text}},
+            {
+                "id": "marked",
+                "match": {"recipient.local": "ana"},
+                "then": {"add_header": {"X-For": "our own"}},
+            },
+            {"id": "bad", "match": {"sender.domain": "bad.example"}, "then": {"reject": "not from there"}},
+        ],
+        "tests": [{"given": {"headers": {"Subject": "greetings"}}, "expect": {"text": expected}}],
+    }
+
+
+async def answer(
+    relay: Relay, sender: str = "a@example.org", recipient: str = "b@example.net", raw: bytes = MESSAGE
+) -> str:
+    async with await Client.open(relay.port) as client:
+        replies = await client.envelope(sender, (recipient,))
+        if replies[-1].code != 250:
+            return f"{replies[-1].code} {replies[-1].text}"
+        reply = await client.data(raw)
+        return f"{reply.code} {reply.text}"
+
+
+async def test_rules_decide_and_a_failing_test_keeps_what_runs(relay: Relay) -> None:
+    async with UpstreamSink() as sink:
+        relay.configure(sink.address, **rules("No greetings", "No greetings"))
+        await relay.start()
+        assert (await answer(relay)).startswith("550 5.7.1 No greetings id=")
+        assert await answer(relay, sender="x@bad.example") == "550 5.7.1 not from there"
+        assert (
+            await answer(relay, recipient="ana@example.net", raw=b"Subject: x\r\n\r\nbody\r\n")
+        ).startswith("250")
+        assert b"X-For: our own\r\nSubject: x\r\n\r\nbody\r\n" in sink.messages[-1].content
+
+        relay.configure(sink.address, **rules("Another text", "No greetings"))
+        code, said = await relay.output("reload", "--socket", str(relay.folder / "control.sock"))
+        assert code != 0
+        assert "RP815" in said + relay.log
+        assert (await answer(relay)).startswith("550 5.7.1 No greetings id=")
+
+        relay.configure(sink.address, **rules("Another text", "Another text"))
+        code, said = await relay.output("reload", "--socket", str(relay.folder / "control.sock"))
+        assert code == 0, said
+        assert (await answer(relay)).startswith("550 5.7.1 Another text id=")
+
+
+async def test_a_rule_that_can_not_be_asked_is_a_451(relay: Relay) -> None:
+    rule = {"id": "listed", "match": {"client.ip": {"in_list": "bl"}}, "then": {"reject": "listed"}}
+    async with UpstreamSink() as sink:
+        relay.configure(
+            sink.address,
+            pipeline=["rules"],
+            lists={"bl": {"type": "dns", "zone": "bl.example"}},
+            rules=[rule],
+            dns={"servers": ["127.0.0.1:1"], "timeout": "200ms"},
+        )
+        await relay.start()
+        assert await answer(relay) == "451 4.3.0 A check failed, try again later"
+        assert sink.messages == []
+        assert "rule listed" in relay.log

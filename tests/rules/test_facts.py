@@ -1,0 +1,105 @@
+"""The short ways to facts say what the long ones say."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.rules.asking import driver, ruleset
+
+from relayproxy.api import Action
+from relayproxy.mailauth.from_header import read_author
+from relayproxy.rules.facts import FACTS, Facts, World, fact_named
+from relayproxy.testing.mail import make_mail
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b.c",
+            ".",
+            "@",
+            "<",
+            ">",
+            " ",
+            '"',
+            "x.example",
+            "X-1.Example.org",
+            "-",
+            ",",
+            ":",
+            "(",
+            ")",
+            "=?utf-8?q?a?=",
+            "\\",
+            "é",
+        ]
+    ),
+    max_size=9,
+).map("".join)
+NAMES = st.sampled_from(["From", "from ", "Subject", "X-A", "x-a", "From\t", "Fr om", "", "Fröm"])
+
+
+def facts_of(raw):
+    return Facts(make_mail(raw), None, World(FACTS), 0.0)
+
+
+@given(PIECES)
+def test_the_author_is_whom_the_strict_reading_finds(value):
+    raw = f"From: {value}\r\nSubject: x\r\n\r\n".encode()
+    author = read_author(make_mail(raw).message)
+    assert facts_of(raw).author() == (author.local, author.domain)
+
+
+@given(st.lists(st.tuples(NAMES, PIECES), max_size=4))
+def test_the_author_among_several_fields(fields):
+    raw = ("".join(f"{name}:{value}\r\n" for name, value in fields) + "\r\n").encode()
+    mail = make_mail(raw)
+    assert facts_of(raw).author()[1] == read_author(mail.message).domain
+
+
+@given(st.lists(st.tuples(NAMES, PIECES, st.booleans()), max_size=5))
+def test_header_fields_are_those_of_the_message(fields):
+    lines = [
+        f"{name}:{value}" + ("\r\n \tfolded" if folded else "") + "\r\n" for name, value, folded in fields
+    ]
+    raw = ("".join(lines) + "\r\nbody\r\n").encode()
+    facts, message = facts_of(raw), make_mail(raw).message
+    for name in ("from", "subject", "x-a"):
+        assert facts.header(name.encode()) == tuple(field.text for field in message.all(name))
+
+
+def test_every_fact_has_a_value_before_anything_is_known():
+    facts = facts_of(b"")
+    for name, fact in FACTS.items():
+        value = facts[name]
+        assert isinstance(value, tuple) == fact.many, name
+        assert facts.told(name) is not None or name == "client.ip"
+
+
+def test_a_fact_is_computed_once_and_anew_where_it_may_have_grown():
+    made = ruleset({"id": "a", "match": {"spf": "fail", "subject": "x"}, "then": {"score": 1}})
+    mail = make_mail(b"Subject: x\r\n\r\n")
+    facts = Facts(mail, None, World(made.table), 0.0)
+    assert (facts["spf"], facts["subject"]) == ((), "x")
+    mail.note("spf", "fail")
+    mail.findings += tuple(mail.noted)
+    assert facts["spf"] == ()
+    facts.follow(mail)
+    assert facts["spf"] == ("fail",)
+
+
+def test_names_of_facts():
+    assert fact_named("header.List-Id").name == "header.list-id"
+    assert fact_named("dkim.header.d").many
+    assert fact_named("header.") is None
+    assert fact_named("spf.") is None
+    assert fact_named("finding.a b") is None
+
+
+async def test_hold_where_the_program_can():
+    talk = driver(
+        {"id": "a", "match": {"subject": "x"}, "then": {"hold": "odd"}}, abilities=frozenset({"hold"})
+    )
+    await talk.start()
+    (entry,) = talk.services.pipeline.entries
+    verdict = entry.plugin.message(make_mail(b"Subject: x\r\n\r\n"))
+    assert verdict.action is Action.HOLD
+    assert verdict.reason == "rule a (rules.0): odd"
