@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from relayproxy.rules.actions import ACTIONS
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN
-from relayproxy.rules.facts import CHECKS, FACTS, FAMILIES, Kind, Phase
+from relayproxy.rules.fact_table import FACTS, FAMILIES
+from relayproxy.rules.facts import CHECKS, Kind, Phase
 from relayproxy.rules.operators import OPERATORS
 from relayproxy.rules.texts import OWN
 

@@ -6,7 +6,8 @@ from tests.rules.asking import driver, ruleset
 
 from relayproxy.api import Action
 from relayproxy.mailauth.from_header import read_author
-from relayproxy.rules.facts import FACTS, Facts, World, fact_named
+from relayproxy.rules.fact_table import FACTS, fact_named
+from relayproxy.rules.facts import Facts, World
 from relayproxy.testing.mail import make_mail
 
 PIECES = st.lists(
@@ -103,3 +104,14 @@ async def test_hold_where_the_program_can():
     verdict = entry.plugin.message(make_mail(b"Subject: x\r\n\r\n"))
     assert verdict.action is Action.HOLD
     assert verdict.reason == "rule a (rules.0): odd"
+
+
+def test_a_from_that_hangs_careless_patterns_ends():
+    for value in (
+        "a" * 50_000,
+        "a " * 25_000,
+        "<a@" + "a-" * 20_000,
+        "<" + "a." * 20_000,
+        "<a@" + "a." * 20_000,
+    ):
+        assert facts_of(f"From: {value}\r\n\r\n".encode()).author() == ("", "")

@@ -11,7 +11,8 @@ from relayproxy.rules.actions import ACTIONS
 from relayproxy.rules.actions import MEANT as ACTION_MEANT
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN, read_cases
 from relayproxy.rules.compiler import KEYS, compile_rules
-from relayproxy.rules.facts import CHECKS, FACTS
+from relayproxy.rules.fact_table import FACTS
+from relayproxy.rules.facts import CHECKS
 from relayproxy.rules.lists import KEYS as LIST_KEYS
 from relayproxy.rules.lists import TYPES
 from relayproxy.rules.operators import MEANT, OPERATORS

@@ -10,7 +10,7 @@ from relayproxy.config.load import load
 from relayproxy.rules.actions import ACTIONS
 from relayproxy.rules.actions import MEANT as ACTION_MEANT
 from relayproxy.rules.conditions import GROUPS
-from relayproxy.rules.facts import FACTS, FAMILIES
+from relayproxy.rules.fact_table import FACTS, FAMILIES
 from relayproxy.rules.lists import TYPES
 from relayproxy.rules.operators import MEANT, OPERATORS
 from relayproxy.rules.schema import definitions, rules_schema

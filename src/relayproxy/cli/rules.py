@@ -82,7 +82,7 @@ def _row(rule: "Rule") -> dict[str, Any]:
 
 def _explained(rule: "Rule", ruleset: "Ruleset") -> Iterator[str]:
     from relayproxy.rules.engine import said
-    from relayproxy.rules.facts import FACTS
+    from relayproxy.rules.fact_table import FACTS
 
     yield f"{rule.id}  ({rule.where})" + (f"  {rule.description}" if rule.description else "")
     if rule.why:

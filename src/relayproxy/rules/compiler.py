@@ -12,7 +12,8 @@ from typing import Any
 from relayproxy.api import Action
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS, Act, Address, Decide, Field, Note, Rate
 from relayproxy.rules.conditions import Condition, Scope, always, compile_match
-from relayproxy.rules.facts import CHECKS, Fact, Phase, fact_named
+from relayproxy.rules.fact_table import fact_named
+from relayproxy.rules.facts import CHECKS, Fact, Phase
 from relayproxy.rules.index import Index
 from relayproxy.rules.lists import ListSpec, read_lists
 from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown

@@ -9,19 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfoNotFoundError
 
-from relayproxy.rules.facts import (
-    CHECKS,
-    FACTS,
-    FAMILIES,
-    WEEKDAYS,
-    Fact,
-    Facts,
-    Kind,
-    Phase,
-    clock,
-    fact_named,
-    zone_of,
-)
+from relayproxy.rules.fact_table import FACTS, FAMILIES, WEEKDAYS, clock, fact_named, zone_of
+from relayproxy.rules.facts import CHECKS, Fact, Facts, Kind, Phase
 from relayproxy.rules.lists import ListSpec
 from relayproxy.rules.operators import MEANT, OPERATORS, Key, Test, text_of
 from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown

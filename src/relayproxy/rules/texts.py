@@ -12,7 +12,8 @@ from typing import Any
 
 from relayproxy.api import printable
 from relayproxy.rules.conditions import Scope, find_fact
-from relayproxy.rules.facts import CHECKS, FACTS, Facts, Phase
+from relayproxy.rules.fact_table import FACTS
+from relayproxy.rules.facts import CHECKS, Facts, Phase
 from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
