@@ -15,7 +15,7 @@ from relayproxy.api import Answer, DnsStatus
 from relayproxy.mailauth import dkim_tags
 from relayproxy.mailauth.canonical import BodyForm, body_digests
 from relayproxy.mailauth.dkim_header import SignatureFault, read_record, read_signature
-from relayproxy.mailauth.dkim_tags import Claim
+from relayproxy.mailauth.dkim_tags import Claim, without_b
 from relayproxy.mailauth.dkim_verify import body_forms, find_signatures, questions, verify
 from relayproxy.model.message import Message
 
@@ -524,3 +524,19 @@ def test_the_body_is_hashed_once_for_all_signatures():
         patch.setattr(canonical, "canonical_body", counted)
         body_digests(Message.from_bytes(raw), forms)
     assert sorted(passes) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("raw", "without"),
+    [
+        (b"DKIM-Signature: a=1; b=x y;\r\n c=2\r\n", b"DKIM-Signature: a=1; b=;\r\n c=2\r\n"),
+        (b"DKIM-Signature: b =x; bh=y; b=z\r\n", b"DKIM-Signature: b =; bh=y; b=z\r\n"),
+        (b"DKIM-Signature: bh=b=c;\r\n\tb\t=\r\n x\r\n", b"DKIM-Signature: bh=b=c;\r\n\tb\t="),
+        (b"DKIM-Signature: xb=1; ab=2\r\n", b"DKIM-Signature: xb=1; ab=2\r\n"),
+        (b"b=1; b=2", b"b=1; b=2"),
+        (b";b=1:b=2", b";b=1:b="),
+        (b"", b""),
+    ],
+)
+def test_the_value_of_b_alone_is_taken_out(raw, without):
+    assert without_b(raw) == without

@@ -30,7 +30,8 @@ _LENGTH = re.compile(rb"[0-9]{1,76}\Z")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _WORD = re.compile(r"[A-Za-z0-9-]{1,40}\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]+\Z")
-_B_VALUE = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+_B_FIRST = re.compile(rb"[ \t\r\n]*b[ \t\r\n]*=")
+_B_LATER = re.compile(rb";[ \t\r\n]*b[ \t\r\n]*=")
 _BLANKS = b" \t\r\n"
 
 
@@ -68,8 +69,12 @@ def parse_tags(text: bytes) -> dict[bytes, bytes]:
 
 def without_b(raw: bytes) -> bytes:
     """Return a field with the value of b= taken out, as it was when it was signed (section 3.7)."""
-    name, colon, value = raw.partition(b":")
-    return name + colon + _B_VALUE.sub(rb"\1", value, count=1)
+    start = raw.find(b":") + 1 or len(raw)
+    found = _B_FIRST.match(raw, start) or _B_LATER.search(raw, start)
+    if found is None:
+        return raw
+    end = raw.find(b";", found.end())
+    return raw[: found.end()] + (raw[end:] if end >= 0 else b"")
 
 
 def claim_of(tags: Mapping[bytes, bytes]) -> Claim:
