@@ -31,11 +31,8 @@ def meta_of(deposit: Deposit) -> str:
 
 
 def read_meta(text: str) -> dict[str, Any]:
-    """Read what `meta_of` wrote. Raises ValueError for anything else."""
-    kept = orjson.loads(text)
-    if not isinstance(kept, dict):
-        raise ValueError("not an object")
-    return kept
+    """Read what `meta_of` wrote. Raises ValueError, or TypeError for JSON that is no object."""
+    return dict(orjson.loads(text))
 
 
 def read_client(kept: dict[str, Any]) -> Client:

@@ -87,13 +87,13 @@ class ContentFiles:
         old = time.time() - _SETTLED
         count = 0
         for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
-            keys = [
-                int(file.name, 16)
+            found = {
+                int(file.name, 16): file
                 for file in folder.iterdir()
                 if _is_key(file.name) and file.stat().st_mtime < old
-            ]
-            for key in set(keys) - (known(keys) if keys else set()):
-                self.remove(key)
+            }
+            for key in found.keys() - (known(list(found)) if found else set()):
+                found[key].unlink(missing_ok=True)
                 count += 1
         return count
 

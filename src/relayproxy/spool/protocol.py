@@ -50,8 +50,10 @@ class Spool(Protocol):
     async def claim_aged(
         self, route: str, owner: str, until: float, limit: int, received_before: float, *, unwarned: bool
     ) -> list[Lease]:
-        """Lease parts of `route` whose message came before that time, due or not; with `unwarned` only those
-        whose sender has not been told of the delay. Raises SpoolError."""
+        """Lease parts of `route` whose message came before that time, due or not, the oldest first.
+
+        With `unwarned` only those whose sender has not been told of the delay. Raises SpoolError.
+        """
         ...
 
     async def load(self, leases: Sequence[Lease]) -> list[Queued | BrokenEntryError]:

@@ -79,15 +79,19 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             database.execute("PRAGMA journal_size_limit = 67108864")
         database.execute("PRAGMA cache_size = -16000")
         database.execute("PRAGMA temp_store = MEMORY")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version != tables.VERSION:
-            raise SpoolError(f"{path} is a spool of version {version}, wanted {tables.VERSION}")
+        _check_version(path, database)
         if readonly:
             database.execute("PRAGMA query_only = ON")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _check_version(path: Path, database: sqlite3.Connection) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version != tables.VERSION:
+        raise SpoolError(f"{path} is a spool of version {version}, wanted {tables.VERSION}")
 
 
 def prepare(path: Path) -> None:
@@ -140,8 +144,8 @@ class SqliteSpool:
     def start(self) -> None:
         """Open the database. Raises OSError, sqlite3.Error and SpoolError."""
         prepare(self._path)
-        self._database = open_database(self._path, readonly=True)
         self._writer.start()
+        self._database = open_database(self._path, readonly=True)
 
     @property
     def failed(self) -> str:
@@ -275,7 +279,9 @@ class SqliteSpool:
                 (lease.message, lease.part),
             ).fetchall()
             if row is None or not recipients:
-                raise ValueError("the message is missing" if row is None else "its recipients are missing")
+                return BrokenEntryError(
+                    "the message is missing" if row is None else "its recipients are missing"
+                )
             id_, origin, sender, received, size, meta, digest, content = row
             kept = read_meta(meta)
             return Queued(
@@ -332,5 +338,5 @@ def _known(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
     for start in range(0, len(keys), _SOME):
         some = keys[start : start + _SOME]
         marks = ",".join("?" * len(some))
-        found.update(row[0] for row in db.execute(f"SELECT seq FROM message WHERE seq IN ({marks})", some))  # noqa: S608
+        found.update(row[0] for row in db.execute(f"SELECT seq FROM message WHERE seq IN ({marks})", some))
     return found

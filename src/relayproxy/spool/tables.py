@@ -46,7 +46,7 @@ def _insert(db: sqlite3.Connection, table: str, width: int, rows: Sequence[Seque
         some = rows[start : start + _ROWS]
         values = ",".join([one] * len(some))
         # `table` is one of three names below.
-        db.execute(f"INSERT INTO {table} VALUES {values}", [v for row in some for v in row])  # noqa: S608
+        db.execute(f"INSERT INTO {table} VALUES {values}", [v for row in some for v in row])
 
 
 def _marks(count: int) -> str:
@@ -126,7 +126,7 @@ _LEASE = "message, part, epoch, route, destination, attempts, warned"
 
 
 def _leases(rows: Sequence[Sequence[Any]]) -> list[Lease]:
-    return [Lease(*row[:6], bool(row[6])) for row in rows]
+    return [Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6])) for row in rows]
 
 
 def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
@@ -137,7 +137,7 @@ def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
             "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
             "SELECT message, part FROM part INDEXED BY part_due"
             " WHERE standing = 'queued' AND route = ? AND due <= ? ORDER BY due LIMIT ?"
-            f") RETURNING {_LEASE}",  # noqa: S608  (a constant)
+            f") RETURNING {_LEASE}",
             (owner, until, route, now, limit),
         ).fetchall()
         found.append(sorted(_leases(rows), key=lambda lease: (lease.message, lease.part)))
@@ -156,7 +156,7 @@ def claim_aged(db: sqlite3.Connection, items: Sequence[Aged]) -> list[list[Lease
             "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
             "SELECT message, part FROM part WHERE message < ? AND route = ? AND standing = 'queued'"
             " AND (owner = '' OR due <= ?) AND warned <= ? ORDER BY message LIMIT ?"
-            f") RETURNING {_LEASE}",  # noqa: S608  (a constant)
+            f") RETURNING {_LEASE}",
             (owner, until, below, route, now, 0 if unwarned else 1, limit),
         ).fetchall()
         found.append(_leases(rows))
@@ -212,7 +212,7 @@ def _finish(
     keys = [lease.message for lease in leases]
     count = len(leases)
     rows = db.execute(
-        f"DELETE FROM part WHERE message IN ({_marks(count)})"  # noqa: S608  (question marks)
+        f"DELETE FROM part WHERE message IN ({_marks(count)})"
         f" AND (message, part, epoch) IN (VALUES {','.join(['(?,?,?)'] * count)}) RETURNING message, part",
         [*keys, *(value for lease in leases for value in (lease.message, lease.part, lease.epoch))],
     ).fetchall()
@@ -236,14 +236,14 @@ def _drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
     if not keys:
         return set()
     rows = db.execute(
-        f"DELETE FROM message WHERE seq IN ({_marks(len(keys))})"  # noqa: S608  (question marks)
+        f"DELETE FROM message WHERE seq IN ({_marks(len(keys))})"
         " AND NOT EXISTS (SELECT 1 FROM part WHERE part.message = message.seq) RETURNING seq",
         list(keys),
     ).fetchall()
     gone = {row[0] for row in rows}
     if gone:
         db.execute(
-            f"DELETE FROM recipient WHERE message IN ({_marks(len(gone))})",  # noqa: S608  (question marks)
+            f"DELETE FROM recipient WHERE message IN ({_marks(len(gone))})",
             list(gone),
         )
     return gone
@@ -258,11 +258,10 @@ def _settle(
         return LeaseLostError("another worker has taken it over")
     store(db, deposits)
     if everything:
-        answer = _finish(db, [lease])[place]
-        return answer
+        return _finish(db, [lease])[place]
     for some in _slices(settlement.finished):
         db.execute(
-            f"DELETE FROM recipient WHERE message = ? AND number IN ({_marks(len(some))})",  # noqa: S608
+            f"DELETE FROM recipient WHERE message = ? AND number IN ({_marks(len(some))})",
             [lease.message, *some],
         )
     db.executemany(
@@ -284,7 +283,7 @@ def _settle(
     return []
 
 
-def set_aside(db: sqlite3.Connection, items: Sequence[tuple[Lease, str]]) -> list[None | LeaseLostError]:
+def set_aside(db: sqlite3.Connection, items: Sequence[tuple[Lease, str]]) -> list[LeaseLostError | None]:
     """Mark parts as unreadable."""
     return [
         None
