@@ -82,7 +82,7 @@ class Writer:
         try:
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             database = self._open()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, SpoolError) as error:
             self._started.put(error)
             return
         self._started.put(None)
