@@ -56,6 +56,15 @@ FAMILIES: Final = {
         ),
         Family("ledger_hits_total", "counter", "Resends answered without a second delivery", ()),
         Family("bytes_in_flight", "gauge", "Octets of messages being received or relayed", ()),
+        Family("queue_stored_total", "counter", "Messages that were stored in the queue", ()),
+        Family("queue_store_errors_total", "counter", "Messages that could not be stored", ("kind",)),
+        Family(
+            "queue_recipients_total", "counter", "Recipients of queued mail by outcome", ("route", "outcome")
+        ),
+        Family("queue_deliveries", "gauge", "Transactions of the queue in progress", ("route",)),
+        Family("queue_paused", "gauge", "Workers that leave an unreachable next hop alone", ("route",)),
+        Family("queue_bounces_total", "counter", "Delivery status notifications by kind", ("kind",)),
+        Family("queue_broken_total", "counter", "Stored messages that could not be read", ()),
         Family("auth_total", "counter", "AUTH attempts", ("listener", "result")),
         Family("event_loop_lag_seconds", "gauge", "How late the loop was when last measured", ()),
         Family(

@@ -62,6 +62,31 @@ class NextHop(Protocol):
         ...
 
 
+class WatchedTransaction(Transaction, Protocol):
+    """A transaction that tells whether the next hop has heard of it at all."""
+
+    @property
+    def unreached(self) -> bool:
+        """Whether no connection came about, so that nothing of the content was sent."""
+        ...
+
+
+class WatchedHop(Protocol):
+    """A next hop for the queue, which has to tell one that refuses from one that isn't there."""
+
+    name: str
+    per_recipient: bool
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """See NextHop."""
+        ...
+
+    def begin(self, client: Client, envelope: Envelope, size: int) -> WatchedTransaction:
+        """See NextHop."""
+        ...
+
+
 class Authenticator(Protocol):
     """Checks credentials that no plugin vouched for."""
 

@@ -71,7 +71,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A leased part with all that its delivery needs; `numbers` are the recipients' own, in their order."""
+    """A leased part with all that its delivery needs.
+
+    `numbers` are the recipients' own, in their order, and `replies` what was last heard of them ("": nothing yet).
+    """
 
     lease: Lease
     id: str
@@ -84,6 +87,7 @@ class Queued:
     direction: Direction = Direction.INBOUND
     vouched: bool = False
     raw: bool = False
+    replies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,7 @@ class SqliteSpool:
                 (lease.message,),
             ).fetchone()
             recipients = db.execute(
-                "SELECT number, address, notify, orcpt FROM recipient WHERE message = ? AND part = ? ORDER BY number",
+                "SELECT number, address, notify, orcpt, reply FROM recipient WHERE message = ? AND part = ? ORDER BY number",
                 (lease.message, lease.part),
             ).fetchall()
             if row is None or not recipients:
@@ -288,7 +288,7 @@ class SqliteSpool:
                 lease,
                 id_,
                 read_client(kept),
-                read_envelope(kept, sender, tuple(read_recipient(*row[1:]) for row in recipients)),
+                read_envelope(kept, sender, tuple(read_recipient(*row[1:4]) for row in recipients)),
                 tuple(row[0] for row in recipients),
                 self._content(lease.message, size, digest, content),
                 received,
@@ -296,6 +296,7 @@ class SqliteSpool:
                 read_direction(kept),
                 bool(kept["vouched"]),
                 bool(kept["raw"]),
+                tuple(row[4] for row in recipients),
             )
         except (sqlite3.DatabaseError, OSError, ValueError, TypeError, KeyError) as error:
             return BrokenEntryError(f"{type(error).__name__}: {error}")
