@@ -31,6 +31,7 @@ _ALWAYS = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 _FULL = Reply(452, "4.3.1", "Not enough room to queue it, try again later")
 _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
+_AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 _ID = re.compile(rb" id ([0-9a-z.]+);")
 _VERIFIED = re.compile(rb"[\s;](?:spf|dkim|dmarc)=pass\b")
 
@@ -166,7 +167,7 @@ class QueueTransaction:
         due, owner = now, ""
         if self._later:
             due = now + max(hop.lanes[part.route].schedule.after(1) for part in parts)
-        elif len(parts) == 1 and hop.courier.reserve(parts[0].route):
+        elif len(parts) == 1 and message.size <= _AT_HAND and hop.courier.reserve(parts[0].route):
             due, owner = now + hop.courier.lease, hop.courier.owner
         recipients = tuple(recipient for part in parts for recipient in part.recipients)
         # Our own trace fields are what the core tells about the mail: its id, and what the checks found.
@@ -196,7 +197,8 @@ def vouched(client: Client, lead: bytes) -> bool:
     `lead` are our trace fields; what others claim has been removed from the message below them.
     """
     results = lead if lead.lower().startswith(b"authentication-results:") else b""
-    return client.trusted or bool(client.identity) or _VERIFIED.search(results) is not None
+    ours = client.trusted and not client.forwarded
+    return ours or bool(client.identity) or _VERIFIED.search(results) is not None
 
 
 def _as_queued(deposit: Deposit, lease: Lease) -> Queued:
