@@ -11,6 +11,7 @@ from typing import Any
 from relayproxy.api import App, Clock, Direction, Plugin, Resolver
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
+from relayproxy.config.models import Route as RouteModel
 from relayproxy.core.log import Log
 from relayproxy.core.pipeline import Entry
 from relayproxy.core.pipeline import When as Condition
@@ -21,6 +22,8 @@ from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
+from relayproxy.spool.hop import NAME as QUEUE
+from relayproxy.spool.lanes import Schedule
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
 """A line of the pipeline: as configured, the plugin's class, and its validated options."""
@@ -121,7 +124,7 @@ def routes_of(config: Config) -> tuple[Route, ...]:
     return tuple(
         Route(
             name=route.label,
-            upstream=route.upstream,
+            upstream=hop_of(route),
             recipient_domains=frozenset(route.recipient_domains),
             senders=frozenset(route.senders),
             logins=frozenset(route.logins),
@@ -130,6 +133,19 @@ def routes_of(config: Config) -> tuple[Route, ...]:
         )
         for route in config.table
     )
+
+
+def hop_of(route: RouteModel) -> str:
+    """Return the name of the next hop that a route's mail is given to: its upstream, or the queue in front of it."""
+    if route.delivery == "queue":
+        return QUEUE
+    return f"{route.upstream}{QUEUE}" if route.when_down == "queue" else route.upstream
+
+
+def schedule_of(route: RouteModel) -> Schedule:
+    """Return how queued mail of a route is tried again."""
+    queue = route.queue
+    return Schedule(queue.retry, queue.expire, queue.delay_warning, queue.concurrency)
 
 
 def relay_of(config: Config) -> Relay:

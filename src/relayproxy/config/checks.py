@@ -10,7 +10,7 @@ from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, Listener
+from relayproxy.config.models import Config, Listener, Queue
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -19,6 +19,7 @@ ABSENCE = frozenset({"RP102", "RP309"})
 """Codes that say something is not there: not said where it is there and wrong."""
 
 _LATER = "comes with a later version"
+_SPOOL = 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'
 _MOST_GUESSES = 50  # each compares a word with every name there is
 
 
@@ -43,6 +44,7 @@ def check_config(
     yield from _names(config, _named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
     yield from _later(config)
+    yield from _queue(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
@@ -129,25 +131,32 @@ def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
 
 def _later(config: Config) -> Iterator[Found]:
     """Words that are part of the format and that this version can't act on."""
-    for number, route in enumerate(config.routes):
-        if route.delivery == "queue":
-            at: yaml.Path = ("routes", number, "delivery")
-            yield "RP307", "error", at, f"delivery: queue {_LATER}", "leave it out, or write pass-through"
     if config.rules:
         message = "the rule language comes with a later version"
         yield "RP307", "error", ("rules",), message, "write a plugin, or leave the list empty"
-    if config.spool is not None:
-        yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
     if config.state is not None:
         message = "nothing is kept there yet: counters will be, with a later version"
         yield "RP307", "warning", ("state",), message, "leave it out"
     for name, upstream in config.upstreams.items():
         if upstream.tls in ("dane", "mta-sts"):
             yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
+
+
+def _queue(config: Config) -> Iterator[Found]:
+    """What queues has a spool, and routes of one name queue alike."""
+    queues: dict[str, Queue] = {}
+    for number, route in enumerate(config.routes):
+        at: yaml.Path = ("routes", number)
+        for key in ("delivery", "when_down"):
+            if getattr(route, key) == "queue" and config.spool is None:
+                yield "RP309", "error", (*at, key), f"{key}: queue needs a spool", _SPOOL
+        if queues.setdefault(route.label, route.queue) != route.queue:
+            message = f"another route is called '{route.label}' and queues otherwise"
+            yield "RP309", "error", (*at, "queue"), message, "give it a name"
     for number, entry in enumerate(config.pipeline):
-        if entry.on_error == "hold":
+        if entry.on_error == "hold" and config.spool is None:
             at = ("pipeline", number, entry.name, "on_error")
-            yield "RP307", "error", at, f"on_error: hold needs the spool, which {_LATER}", "use defer"
+            yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
 
 
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:

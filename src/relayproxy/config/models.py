@@ -15,7 +15,7 @@ from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls
 from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
-from relayproxy.config.routes import Relay, Route
+from relayproxy.config.routes import Queue, Relay, Route
 from relayproxy.config.secrets import Secret, SecretError
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
 from relayproxy.config.values import Endpoint, FilePath, HostName, Name
@@ -37,6 +37,7 @@ __all__ = [
     "Metrics",
     "PipelineEntry",
     "Pool",
+    "Queue",
     "Relay",
     "Route",
     "Secret",
@@ -100,7 +101,7 @@ class Config(Model):
     rules: tuple[Any, ...] = ()
     """Rules come with a later version; only an empty list is taken."""
     spool: Spool | None = None
-    """Where queued messages are kept; comes with a later version."""
+    """Where queued and held messages are kept. Left out: nothing is queued or held."""
     state: State | None = None
     """Where counters are kept; comes with a later version. The ledger of hand-overs is in shared memory instead."""
     workers: Workers = 1

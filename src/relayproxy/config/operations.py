@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.quantities import Duration
+from relayproxy.config.quantities import Duration, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 
 
@@ -91,7 +91,16 @@ class State(Model):
 
 
 class Spool(Model):
-    """Where queued messages are kept. Comes with a later version."""
+    """Where queued and held messages are kept. Its folder is the proxy's own; contents of large messages are there too."""
 
-    url: str
-    """`sqlite:///path` or `postgresql://...`."""
+    url: Annotated[str, AfterValidator(_sqlite)]
+    """`sqlite:///path`; the path is absolute."""
+    min_free: Size = 200_000_000
+    """Octets that must be free on its file system; below that, clients hear 452."""
+    min_free_inodes: int = Field(default=1000, ge=0)
+    """Inodes that must be free there."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path("/" + unquote(self.url.removeprefix("sqlite://")).lstrip("/"))

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from relayproxy.model.client import Client, Credentials
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 
@@ -84,6 +85,14 @@ class WatchedHop(Protocol):
 
     def begin(self, client: Client, envelope: Envelope, size: int) -> WatchedTransaction:
         """See NextHop."""
+        ...
+
+
+class Quarantine(Protocol):
+    """Keeps messages until a human decides."""
+
+    async def hold(self, mail: Mail, lead: bytes, message: Message, reason: str) -> Reply:
+        """Store `lead` and the message as it arrived; return the client's reply: 250, or 4yz if it isn't stored."""
         ...
 
 

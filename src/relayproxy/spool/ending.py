@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.model.mail import Mail, Origin
 from relayproxy.model.outcome import State
 from relayproxy.model.queued import Deposit, Queued, Settlement
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
@@ -106,6 +107,22 @@ class Endings:
             attempted=False,
             warned=True,
         )
+
+    async def released(self, queued: Queued) -> Settlement:
+        """Return what takes the place of a message that a human let go: itself, as the rewriting hooks left it."""
+        mail = Mail(
+            queued.id,
+            queued.client,
+            queued.envelope,
+            queued.message,
+            origin=Origin.RELEASE,
+            direction=queued.direction,
+            received_at=queued.received_at,
+        )
+        made = await self._bounces.passed_on(mail, vouched=queued.vouched)
+        if isinstance(made, Deposit):
+            return Settlement(queued.numbers, deposits=(made,))
+        return Settlement((), due=self._clock.time() + _AGAIN)
 
     def _count(
         self,

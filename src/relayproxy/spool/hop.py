@@ -145,15 +145,13 @@ class QueueTransaction:
         deposit = self._deposit(lead, message, parts)
         reserved = bool(deposit.owner)
         try:
-            leases = await hop.spool.store(deposit)
-        except SpoolError as error:
+            leases = await stored(hop, deposit)
+        except BaseException as error:
             if reserved:
                 hop.courier.cancel(parts[0].route)
-            full = isinstance(error, SpoolFullError)
-            hop.errors["full" if full else "error"].inc()
-            hop.log.error("queue_store_failed", id=deposit.id, problem=str(error))
-            return [_FULL if full else _FAULT]
-        hop.stored.inc()
+            if isinstance(error, SpoolError):
+                return [_reply(error)]
+            raise
         if reserved:
             hop.courier.offer(_as_queued(deposit, leases[0]))
         elif not self._later:
@@ -189,6 +187,31 @@ class QueueTransaction:
     def abort(self) -> None:
         """End without a message; nothing was stored."""
         self._ended = True
+
+
+async def stored(hop: QueueHop, deposit: Deposit) -> tuple[Lease, ...]:
+    """Store a message and count it. Raises SpoolError, which is logged and counted too."""
+    try:
+        leases = await hop.spool.store(deposit)
+    except SpoolError as error:
+        hop.errors["full" if isinstance(error, SpoolFullError) else "error"].inc()
+        hop.log.error("queue_store_failed", id=deposit.id, problem=str(error))
+        raise
+    hop.stored.inc()
+    return leases
+
+
+async def refusal(hop: QueueHop, deposit: Deposit) -> Reply | None:
+    """Store a message that nothing is to be done with now; return the 4yz reply if it could not be, else None."""
+    try:
+        await stored(hop, deposit)
+    except SpoolError as error:
+        return _reply(error)
+    return None
+
+
+def _reply(error: SpoolError) -> Reply:
+    return _FULL if isinstance(error, SpoolFullError) else _FAULT
 
 
 def vouched(client: Client, lead: bytes) -> bool:

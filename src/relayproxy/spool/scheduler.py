@@ -6,6 +6,7 @@ over when its leases end. Must not know SMTP, nor what follows from a reply (end
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from relayproxy.model.queued import Lease, Queued, Settlement
 from relayproxy.spool.attempt import attempt, unreached
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lanes import Lane, pause_after
-from relayproxy.spool.protocol import BrokenEntryError, LeaseLostError, Spool, SpoolError
+from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
 
 LEASE = 60.0
 """Seconds for which a part is a worker's own; renewed every third of it."""
@@ -80,6 +81,7 @@ class Scheduler:
         self._held: dict[tuple[int, int], Lease] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
+        self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._offset = clock.time() - clock.monotonic()
         self._no_claims_until = 0.0
@@ -117,13 +119,15 @@ class Scheduler:
         """Begin to work."""
         for state in self._states.values():
             self._loops.append(asyncio.create_task(self._serve(state)))
-        self._loops.append(asyncio.create_task(self._keep_leases()))
+        self._keeper = asyncio.create_task(self._keep_leases())
 
     async def stop(self, patience: float) -> None:
         """Begin nothing more, let what runs finish for `patience` seconds, and give the rest back."""
         self._stopping = True
         for state in self._states.values():
             state.news.set()
+        # A claim that is under way is waited for, so that what it brings can be given back at once.
+        await asyncio.gather(*self._loops, return_exceptions=True)
         await self._give_back([queued for state in self._states.values() for queued in _taken(state)])
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=patience)
@@ -132,9 +136,10 @@ class Scheduler:
                 task.cancel()
             if late:
                 self._log.warning("queue_drain_timeout", deliveries=len(late), seconds=patience)
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
 
     async def _give_back(self, waiting: Sequence[Queued]) -> None:
         if not waiting:
@@ -154,12 +159,10 @@ class Scheduler:
 
     async def _keep_leases(self) -> None:
         """Renew what is held, and look at the clock."""
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(LEASE / 12)
             try:
-                jumped = await self._look_at_clock()
-                due = self._clock.monotonic() % (LEASE / 3) < LEASE / 12
-                if self._held and (jumped or due):
+                if self._held and (await self._look_at_clock() or turn % 4 == 0):
                     for lease in await self._spool.renew(
                         list(self._held.values()), self._clock.time() + LEASE
                     ):
@@ -253,9 +256,12 @@ class Scheduler:
     async def _deliver(self, state: _State, queued: Queued) -> None:
         """One part, from the attempt to the record of it; a fault here puts off this part and nothing else."""
         try:
-            made = await attempt(state.lane.hop, queued)
-            await self._judge(state, unreachable=made.unreached)
-            settlement = await self._endings.of(state.lane, queued, made)
+            if queued.raw:
+                settlement = await self._endings.released(queued)
+            else:
+                made = await attempt(state.lane.hop, queued)
+                await self._judge(state, unreachable=made.unreached)
+                settlement = await self._endings.of(state.lane, queued, made)
             await self._spool.settle(queued.lease, settlement)
             for deposit in settlement.deposits:
                 for part in deposit.parts:
