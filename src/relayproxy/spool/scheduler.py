@@ -215,8 +215,10 @@ class Scheduler:
         if room <= 0:
             return _POLL
         due = await self._spool.due(state.lane.route)
-        if due is None or due > self._clock.time():
+        if due is None:
             return _POLL
+        if (wait := due - self._clock.time()) > 0:
+            return min(wait, _POLL)
         more = min(_BATCH, room if state.failures else 2 * room)
         leases = await self._spool.claim(state.lane.route, self.owner, self._clock.time() + LEASE, more)
         for queued in await self._loaded(leases):
