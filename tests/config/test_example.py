@@ -41,7 +41,7 @@ def test_the_example_shows_every_key():
     shown = {path[-1] for path, _ in yaml.walk(document.value) if path}
     for model in models(Config, set()) - LATER:
         keys = set(model.model_fields) - (ELSEWHERE if model is PipelineEntry else set())
-        assert keys - {"spool", "state", "file"} <= shown, model.__name__
+        assert keys - {"state", "file"} <= shown, model.__name__
 
 
 def dumped(more: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:

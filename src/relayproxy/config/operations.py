@@ -73,7 +73,7 @@ def _sqlite(url: str) -> str:
         raise refusal(
             "RP212",
             f"{quoted(url)} is not a database that is known",
-            "write sqlite:///var/lib/relayproxy/state.db",
+            "write sqlite:///FOLDER/FILE, such as sqlite:///var/lib/relayproxy/state.db",
         )
     return url
 
