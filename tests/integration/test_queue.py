@@ -326,13 +326,13 @@ async def test_two_workers_share_the_store_and_deliver_each_message_once():
         assert len(sink.messages) == 30
 
 
-HOLDER = '''
+HOLDER = """
 from relayproxy.api import hold, hook
 
 @hook
 def message(mail):
     return hold("looks odd")
-'''
+"""
 
 
 async def test_what_a_plugin_holds_is_stored_and_not_sent(relay: Relay):

@@ -141,24 +141,24 @@ class Endings:
         end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
         cells[end].inc(len(lost))
         dropped = end == "dropped" and lost
-        write = self._log.warning if lost else self._log.info
-        write(
-            "queue_delivery",
-            id=queued.id,
-            route=lane.route,
-            **{
-                "from": str(queued.envelope.sender),
-                "to": [str(one.recipient.address) for one in attempt.heard],
-            },
-            delivered=done,
-            deferred=len(left),
-            failed=len(lost),
-            ended=end if lost else "",
-            reply=str(attempt.heard[0].reply) if attempt.heard else "",
-            attempt=queued.lease.attempts + 1,
-            seconds_queued=round(self._clock.time() - queued.received_at, 3),
-            reason=held or ("nobody is to be told" if dropped else ""),
-        )
+        fields: dict[str, object] = {
+            "id": queued.id,
+            "route": lane.route,
+            "from": str(queued.envelope.sender),
+            "to": [str(one.recipient.address) for one in attempt.heard],
+            "delivered": done,
+            "deferred": len(left),
+            "failed": len(lost),
+            "ended": end if lost else "",
+            "reply": str(attempt.heard[0].reply) if attempt.heard else "",
+            "attempt": queued.lease.attempts + 1,
+            "seconds_queued": round(self._clock.time() - queued.received_at, 3),
+            "reason": held or ("nobody is to be told" if dropped else ""),
+        }
+        if lost:
+            self._log.warning("queue_delivery", **fields)
+        else:
+            self._log.info("queue_delivery", **fields)
 
 
 def _fate(lane: Lane, one: Heard, status: str) -> Fate:
