@@ -215,7 +215,7 @@ class SqliteSpool:
     ) -> list[Lease]:
         """See protocol.Spool."""
         below = key_at(received_before)
-        looked = "SELECT 1 FROM part WHERE message < ? AND route = ? AND standing = 'queued' AND warned <= ? LIMIT 1"
+        looked = "SELECT 1 FROM part WHERE message < ? AND +route = ? AND +standing = 'queued' AND warned <= ? LIMIT 1"
         found = await self._read(
             lambda db: db.execute(looked, (below, route, 0 if unwarned else 1)).fetchone()
         )
