@@ -1,5 +1,6 @@
 """The queue at the outer contract: a real process, real sockets, a real store; the sink is the next hop."""
 
+import json
 import os
 import re
 import signal
@@ -345,3 +346,48 @@ async def test_what_a_plugin_holds_is_stored_and_not_sent(relay: Relay):
         assert heard.text.startswith("2.0.0 Ok: held for review id=")
         assert parts(relay) == [("held", 0, "looks odd")]
         assert sink.messages == []
+
+
+async def test_a_held_message_is_listed_and_released_through_the_rewriting_hooks(relay: Relay):
+    marker = HOLDER + (
+        "from relayproxy.api import AddHeader\n\n"
+        "@hook\ndef before_forward(mail, route):\n    return AddHeader('X-Passed', mail.origin)\n"
+    )
+    async with UpstreamSink() as sink:
+        (relay.folder / "plugins").mkdir()
+        (relay.folder / "plugins" / "holder.py").write_text(marker)
+        configure(relay, sink.address, plugin_folders=["plugins"], pipeline=["holder"])
+        await relay.start()
+        id_ = (await send(relay)).text.rpartition("id=")[2]
+        config = ("-C", str(relay.config_file))
+        status, text = await relay.output("quarantine", "list", "--json", *config)
+        assert status == 0
+        assert [row["id"] for row in json.loads(text)["messages"]] == [id_]
+        assert (await relay.output("quarantine", "show", id_, *config))[1].count("looks odd") == 1
+        status, text = await relay.output("quarantine", "release", "--yes", "--json", id_, *config)
+        assert (status, json.loads(text)) == (0, {"found": 1, "changed": 1})
+        await sink.until_messages(1)
+        assert sink.messages[0].content.startswith(b"X-Passed: release\r\nReceived: ")
+        assert sink.messages[0].content.endswith(MESSAGE)
+        await until_empty(relay)
+
+
+async def test_an_administrator_gives_a_message_up_and_its_sender_is_told(relay: Relay):
+    async with UpstreamSink(refusals={"b@example.net": b"450 4.2.1 Busy\r\n"}) as sink:
+        configure(relay, sink.address, route={"queue": {"retry": ["1h"], "expire": "2h"}})
+        await relay.start()
+        id_ = (await send(relay)).text.rpartition("id=")[2]
+        await relay.until_logged("queue_delivery")
+        config = ("-C", str(relay.config_file))
+        await wait_for(lambda: [row[1] for row in parts(relay)] == [1], "the first attempt's record")
+        status, text = await relay.output("queue", "show", id_, *config)
+        assert "450 4.2.1 Busy" in text
+        status, _ = await relay.output("queue", "fail", "--yes", id_, *config)
+        assert status == 0
+        await sink.until_messages(1)
+        assert b"Given up by an administrator" in sink.messages[0].content
+        await until_empty(relay)
+        status, text = await relay.output("queue", "summary", *config)
+        assert (status, text) == (0, "0 in all\n")
+        status, text = await relay.output("queue", "drop", "--yes", *config)
+        assert (status, text) == (1, "relayproxy: nothing is found\n")

@@ -211,7 +211,7 @@ async def test_a_temporary_refusal_is_tried_again(make):
     await bench.hop.until(lambda: bench.hop.begun >= 3)
     bench.hop.answers.clear()
     await bench.until_left(0)
-    assert [event["reply"] for event in bench.events("queue_delivery")][0] == "451 4.2.0 later"
+    assert bench.events("queue_delivery")[0]["reply"] == "451 4.2.0 later"
 
 
 @pytest.mark.parametrize("per_recipient", [False, True])

@@ -12,6 +12,8 @@ _COMMANDS = {
     "test": ("relayproxy.cli.test", "test"),
     "plugin": ("relayproxy.cli.plugin", "plugin"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
+    "queue": ("relayproxy.cli.queue", "queue"),
+    "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

@@ -21,6 +21,10 @@ class Standing(StrEnum):
     BROKEN = "broken"
 
 
+GIVEN_UP = "given up by an administrator"
+"""The reason of a part that is to be reported as failed at its next turn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The recipients of a message that take `route`; `destination` is their domain under MX delivery, else ""."""
@@ -58,7 +62,10 @@ class Deposit:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on a part until its time is up; whoever takes it over raises `epoch`, which ends it."""
+    """The right to work on a part until its time is up; whoever takes it over raises `epoch`, which ends it.
+
+    `given_up` says that an administrator wants it reported as failed, without another attempt.
+    """
 
     message: int
     part: int
@@ -67,6 +74,7 @@ class Lease:
     destination: str = ""
     attempts: int = 0
     warned: bool = False
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,11 @@ def unreached(queued: Queued) -> Attempt:
     return Attempt(_same(queued, 0, UNREACHED), unreached=True)
 
 
+def given_up(queued: Queued) -> Attempt:
+    """Return the attempt that was not made because an administrator wants it to end."""
+    return Attempt(_same(queued, 0, Reply(554, "5.3.0", "Given up by an administrator")))
+
+
 def _same(queued: Queued, start: int, reply: Reply) -> tuple[Heard, ...]:
     rest = zip(queued.numbers[start:], queued.envelope.recipients[start:], strict=True)
     return tuple(Heard(number, recipient, reply) for number, recipient in rest)

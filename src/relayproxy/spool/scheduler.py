@@ -15,7 +15,7 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics
 from relayproxy.model.queued import Lease, Queued, Settlement
-from relayproxy.spool.attempt import attempt, unreached
+from relayproxy.spool.attempt import attempt, given_up, unreached
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
@@ -261,8 +261,10 @@ class Scheduler:
             if queued.raw:
                 settlement = await self._endings.released(queued)
             else:
-                made = await attempt(state.lane.hop, queued)
-                await self._judge(state, unreachable=made.unreached)
+                given = queued.lease.given_up
+                made = given_up(queued) if given else await attempt(state.lane.hop, queued)
+                if not given:
+                    await self._judge(state, unreachable=made.unreached)
                 settlement = await self._endings.of(state.lane, queued, made)
             await self._spool.settle(queued.lease, settlement)
             for deposit in settlement.deposits:

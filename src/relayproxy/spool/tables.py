@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.model.queued import Deposit, Lease, Settlement, Standing
+from relayproxy.model.queued import GIVEN_UP, Deposit, Lease, Settlement, Standing
 from relayproxy.spool.codec import meta_of
 from relayproxy.spool.protocol import LeaseLostError
 
@@ -122,11 +122,14 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
 Claim: TypeAlias = tuple[str, str, float, float, int]
 """Route, owner, now, until, limit."""
 
-_LEASE = "message, part, epoch, route, destination, attempts, warned"
+_LEASE = "message, part, epoch, route, destination, attempts, warned, reason"
 
 
 def _leases(rows: Sequence[Sequence[Any]]) -> list[Lease]:
-    return [Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6])) for row in rows]
+    return [
+        Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP)
+        for row in rows
+    ]
 
 
 def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
@@ -220,7 +223,7 @@ def _finish(
         [*keys, *(value for lease in leases for value in (lease.message, lease.part, lease.epoch))],
     ).fetchall()
     deleted = {(message, part) for message, part in rows}
-    gone = _drop_messages(db, list({message for message, _ in deleted}))
+    gone = drop_messages(db, list({message for message, _ in deleted}))
     for message, part in deleted:
         if message not in gone:
             db.execute("DELETE FROM recipient WHERE message = ? AND part = ?", (message, part))
@@ -234,7 +237,7 @@ def _finish(
     }
 
 
-def _drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
+def drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
     """Delete those of these messages that have no part left; return their keys."""
     if not keys:
         return set()
