@@ -157,7 +157,7 @@ def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) ->
     if not rows:
         _fail("there is no such message")
     if content:
-        click.get_binary_stream("stdout").write(octets)
+        sys.stdout.buffer.write(octets)
         return
     head = octets.partition(b"\r\n\r\n")[0].decode("utf-8", "replace").replace("\r\n", "\n")
     if given["as_json"]:
