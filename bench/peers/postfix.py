@@ -52,9 +52,41 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+_QUEUE_MAIN = """\
+relayhost = [127.0.0.1]:{sink}
+in_flow_delay = 0
+"""
+_QUEUE_MASTER = """\
+127.0.0.1:{port} inet n - n - 200 smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+error unix - - n - - error
+retry unix - - n - - error
+scache unix - - n - 1 scache
+proxywrite unix - - n - 1 proxymap
+rewrite unix - - n - - trivial-rewrite
+proxymap unix - - n - - proxymap
+anvil unix - - n - 1 anvil
+tlsmgr unix - - n 1000? 1 tlsmgr
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
 class Postfix(Relay):
-    name = "postfix"
-    about = "before-queue proxy (smtpd_proxy_filter), defaults otherwise, its own log file"
+    """`queue`: it queues every message and delivers it to the sink; otherwise it is a before-queue proxy."""
+
+    def __init__(self, name: str = "postfix", queue: bool = False) -> None:
+        self.name = name
+        self._queue = queue
+        what = "its own queue, relayhost" if queue else "before-queue proxy (smtpd_proxy_filter)"
+        self.about = f"{what}, defaults otherwise, its own log file"
 
     def missing(self) -> str:
         if not find("postfix"):
@@ -83,15 +115,19 @@ class Postfix(Relay):
             tls = _TLS.format(cert=cert, key=key)
         postconf = find("postconf")
         daemons = first_line(postconf, "-h", "daemon_directory")
+        sink = place.lab.new_sink_port()
         (folder / "conf" / "main.cf").write_text(
-            _MAIN.format(
+            (_MAIN + _QUEUE_MAIN if self._queue else _MAIN).format(
+                sink=sink,
                 folder=folder,
                 daemons=daemons,
                 commands=first_line(postconf, "-h", "command_directory"),
                 tls=tls,
             )
         )
-        (folder / "conf" / "master.cf").write_text(_MASTER.format(port=port, sink=place.lab.new_sink_port()))
+        (folder / "conf" / "master.cf").write_text(
+            (_QUEUE_MASTER if self._queue else _MASTER).format(port=port, sink=sink)
+        )
         # `check` makes the queue's folders; the master itself then is the root of the tree, without a shell above it
         done = subprocess.run(
             [find("postfix"), "-c", folder / "conf", "check"], capture_output=True, text=True, check=False

@@ -17,12 +17,15 @@ _SELECTOR = "bench"
 class RelayProxy(Relay):
     """`sign`: dkim_sign is the pipeline; otherwise the pipeline is empty."""
 
-    def __init__(self, name: str = "relayproxy", workers: int = 1, sign: bool = False) -> None:
+    def __init__(
+        self, name: str = "relayproxy", workers: int = 1, sign: bool = False, queue: bool = False
+    ) -> None:
         self.name = name
         self._workers = workers
         self._sign = sign
+        self._queue = queue
         self.about = f"{workers} worker{'s'[: workers > 1]}, JSON log, metrics on" + (
-            ", pipeline: dkim_sign" if sign else ""
+            ", pipeline: dkim_sign" if sign else ", delivery: queue" if queue else ""
         )
 
     def missing(self) -> str:
@@ -54,7 +57,8 @@ class RelayProxy(Relay):
             "listeners": [listener],
             "relay": {"networks": ["127.0.0.0/8"]},
             "upstreams": {"sink": {"address": f"127.0.0.1:{place.lab.new_sink_port()}", "tls": "off"}},
-            "routes": [{"upstream": "sink"}],
+            "routes": [{"upstream": "sink", "delivery": "queue" if self._queue else "pass-through"}],
+            **({"spool": {"url": f"sqlite://{folder}/spool/spool.db"}} if self._queue else {}),
             # a load test is one client with many connections that last
             "limits": {
                 "connections": 5000,
