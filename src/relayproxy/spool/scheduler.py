@@ -15,7 +15,7 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics
 from relayproxy.model.queued import Lease, Queued, Settlement
-from relayproxy.spool.attempt import attempt, given_up, unreached
+from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
@@ -25,6 +25,7 @@ LEASE = 60.0
 
 _POLL = 1.0  # seconds after which a lane looks for what other workers have put there
 _SWEEP = 60.0
+_AT_HAND = 5  # times what may run: leased and not begun
 _BATCH = 100
 _AFTER_FAULT = 300.0
 _JUMP = 15.0
@@ -49,6 +50,12 @@ class _State:
     def limit(self) -> int:
         """How many may run: one, to try, as long as the next hop could not be reached."""
         return 1 if self.failures else self.lane.schedule.concurrency
+
+    @property
+    def room(self) -> int:
+        """How many more may be leased: some wait at hand, so that whoever is done finds the next at once."""
+        most = 1 if self.failures else _AT_HAND * self.lane.schedule.concurrency
+        return most - self.running - len(self.waiting) - self.reserved
 
 
 class Scheduler:
@@ -91,8 +98,7 @@ class Scheduler:
     def reserve(self, route: str) -> bool:
         """See hop.Courier."""
         state = self._states[route]
-        free = state.limit - state.running - len(state.waiting) - state.reserved
-        if self._stopping or state.failures or free <= 0:
+        if self._stopping or state.failures or state.room <= 0:
             return False
         state.reserved += 1
         return True
@@ -211,16 +217,16 @@ class Scheduler:
         if now < state.paused_until:
             return min(_POLL, state.paused_until - now)
         self._start_waiting(state)
-        room = state.limit - state.running - len(state.waiting) - state.reserved
-        if room <= 0:
+        room = state.room
+        if room <= 0 or len(state.waiting) > state.limit:
             return _POLL
         due = await self._spool.due(state.lane.route)
         if due is None:
             return _POLL
         if (wait := due - self._clock.time()) > 0:
             return min(wait, _POLL)
-        more = min(_BATCH, room if state.failures else 2 * room)
-        leases = await self._spool.claim(state.lane.route, self.owner, self._clock.time() + LEASE, more)
+        until = self._clock.time() + LEASE
+        leases = await self._spool.claim(state.lane.route, self.owner, until, min(_BATCH, room))
         for queued in await self._loaded(leases):
             state.waiting.append(queued)
         self._start_waiting(state)
@@ -258,13 +264,14 @@ class Scheduler:
     async def _deliver(self, state: _State, queued: Queued) -> None:
         """One part, from the attempt to the record of it; a fault here puts off this part and nothing else."""
         try:
-            if queued.raw:
+            try:
+                made = await self._attempt(state, queued)
+            finally:
+                # The next may begin while this one is written down.
+                self._ended(state)
+            if made is None:
                 settlement = await self._endings.released(queued)
             else:
-                given = queued.lease.given_up
-                made = given_up(queued) if given else await attempt(state.lane.hop, queued)
-                if not given:
-                    await self._judge(state, unreachable=made.unreached)
                 settlement = await self._endings.of(state.lane, queued, made)
             await self._spool.settle(queued.lease, settlement)
             for deposit in settlement.deposits:
@@ -281,11 +288,23 @@ class Scheduler:
                 await self._spool.release([queued.lease], self._clock.time() + _AFTER_FAULT)
         finally:
             self._let_go(queued.lease)
-            state.running -= 1
-            state.running_cell.set(state.running)
-            if not self._stopping and self._clock.monotonic() >= state.paused_until:
-                self._start_waiting(state)
-            state.news.set()
+
+    async def _attempt(self, state: _State, queued: Queued) -> Attempt | None:
+        """Send it, unless an administrator gave it up (failed) or released it (None: it has to be rewritten first)."""
+        if queued.raw and not queued.lease.given_up:
+            return None
+        if queued.lease.given_up:
+            return given_up(queued)
+        made = await attempt(state.lane.hop, queued)
+        await self._judge(state, unreachable=made.unreached)
+        return made
+
+    def _ended(self, state: _State) -> None:
+        state.running -= 1
+        state.running_cell.set(state.running)
+        if not self._stopping and self._clock.monotonic() >= state.paused_until:
+            self._start_waiting(state)
+        state.news.set()
 
     async def _judge(self, state: _State, *, unreachable: bool) -> None:
         """Leave a next hop alone that isn't there; go on as usual when it is back."""
