@@ -119,12 +119,12 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
     )
 
 
-def routes_of(config: Config) -> tuple[Route, ...]:
-    """Return the routing table."""
+def routes_of(config: Config, *, queues: bool = True) -> tuple[Route, ...]:
+    """Return the routing table; without `queues` every route leads straight to its upstream."""
     return tuple(
         Route(
             name=route.label,
-            upstream=hop_of(route),
+            upstream=hop_of(route) if queues else route.upstream,
             recipient_domains=frozenset(route.recipient_domains),
             senders=frozenset(route.senders),
             logins=frozenset(route.logins),

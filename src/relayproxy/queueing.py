@@ -92,6 +92,8 @@ class Queueing:
         self.spool.start()
         try:
             swept = await self.spool.sweep()
+            for route in set(await self.spool.routes()) - set(self._queue.lanes):
+                self._log.error("queue_orphans", route=route)
         except SpoolError as error:
             self._log.error("queue_fault", problem=str(error))
         else:

@@ -391,3 +391,41 @@ async def test_an_administrator_gives_a_message_up_and_its_sender_is_told(relay:
         assert (status, text) == (0, "0 in all\n")
         status, text = await relay.output("queue", "drop", "--yes", *config)
         assert (status, text) == (1, "relayproxy: nothing is found\n")
+
+
+async def test_a_route_that_is_gone_is_told_and_its_mail_can_be_rerouted(relay: Relay):
+    port = free_port()
+    configure(relay, f"127.0.0.1:{port}", route={"name": "old"})
+    await relay.start()
+    assert (await send(relay)).code == 250
+    await relay.finish()
+    async with UpstreamSink(port=port) as sink:
+        configure(relay, sink.address, route={"name": "new"})
+        await relay.start()
+        await relay.until_logged("queue_orphans")
+        config = ("-C", str(relay.config_file))
+        status, text = await relay.output(
+            "queue", "reroute", "--route", "old", "--onto", "newer", "--yes", *config
+        )
+        assert (status, text) == (1, "relayproxy: there is no route 'newer'\n")
+        status, text = await relay.output(
+            "queue", "reroute", "--route", "old", "--onto", "new", "--yes", *config
+        )
+        assert (status, text) == (0, "rerouted: 1\n")
+        await sink.until_messages(1)
+        await until_empty(relay)
+
+
+async def test_a_reload_goes_on_with_the_queue(relay: Relay):
+    port = free_port()
+    configure(relay, f"127.0.0.1:{port}", route={"queue": {"retry": ["1h"], "expire": "2h"}})
+    await relay.start()
+    assert (await send(relay)).code == 250
+    await wait_for(lambda: [row[1] for row in parts(relay)] == [1], "the first attempt's record")
+    configure(relay, f"127.0.0.1:{port}")
+    relay.reload()
+    await relay.until_logged('"reloaded"')
+    async with UpstreamSink(port=port) as sink:
+        assert (await relay.output("queue", "retry", "--yes", "-C", str(relay.config_file)))[0] == 0
+        await sink.until_messages(1)
+        await until_empty(relay)

@@ -92,6 +92,13 @@ async def test_fail_marks_what_is_to_be_reported(listing, store):
     assert lease.given_up
 
 
+async def test_reroute(listing, store):
+    assert listing.reroute(Filter(route="near"), "far") == 2
+    assert await store.due("near") is None
+    assert await store.routes() == ["far"]
+    assert len(await store.claim("far", "w", time.time() + 60, 10)) == 2
+
+
 def test_drop_takes_the_files_along(listing, tmp_path):
     files = [file for file in (tmp_path / "content").rglob("*") if file.is_file()]
     assert len(files) == 1

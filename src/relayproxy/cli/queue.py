@@ -280,6 +280,19 @@ def queue_retry(**given: Any) -> None:
     _change(given, "due now", lambda listing, wanted: listing.retry(wanted), ("queued",))
 
 
+@queue.command("reroute")
+@_filters(standing=False)
+@click.option("--onto", required=True, help="Name of the route that is to deliver them.")
+@_YES
+def queue_reroute(onto: str, **given: Any) -> None:
+    """Deliver messages over another route, from now on."""
+    config = load(given["path"], {}).config
+    assert config is not None
+    if onto not in {route.label for route in config.table}:
+        _fail(f"there is no route '{onto}'")
+    _change(given, "rerouted", lambda listing, wanted: listing.reroute(wanted, onto), ("queued",))
+
+
 @queue.command("fail")
 @_filters(standing=True)
 @_YES

@@ -56,6 +56,9 @@ class Endings:
             deposits.append(told)
         elif told is Answer.LATER and age < lane.schedule.expire + _PATIENCE:
             left, lost = (*left, *lost), ()
+        elif told in (Answer.UNVERIFIED, Answer.LATER) and left:
+            # What can't be told is held when nothing else is left of the part.
+            left, lost = (*left, *lost), ()
         elif told in (Answer.UNVERIFIED, Answer.LATER):
             held = (
                 _UNTELLABLE
@@ -67,14 +70,11 @@ class Endings:
             deposits.append(relayed)
         self._count(lane, queued, attempt, len(done), left, lost, told, held)
         finished = tuple(one.number for one in (*done, *(() if held else lost)))
-        kept = (*left, *lost) if held else left
+        kept = lost if held else left
         if not kept:
             return Settlement(finished, deposits=tuple(deposits))
         due = now + (_AGAIN if told is Answer.LATER else lane.schedule.after(queued.lease.attempts + 1))
         replies = tuple((one.number, str(one.reply)) for one in kept)
-        if held and left:
-            # The others go on; what can't be told is held when nothing else is left of the part.
-            held = ""
         return Settlement(finished, replies, due, tuple(deposits), held=held)
 
     async def _tell(

@@ -158,6 +158,10 @@ class Listing:
         """Make what is found due now; return how many."""
         return self._change(wanted, (Standing.QUEUED,), "due = ?", (time.time(),))
 
+    def reroute(self, wanted: Filter, route: str) -> int:
+        """Give what is found to another route, due now; return how many."""
+        return self._change(wanted, (Standing.QUEUED,), "route = ?, due = ?", (route, time.time()))
+
     def fail(self, wanted: Filter) -> int:
         """Have what is found reported to its senders as failed; return how many."""
         return self._change(

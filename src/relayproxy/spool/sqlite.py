@@ -261,6 +261,26 @@ class SqliteSpool:
         """Delete files that a crash left behind; returns how many. Raises SpoolError."""
         return int(await self._read(lambda db: self._files.sweep(lambda keys: _known(db, keys))))
 
+    async def routes(self) -> list[str]:
+        """Return the routes of all that waits. Raises SpoolError."""
+        found: list[str] = []
+
+        def look(db: sqlite3.Connection) -> list[str]:
+            # From one to the next through the index: what waits may be a million, and routes are few.
+            after = ""
+            while True:
+                row = db.execute(
+                    "SELECT route FROM part INDEXED BY part_due WHERE standing = 'queued' AND route > ?"
+                    " ORDER BY route LIMIT 1",
+                    (after,),
+                ).fetchone()
+                if row is None:
+                    return found
+                after = row[0]
+                found.append(after)
+
+        return list(await self._read(look))
+
     async def load(self, leases: Sequence[Lease]) -> list[Queued | BrokenEntryError]:
         """See protocol.Spool."""
         found: list[Queued | BrokenEntryError] = await self._read(
