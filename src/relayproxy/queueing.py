@@ -4,7 +4,7 @@ A part of the composition root: knows the configuration and all that it joins, a
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from relayproxy.api import Clock
 from relayproxy.build import hop_of, routes_of, schedule_of
@@ -17,6 +17,8 @@ from relayproxy.delivery.reach import Reach
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client
+from relayproxy.model.envelope import Recipient
+from relayproxy.model.queued import Part
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
@@ -84,8 +86,10 @@ class Queueing:
             if hop_of(route) not in (NAME, route.upstream):
                 self.hops[hop_of(route)] = WhenDownHop(Reach(upstreams[route.upstream]), queue)
 
-    def _route(self, client: Client, sender: Address, recipient: Address) -> str | None:
-        return self._queue.route(client, sender, recipient)
+    def _route(
+        self, client: Client, sender: Address, recipients: Sequence[Recipient]
+    ) -> tuple[Part, ...] | None:
+        return self._queue.parts(client, sender, recipients)
 
     async def start(self) -> None:
         """Open the store and begin to deliver. Raises OSError, sqlite3.Error and SpoolError."""

@@ -75,6 +75,7 @@ class Transaction:
     def __init__(self, hop: Hop, envelope: Envelope) -> None:
         self.per_recipient = hop.per_recipient
         self.unreached = hop.down
+        self.capabilities = hop.capabilities
         self._hop = hop
         self._envelope = envelope
         self._taken: list[Recipient] = []
@@ -131,7 +132,7 @@ class Bench:
         scheduler: Scheduler
 
         def route(client, sender, to):
-            return queue.route(client, sender, to)
+            return queue.parts(client, sender, to)
 
         bounces = Bounces("relay.test", pipeline, route, lambda: f"dsn{next(ids)}", **common)
         endings = Endings(bounces, lanes, **common)

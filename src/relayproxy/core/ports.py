@@ -71,6 +71,11 @@ class WatchedTransaction(Transaction, Protocol):
         """Whether no connection came about, so that nothing of the content was sent."""
         ...
 
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the other end of this transaction's connection can take; None before there is one."""
+        ...
+
 
 class WatchedHop(Protocol):
     """A next hop for the queue, which has to tell one that refuses from one that isn't there."""

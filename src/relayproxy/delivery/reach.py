@@ -20,6 +20,7 @@ class _Seen:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self.unreached = False
+        self.capabilities: Capabilities | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._upstream, name)
@@ -27,10 +28,19 @@ class _Seen:
     async def connect(self, client: Client | None) -> Connection:
         """Open a connection. Raises ConnectError."""
         try:
-            return await self._upstream.connect(client)
+            connection = await self._upstream.connect(client)
         except ConnectError:
             self.unreached = True
             raise
+        self.capabilities = connection.capabilities
+        return connection
+
+    def kept(self, client: Client | None) -> Connection | None:
+        """Return a kept connection, or None."""
+        connection = self._upstream.kept(client)
+        if connection is not None:
+            self.capabilities = connection.capabilities
+        return connection
 
 
 class ReachTransaction(SmtpTransaction):
@@ -44,6 +54,11 @@ class ReachTransaction(SmtpTransaction):
     def unreached(self) -> bool:
         """Whether no connection came about."""
         return self._seen.unreached
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the other end can take."""
+        return self._seen.capabilities
 
 
 class Reach:

@@ -33,10 +33,14 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What an attempt came to; `unreached` says that the next hop wasn't there, so that nobody heard anything."""
+    """What an attempt came to; `unreached` says that the next hop wasn't there, so that nobody heard anything.
+
+    `confirms` says that the next hop offers DSN, so that it will confirm to whoever asked (RFC 3461 section 5.2).
+    """
 
     heard: tuple[Heard, ...]
     unreached: bool = False
+    confirms: bool = False
 
     def of(self, state: State) -> tuple[Heard, ...]:
         """Return the recipients of that state."""
@@ -62,6 +66,7 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
     """Send a part to its next hop, in several transactions if it has many recipients."""
     client = replace(queued.client, id=queued.id)
     heard: list[Heard] = []
+    confirms = False
     for start in range(0, len(queued.numbers), _AT_ONCE):
         numbers = queued.numbers[start : start + _AT_ONCE]
         recipients = queued.envelope.recipients[start : start + _AT_ONCE]
@@ -71,6 +76,8 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
             if transaction.unreached:
                 return Attempt((*heard, *_same(queued, start, UNREACHED)), unreached=True)
             accepted = [place for place, reply in enumerate(replies) if reply.ok]
+            known = transaction.capabilities
+            confirms = known is not None and "DSN" in known
             if accepted:
                 finals = await transaction.send(b"", queued.message)
                 replies = _merged(replies, accepted, finals)
@@ -80,7 +87,7 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
             Heard(number, recipient, _final(reply))
             for number, recipient, reply in zip(numbers, recipients, replies, strict=True)
         ]
-    return Attempt(tuple(heard))
+    return Attempt(tuple(heard), confirms=confirms)
 
 
 def _merged(replies: Sequence[Reply], accepted: Sequence[int], finals: Sequence[Reply]) -> list[Reply]:

@@ -20,8 +20,8 @@ from relayproxy.model.queued import Deposit, Part, Queued
 from relayproxy.model.verdict import Action
 from relayproxy.smtp.dsn import Fate, Kind, Report, dsn_message, wants
 
-Router = Callable[[Client, Address, Address], str | None]
-"""Client, sender, recipient: the label of the lane, or None."""
+Router = Callable[[Client, Address, Sequence[Recipient]], tuple[Part, ...] | None]
+"""Client, sender, recipients: the parts in which they are queued, or None if one has no route."""
 
 _BUDGET = 45.0
 
@@ -35,7 +35,7 @@ class Answer(Enum):
 
 
 class Bounces:
-    """Makes notifications. `new_id` gives message ids, `route` says where a message to an address goes."""
+    """Makes notifications. `new_id` gives message ids, `route` says where recipients are queued."""
 
     def __init__(
         self,
@@ -113,19 +113,18 @@ class Bounces:
 
     async def passed_on(self, mail: Mail, *, vouched: bool = False) -> Deposit | Answer:
         """Let the rewriting hooks have a mail that did not come over SMTP; return what is to be queued."""
-        place = self._route(mail.client, mail.envelope.sender, mail.envelope.recipients[0].address)
         if self._pipeline.rewrites:
-            _, verdict = await self._pipeline.before_forward(mail, place or "", Scope(_BUDGET))
+            parts = self._route(mail.client, mail.envelope.sender, mail.envelope.recipients[:1])
+            place = parts[0].route if parts else ""
+            _, verdict = await self._pipeline.before_forward(mail, place, Scope(_BUDGET))
             if verdict is not None and verdict.action is not Action.ACCEPT:
                 self._log.error("rewrite_failed", id=mail.id, reason=verdict.reason)
                 return Answer.LATER
-        parts: dict[str, list[Recipient]] = {}
-        for recipient in mail.envelope.recipients:
-            route = self._route(mail.client, mail.envelope.sender, recipient.address)
-            if route is None:
-                self._log.error("no_route", id=mail.id, to=[str(recipient.address)])
-                return Answer.LATER
-            parts.setdefault(route, []).append(recipient)
+        parts = self._route(mail.client, mail.envelope.sender, mail.envelope.recipients)
+        if not parts:
+            to = [str(recipient.address) for recipient in mail.envelope.recipients]
+            self._log.error("no_route", id=mail.id, to=to)
+            return Answer.LATER
         now = self._clock.time()
         return Deposit(
             mail.id,
@@ -133,7 +132,7 @@ class Bounces:
             mail.envelope,
             b"",
             mail.message,
-            tuple(Part(route, tuple(found)) for route, found in parts.items()),
+            parts,
             mail.received_at,
             now,
             mail.origin,

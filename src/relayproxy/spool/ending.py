@@ -65,7 +65,7 @@ class Endings:
                 if told is Answer.UNVERIFIED
                 else "undeliverable, and its sender could not be told"
             )
-        relayed = await self._relayed(lane, queued, done)
+        relayed = None if attempt.confirms else await self._relayed(lane, queued, done)
         if relayed is not None:
             deposits.append(relayed)
         self._count(lane, queued, attempt, len(done), left, lost, told, held)
@@ -88,8 +88,7 @@ class Endings:
     async def _relayed(self, lane: Lane, queued: Queued, done: Sequence[Heard]) -> Deposit | None:
         """Say "relayed" to who asked for success, where the next hop will not (RFC 3461 section 5.2.2)."""
         asked = [one for one in done if wants(one.recipient, Kind.RELAYED)]
-        known = lane.hop.capabilities
-        if not asked or (known is not None and "DSN" in known):
+        if not asked:
             return None
         made = await self._bounces.notify(queued, Kind.RELAYED, [_fate(lane, one, "") for one in asked])
         return made if isinstance(made, Deposit) else None

@@ -5,8 +5,8 @@ how they are delivered.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
@@ -34,6 +34,10 @@ _QUEUED = Reply(250, "2.0.0", "Ok: queued")
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 _ID = re.compile(rb" id ([0-9a-z.]+);")
 _VERIFIED = re.compile(rb"[\s;](?:spf|dkim|dmarc)=pass\b")
+
+
+Place: TypeAlias = tuple[str, str]
+"""The label of a route, and the destination within it."""
 
 
 class Courier(Protocol):
@@ -96,10 +100,25 @@ class QueueHop:
                 size = min(size, known.size) if size and known.size else size or known.size
         return Capabilities(extensions, size)
 
-    def route(self, client: Client, sender: Address, recipient: Address) -> str | None:
-        """Return the label of the route that queues this recipient, or None."""
+    def place(self, client: Client, sender: Address, recipient: Address) -> Place | None:
+        """Return where a recipient is queued, or None without a route."""
         route = choose_route(self._routes, client, sender, recipient)
-        return route.name if route is not None and route.name in self.lanes else None
+        lane = self.lanes.get(route.name) if route is not None else None
+        if lane is None:
+            return None
+        return lane.route, recipient.ascii_domain if lane.by_domain else ""
+
+    def parts(
+        self, client: Client, sender: Address, recipients: Sequence[Recipient]
+    ) -> tuple[Part, ...] | None:
+        """Return recipients as parts of a message, or None if one of them has no route."""
+        found: dict[Place, list[Recipient]] = {}
+        for recipient in recipients:
+            place = self.place(client, sender, recipient.address)
+            if place is None:
+                return None
+            found.setdefault(place, []).append(recipient)
+        return as_parts(found)
 
     def begin(self, client: Client, envelope: Envelope, size: int) -> "QueueTransaction":
         """Start a transaction; nothing is stored before its content is there."""
@@ -119,7 +138,7 @@ class QueueTransaction:
         self._envelope = envelope
         self._size = size
         self._later = later
-        self._parts: dict[str, list[Recipient]] = {}
+        self._parts: dict[Place, list[Recipient]] = {}
         self._ended = False
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
@@ -129,10 +148,10 @@ class QueueTransaction:
         return [self._take(recipient) for recipient in recipients]
 
     def _take(self, recipient: Recipient) -> Reply:
-        route = self._hop.route(self._client, self._envelope.sender, recipient.address)
-        if route is None:
+        place = self._hop.place(self._client, self._envelope.sender, recipient.address)
+        if place is None:
             return Reply(550, "5.1.2", "No route for this recipient")
-        self._parts.setdefault(route, []).append(recipient)
+        self._parts.setdefault(place, []).append(recipient)
         return Reply(250, "2.1.5", "Ok")
 
     async def send(self, lead: bytes, message: Message) -> list[Reply]:
@@ -141,7 +160,7 @@ class QueueTransaction:
             return [Reply(451, "4.3.0", "The transaction has ended, try again later")]
         self._ended = True
         hop = self._hop
-        parts = tuple(Part(route, tuple(found)) for route, found in self._parts.items())
+        parts = as_parts(self._parts)
         deposit = self._deposit(lead, message, parts)
         reserved = bool(deposit.owner)
         try:
@@ -187,6 +206,11 @@ class QueueTransaction:
     def abort(self) -> None:
         """End without a message; nothing was stored."""
         self._ended = True
+
+
+def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
+    """Return recipients that were sorted by place as parts."""
+    return tuple(Part(route, tuple(some), destination) for (route, destination), some in found.items())
 
 
 async def stored(hop: QueueHop, deposit: Deposit) -> tuple[Lease, ...]:

@@ -34,11 +34,15 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The queued mail of a route: its label, its next hop, and its schedule."""
+    """The queued mail of a route: its label, its next hop, and its schedule.
+
+    `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down.
+    """
 
     route: str
     hop: WatchedHop
     schedule: Schedule
+    by_domain: bool = False
 
 
 def pause_after(failures: int, choose: Callable[[], float] = random.random) -> float:

@@ -5,10 +5,9 @@ Must not know why, nor how one is let go.
 
 from relayproxy.mailauth.authres import forged
 from relayproxy.model.edits import apply_to_message
-from relayproxy.model.envelope import Recipient
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Part, Standing
+from relayproxy.model.queued import Deposit, Standing
 from relayproxy.model.reply import Reply
 from relayproxy.spool.hop import QueueHop, refusal, vouched
 
@@ -22,12 +21,9 @@ class SpoolQuarantine:
 
     async def hold(self, mail: Mail, lead: bytes, message: Message, reason: str) -> Reply:
         """See ports.Quarantine."""
-        parts: dict[str, list[Recipient]] = {}
-        for recipient in mail.envelope.recipients:
-            route = self._queue.route(mail.client, mail.envelope.sender, recipient.address)
-            if route is None:
-                return Reply(451, "4.4.4", "No route to hold it for, try again later")
-            parts.setdefault(route, []).append(recipient)
+        parts = self._queue.parts(mail.client, mail.envelope.sender, mail.envelope.recipients)
+        if parts is None:
+            return Reply(451, "4.4.4", "No route to hold it for, try again later")
         deposit = Deposit(
             mail.id,
             mail.client,
@@ -35,7 +31,7 @@ class SpoolQuarantine:
             lead,
             # What claims to be ours goes now: the release can't tell it from what we wrote.
             apply_to_message(message, forged(message, self._hostname)),
-            tuple(Part(route, tuple(found)) for route, found in parts.items()),
+            parts,
             mail.received_at,
             mail.received_at,
             mail.origin,
