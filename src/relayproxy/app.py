@@ -143,11 +143,12 @@ class Worker:
         self._upstreams = {
             name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
             for name, one in settings.items()
+            if not config.upstreams[name].mx
         }
         resolver, begin_queries, self._close_resolver = make_resolver(config)
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
-            self._queueing = self._queue_with(pipeline, metrics)
+            self._queueing = self._queue_with(pipeline, metrics, resolver)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
@@ -180,7 +181,7 @@ class Worker:
         self._keep(self._beat())
         self._keep(self._reprobe())
 
-    def _queue_with(self, pipeline: Pipeline, metrics: Metrics) -> "Queueing":
+    def _queue_with(self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver) -> "Queueing":
         """Put the queue together; it and its database are loaded only where there is one."""
         from relayproxy.queueing import Queueing
 
@@ -189,6 +190,9 @@ class Worker:
             self._upstreams,
             pipeline,
             lambda: self._ids.next(time.time()),
+            resolver=resolver,
+            workers=self._place.memory.workers,
+            outbox=self._outbox,
             slot=self._place.slot,
             clock=self._clock,
             log=self.log,

@@ -6,13 +6,15 @@ A part of the composition root: knows the configuration and all that it joins, a
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from relayproxy.api import Clock
-from relayproxy.build import hop_of, routes_of, schedule_of
+from relayproxy.api import Clock, Resolver
+from relayproxy.build import hop_of, routes_of, schedule_of, upstream_settings
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import NextHop
+from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.reach import Reach
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.address import Address
@@ -39,6 +41,9 @@ class Queueing:
         pipeline: Pipeline,
         new_id: Callable[[], str],
         *,
+        resolver: Resolver,
+        workers: int,
+        outbox: Outbox,
         slot: int,
         clock: Clock,
         log: Log,
@@ -52,11 +57,26 @@ class Queueing:
             floors=Floors(config.spool.min_free, config.spool.min_free_inodes),
             alarm=lambda problem: log.error("queue_failed", problem=problem),
         )
+        self._mx = {
+            name: MxHop(
+                upstream_settings(config, name, workers),
+                resolver,
+                port=upstream.mx_port,
+                log=log,
+                metrics=metrics,
+                monotonic=clock.monotonic,
+                outbox=outbox,
+            )
+            for name, upstream in config.upstreams.items()
+            if upstream.mx
+        }
         lanes: dict[str, Lane] = {}
         for route in config.table:
             # Routes of one name queue alike (config/checks), so the first speaks for all of them.
+            mx = self._mx.get(route.upstream)
+            hop = mx or Reach(upstreams[route.upstream])
             lanes.setdefault(
-                route.label, Lane(route.label, Reach(upstreams[route.upstream]), schedule_of(route))
+                route.label, Lane(route.label, hop, schedule_of(route), by_domain=mx is not None)
             )
         bounces = Bounces(
             config.hostname,
@@ -112,3 +132,5 @@ class Queueing:
     async def close(self) -> None:
         """Close the store."""
         await self.spool.close()
+        for hop in self._mx.values():
+            hop.close()

@@ -145,8 +145,18 @@ def _later(config: Config) -> Iterator[Found]:
 def _queue(config: Config) -> Iterator[Found]:
     """What queues has a spool, and routes of one name queue alike."""
     queues: dict[str, Queue] = {}
-    for number, route in enumerate(config.routes):
-        at: yaml.Path = ("routes", number)
+    for number, route in enumerate(config.table):
+        at: yaml.Path = ("routes", number) if config.routes else ("upstreams", route.upstream)
+        upstream = config.upstreams.get(route.upstream)
+        if upstream is not None and upstream.mx and route.delivery != "queue":
+            message = f"'{route.upstream}' has mx: true, which only the queue can serve"
+            yield (
+                "RP309",
+                "error",
+                (*at, "delivery" if "delivery" in route.model_fields_set else "upstream"),
+                message,
+                "write delivery: queue",
+            )
         for key in ("delivery", "when_down"):
             if getattr(route, key) == "queue" and config.spool is None:
                 yield "RP309", "error", (*at, key), f"{key}: queue needs a spool", _SPOOL
@@ -161,7 +171,24 @@ def _queue(config: Config) -> Iterator[Found]:
 
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:
     at: yaml.Path = ("upstreams", name)
-    if not upstream.targets:
+    if upstream.mx:
+        for key in ("address", "addresses"):
+            if getattr(upstream, key):
+                yield (
+                    "RP309",
+                    "error",
+                    (*at, key),
+                    "mx: true finds the addresses itself",
+                    "leave one of them out",
+                )
+        if upstream.protocol != "smtp" or upstream.tls not in ("off", "opportunistic", "required"):
+            key = "protocol" if upstream.protocol != "smtp" else "tls"
+            message = f"{key} {getattr(upstream, key)} does not go with mx: true"
+            yield "RP309", "error", (*at, key), message, ""
+        for key in ("login", "client_cert"):
+            if getattr(upstream, key) is not None:
+                yield "RP309", "error", (*at, key), f"{key} would be shown to strangers under mx: true", ""
+    elif not upstream.targets:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""

@@ -16,6 +16,7 @@ from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics
 from relayproxy.model.queued import Lease, Queued, Settlement
 from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
+from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
@@ -25,6 +26,8 @@ LEASE = 60.0
 
 _POLL = 1.0  # seconds after which a lane looks for what other workers have put there
 _SWEEP = 60.0
+_SHARE = 4  # one destination among many may have a quarter of a lane
+_BUSY = 10.0
 _AT_HAND = 5  # times what may run: leased and not begun
 _BATCH = 100
 _AFTER_FAULT = 300.0
@@ -45,6 +48,17 @@ class _State:
     swept_at: float = 0.0
     waiting: deque[Queued] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    destinations: Destinations | None = None
+
+    def next(self) -> Queued | None:
+        """Take the first that waits and may begin."""
+        if self.destinations is None:
+            return self.waiting.popleft() if self.waiting else None
+        for place, queued in enumerate(self.waiting):
+            if self.destinations.has_room(queued.lease.destination):
+                del self.waiting[place]
+                return queued
+        return None
 
     @property
     def limit(self) -> int:
@@ -80,7 +94,12 @@ class Scheduler:
         self._log = log
         self._states = {
             lane.route: _State(
-                lane, metrics.cell("queue_deliveries", lane.route), metrics.cell("queue_paused", lane.route)
+                lane,
+                metrics.cell("queue_deliveries", lane.route),
+                metrics.cell("queue_paused", lane.route),
+                destinations=Destinations(max(1, lane.schedule.concurrency // _SHARE))
+                if lane.by_domain
+                else None,
             )
             for lane in lanes
         }
@@ -218,7 +237,9 @@ class Scheduler:
             return min(_POLL, state.paused_until - now)
         self._start_waiting(state)
         room = state.room
-        if room <= 0 or len(state.waiting) > state.limit:
+        if room <= 0:
+            if state.destinations is not None and state.running < state.limit:
+                await self._make_room(state)
             return _POLL
         due = await self._spool.due(state.lane.route)
         if due is None:
@@ -251,11 +272,16 @@ class Scheduler:
         return good
 
     def _start_waiting(self, state: _State) -> None:
-        while state.waiting and state.running < state.limit and not self._stopping:
-            self._begin(state, state.waiting.popleft())
+        while state.running < state.limit and not self._stopping:
+            queued = state.next()
+            if queued is None:
+                return
+            self._begin(state, queued)
 
     def _begin(self, state: _State, queued: Queued) -> None:
         state.running += 1
+        if state.destinations is not None:
+            state.destinations.began(queued.lease.destination)
         state.running_cell.set(state.running)
         task = asyncio.create_task(self._deliver(state, queued))
         self._tasks.add(task)
@@ -268,7 +294,7 @@ class Scheduler:
                 made = await self._attempt(state, queued)
             finally:
                 # The next may begin while this one is written down.
-                self._ended(state)
+                self._ended(state, queued.lease.destination)
             if made is None:
                 settlement = await self._endings.released(queued)
             else:
@@ -295,12 +321,36 @@ class Scheduler:
             return None
         if queued.lease.given_up:
             return given_up(queued)
+        if state.destinations is not None:
+            return await self._attempt_at(state.destinations, state.lane, queued)
         made = await attempt(state.lane.hop, queued)
         await self._judge(state, unreachable=made.unreached)
         return made
 
-    def _ended(self, state: _State) -> None:
+    async def _attempt_at(self, destinations: Destinations, lane: Lane, queued: Queued) -> Attempt:
+        """Send it to its own destination, unless that wasn't there a moment ago."""
+        destination = queued.lease.destination
+        if destinations.is_down(destination, self._clock.monotonic()):
+            return unreached(queued)
+        made = await attempt(lane.hop, queued)
+        if made.unreached:
+            destinations.failed(destination, self._clock.monotonic())
+        else:
+            destinations.reached(destination)
+        return made
+
+    async def _make_room(self, state: _State) -> None:
+        """All that is at hand is for busy destinations: give most of it back for a while, so that others come up."""
+        keep = state.limit
+        back = [queued.lease for queued in list(state.waiting)[keep:]]
+        while len(state.waiting) > keep:
+            self._let_go(state.waiting.pop().lease)
+        await self._spool.release(back, self._clock.time() + _BUSY)
+
+    def _ended(self, state: _State, destination: str) -> None:
         state.running -= 1
+        if state.destinations is not None:
+            state.destinations.ended(destination)
         state.running_cell.set(state.running)
         if not self._stopping and self._clock.monotonic() >= state.paused_until:
             self._start_waiting(state)
