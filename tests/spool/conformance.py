@@ -88,6 +88,7 @@ class StoreConformance:
         assert last.id == "id0"
         assert await store.due("up") == NOW + 5
         assert await store.due("nowhere") is None
+        assert (await store.count("up"), await store.count("nowhere")) == (4, 0)
 
     async def test_a_deposit_with_an_owner_is_leased_from_the_start(self, open_store, clock):
         store, other = open_store(clock), open_store(clock)

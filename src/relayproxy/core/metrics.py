@@ -61,6 +61,7 @@ FAMILIES: Final = {
         Family(
             "queue_recipients_total", "counter", "Recipients of queued mail by outcome", ("route", "outcome")
         ),
+        Family("queue_waiting", "gauge", "Stored parts of messages that wait or are in delivery", ("route",)),
         Family("queue_deliveries", "gauge", "Transactions of the queue in progress", ("route",)),
         Family("queue_paused", "gauge", "Workers that leave an unreachable next hop alone", ("route",)),
         Family("queue_bounces_total", "counter", "Delivery status notifications by kind", ("kind",)),
@@ -192,6 +193,7 @@ _LARGEST: Final[Iterable[str]] = frozenset(
         "config_last_reload_success_timestamp_seconds",
         "config_last_reload_successful",
         "event_loop_lag_seconds",
+        "queue_waiting",
         "tls_certificate_expiry_timestamp_seconds",
     }
 )

@@ -43,6 +43,10 @@ class Spool(Protocol):
         """Return when a part of `route` is next due (seconds since the epoch), or None. Raises SpoolError."""
         ...
 
+    async def count(self, route: str) -> int:
+        """Return how many parts of `route` wait or are leased. Raises SpoolError."""
+        ...
+
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """Lease up to `limit` parts of `route` that are due, oldest first. Raises SpoolError."""
         ...

@@ -41,6 +41,7 @@ class _State:
     lane: Lane
     running_cell: Cell
     paused_cell: Cell
+    waiting_cell: Cell
     running: int = 0
     reserved: int = 0
     failures: int = 0
@@ -97,6 +98,7 @@ class Scheduler:
                 lane,
                 metrics.cell("queue_deliveries", lane.route),
                 metrics.cell("queue_paused", lane.route),
+                metrics.cell("queue_waiting", lane.route),
                 destinations=Destinations(max(1, lane.schedule.concurrency // _SHARE))
                 if lane.by_domain
                 else None,
@@ -193,6 +195,9 @@ class Scheduler:
                     ):
                         self._log.warning("lease_lost", message=lease.message, part=lease.part)
                         self._let_go(lease)
+                if turn % 6 == 1:
+                    for state in self._states.values():
+                        state.waiting_cell.set(await self._spool.count(state.lane.route))
             except SpoolError as error:
                 self._log.error("queue_fault", problem=str(error))
 

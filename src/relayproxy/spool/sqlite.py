@@ -205,6 +205,16 @@ class SqliteSpool:
         )
         return None if row is None or row[0] is None else float(row[0])
 
+    async def count(self, route: str) -> int:
+        """See protocol.Spool."""
+        row = await self._read(
+            lambda db: db.execute(
+                "SELECT count(*) FROM part INDEXED BY part_due WHERE standing = 'queued' AND route = ?",
+                (route,),
+            ).fetchone()
+        )
+        return int(row[0])
+
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
         leases: list[Lease] = await self._writer.do(tables.claim, (route, owner, self._now(), until, limit))

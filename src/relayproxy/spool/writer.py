@@ -111,7 +111,7 @@ class Writer:
     def _work(self, database: sqlite3.Connection, lock: int, group: list[_Job]) -> None:
         try:
             self._together(database, lock, group)
-        except (sqlite3.Error, OSError, SpoolError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  (the fence of the thread: whoever waits must hear of it)
             problem = self._problem(error)
             if len(group) > 1 and not self.latched:
                 # One of them may be at fault: each for itself, so that the others don't suffer for it.
