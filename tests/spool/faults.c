@@ -2,11 +2,12 @@
  *
  * FAULT_CALL names the kind (open, write, sync, truncate, mmap), FAULT_NTH which one of that kind, counted from 1,
  * FAULT_ERRNO how. FAULT_FOREVER=1 makes all later ones fail too. Writes may also be cut short (FAULT_SHORT=1): half is
- * written, then the next fails. */
+ * written, then the next fails. FAULT_KILL=1 kills the process instead of failing the call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@ static int armed(const char *kind) {
     int number = atomic_fetch_add(&seen, 1) + 1, nth = atoi(getenv("FAULT_NTH"));
     if (number == nth || (number > nth && getenv("FAULT_FOREVER"))) {
         dprintf(2, "fault\n");
+        if (getenv("FAULT_KILL")) kill(getpid(), SIGKILL);
         errno = atoi(getenv("FAULT_ERRNO"));
         return 1;
     }

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def run(shim: Path, folder: Path, call: str, nth: int, error: str, **more: str) 
         **more,
     )
     output, errors = (stream.decode() for stream in child.communicate(timeout=60))
-    assert child.returncode == 0, (output, errors)
+    killed = "FAULT_KILL" in more and bool(errors)
+    assert child.returncode == (-signal.SIGKILL if killed else 0), (output, errors)
     assert set(errors.split()) <= {"fault"}
     return output, bool(errors)
 
@@ -95,6 +97,18 @@ async def test_a_write_is_cut_short(shim, tmp_path):
         output, _ = run(shim, folder, "write", nth, "ENOSPC", FAULT_SHORT="1")
         if not output.startswith("no start"):
             await check(folder, output)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "sync"])
+async def test_a_kill_right_before_a_call(shim, tmp_path, call):
+    """At every step between the content and its acknowledgement, and of what is written down after that."""
+    hits = 0
+    for nth in range(1, 120) if MANY else (4, 9, 15, 24):
+        folder = tmp_path / str(nth)
+        output, hit = run(shim, folder, call, nth, "EIO", FAULT_KILL="1")
+        hits += hit
+        await check(folder, output)
+    assert hits
 
 
 async def test_after_a_failed_sync_nothing_is_acknowledged_any_more(shim, tmp_path):

@@ -99,6 +99,8 @@ def prepare(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
     try:
+        # A message of some kilobytes then takes a page or two; it counts for a new file only.
+        database.execute("PRAGMA page_size = 16384")
         database.execute("PRAGMA journal_mode = WAL").fetchone()
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN IMMEDIATE")
