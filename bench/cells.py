@@ -11,9 +11,10 @@ class Cell:
     """One row of the bench.
 
     `relays` by name (see bench.peers). `per_connection` 0: one connection per session for all its messages.
-    `kind`: "load" measures all; "held" has one message per session in flight up to its dot at once; "idle"
-    only opens connections; both are about memory; "body" sends nothing at all. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as
-    the run has. `signed`: the message has a DKIM signature.
+    `kind`: "load" measures all; "queue" does too, and goes on until the sink has all that was acknowledged; "held" has
+    one message per session in flight up to its dot at once; "idle" only opens connections; both are about memory;
+    "body" sends nothing at all. `tls`: the version of STARTTLS, or "". `rounds` 0: as many as the run has. `signed`:
+    the message has a DKIM signature.
     """
 
     name: str
@@ -74,6 +75,22 @@ CELLS = (
         kind="body",
     ),
     Cell("idle", "2,000 idle sessions", ("relayproxy",), sessions=2000, kind="idle", rounds=1),
+    Cell(
+        "queue",
+        "4 KB, 50 sessions, stored before 250 and delivered",
+        ("relayproxy-queue", "postfix-queue"),
+        sessions=50,
+        kind="queue",
+    ),
+    Cell(
+        "queue-50k",
+        "50 KB, 50 sessions, stored before 250 and delivered",
+        ("relayproxy-queue", "postfix-queue"),
+        50 * KB,
+        50,
+        kind="queue",
+        extra=True,
+    ),
     Cell("s100", "4 KB, 100 sessions", ("relayproxy", "haproxy"), sessions=100, rounds=2),
     Cell("s1000", "4 KB, 1,000 sessions", ("relayproxy", "haproxy"), sessions=1000, rounds=2),
     Cell("10m", "10 MB, 10 sessions", ("relayproxy", "haproxy"), 10 * MB, rounds=2),

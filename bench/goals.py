@@ -121,6 +121,26 @@ def _unlocked(results: Results) -> Goal:
     return Goal("errors of SQLite state at 4 workers", 0, measured, f"of {passed:,} messages")
 
 
+def _queue(results: Results) -> Iterator[Goal]:
+    """Accept and deliver together, each message on disk before its 250."""
+    for cell, size in (("queue", "4 KB"), ("queue-50k", "50 KB")):
+        yield _ratio(
+            results, f"queue, {size}: CPU / Postfix's", cell, "postfix-queue", cpu, 0.5, "relayproxy-queue"
+        )
+        mine, theirs = (results.middle(cell, name, _pace) for name in ("relayproxy-queue", "postfix-queue"))
+        measured = theirs / mine if mine and theirs else None
+        yield Goal(
+            f"queue, {size}: Postfix's messages/s / ours",
+            1 / 3,
+            measured,
+            f"{number(theirs, 0)} / {number(mine, 0)}",
+        )
+
+
+def _pace(sample: Sample) -> float:
+    return sample.rate
+
+
 def goals(results: Results) -> list[Goal]:
     """All goals, in the order in which they were set."""
     found = []
@@ -156,6 +176,7 @@ def goals(results: Results) -> list[Goal]:
     found.append(
         _ratio(results, "CPU 4 KB, 200 rules: / none", "rules", "relayproxy", cpu, 1.15, "relayproxy-rules")
     )
+    found += _queue(results)
     for cell, sessions in (("s1", 1), ("4k-many", 10), ("s50", 50)):
         found += [
             _ratio(results, f"latency {q}, {sessions} session{'s'[: sessions > 1]}: / Postfix", cell, "postfix", latency(q), 1.0, below=True)

@@ -13,8 +13,9 @@ from bench.load import Job
 from bench.names import Names, start_names
 from bench.programs import BenchError, Helper
 
-_SAMPLE_EVERY = {"load": 0.1, "held": 0.02, "idle": 0.2}
+_SAMPLE_EVERY = {"load": 0.1, "queue": 0.1, "held": 0.02, "idle": 0.2}
 _IDLE_FOR = 1.5
+_EMPTYING = 60.0
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Lab:
 
     def warm_up(self, cell: Cell, relay: Running) -> None:
         """Some messages before the first measured run: imports, pools and child processes are there then."""
-        if cell.kind != "load":
+        if cell.kind not in ("load", "queue"):
             return
         sample = self.measure(cell, relay, seconds=min(0.5, self.seconds), count=100)
         if not sample.messages:
@@ -153,7 +154,9 @@ class Lab:
             self._load.ask(asdict(job), 90)
             before = tree.cpu_seconds(relay.pid) if relay.pid else 0.0
             result = self._load.ask("go", job.seconds + 90)
-            if relay.queues:
+            if cell.kind == "queue":
+                result["seconds"] += self._delivered(result["acked"])
+            elif relay.queues:
                 self._until_arrived(result["acked"], 60)
             after = tree.cpu_seconds(relay.pid) if relay.pid else 0.0
         sample = Sample(
@@ -171,6 +174,13 @@ class Lab:
         sample.connections, sample.resumed = ended["connections"], ended["resumed"]
         self._reconcile(sample, result, Path(job.message).stat().st_size)
         return sample
+
+    def _delivered(self, count: int) -> float:
+        """Wait until the sink has that many messages of this run; return the seconds that took."""
+        start = time.monotonic()
+        while self._sink.ask({"arrived": self._run}) < count and time.monotonic() < start + _EMPTYING:
+            time.sleep(0.02)
+        return time.monotonic() - start
 
     def _reconcile(self, sample: Sample, result: dict[str, Any], size: int) -> None:
         """Hold what the client was told against what the sink saw."""

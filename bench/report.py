@@ -118,7 +118,7 @@ def cell_report(results: Results, outcome: Outcome) -> str:
     """The section of one cell."""
     cell = outcome.cell
     parts = [f"### {cell.name}: {cell.title}"]
-    if cell.kind == "load" and outcome.samples:
+    if cell.kind in ("load", "queue") and outcome.samples:
         rows = [_load_row(results, cell.name, name, s) for name, s in outcome.samples.items()]
         cut = None if cell.tls else -1
         parts.append(table(_LOAD_HEAD[:cut], [row[:cut] for row in rows]))

@@ -32,6 +32,7 @@ from relayproxy.core.services import Budget, Services
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
+from relayproxy.spool.lanes import Schedule
 from relayproxy.testing import FakeClock, FakeResolver, MemoryState
 
 NOWHERE = Log(lambda _: None, lambda: 0.0)
@@ -219,6 +220,8 @@ class TestRoutes:
                 "upstream",
                 "name",
                 "delivery",
+                "when_down",
+                "queue",
                 "recipient_domains",
                 "senders",
                 "logins",
@@ -252,6 +255,17 @@ class TestRoutes:
             ),
             Route("up", "up"),
         )
+
+    def test_what_is_queued_goes_to_the_queue(self):
+        config = a_config(
+            routes=[
+                {"upstream": "up", "name": "first", "delivery": "queue", "senders": ["<>"]},
+                {"upstream": "up", "when_down": "queue", "queue": {"retry": ["1s", "2s"], "expire": "1h"}},
+            ],
+            spool={"url": "sqlite:///var/spool/relayproxy/spool.db"},
+        )
+        assert [route.upstream for route in build.routes_of(config)] == ["+queue", "up+queue"]
+        assert build.schedule_of(config.routes[1]) == Schedule((1.0, 2.0), 3600.0, 14400.0, 20)
 
     def test_the_only_upstream_takes_all(self):
         assert build.routes_of(a_config()) == (Route("up", "up"),)

@@ -34,7 +34,7 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
             "login",
             "password",
         ),
-        *("send_client", "timeouts", "pool", "breaker", "source_address"),
+        *("send_client", "timeouts", "pool", "breaker", "source_address", "mx", "mx_port"),
     )
     covered(Timeouts, "connect", "command", "data", "final")
     covered(Pool, "size", "idle", "reuse")

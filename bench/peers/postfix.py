@@ -119,8 +119,13 @@ class Instance:
 
 
 class Postfix(Relay):
-    name = "postfix"
-    about = "before-queue proxy (smtpd_proxy_filter), defaults otherwise, its own log file"
+    """`queue`: it queues every message and delivers it to the sink; otherwise it is a before-queue proxy."""
+
+    def __init__(self, name: str = "postfix", queue: bool = False) -> None:
+        self.name = name
+        self._queue = queue
+        what = "its own queue, relayhost" if queue else "before-queue proxy (smtpd_proxy_filter)"
+        self.about = f"{what}, defaults otherwise, its own log file"
 
     def missing(self) -> str:
         return missing_postfix()
@@ -130,7 +135,9 @@ class Postfix(Relay):
 
     def start(self, place: Place) -> Running:
         folder = self.folder(place.lab)
-        instance = Instance(folder, place)
+        instance = Instance(
+            folder, place, queue=self._queue, settings="in_flow_delay = 0\n" if self._queue else ""
+        )
         program = Program(instance.command, folder / "log")
         place.stack.callback(program.end)
         program.wait_for_banner(instance.port)

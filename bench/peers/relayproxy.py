@@ -29,15 +29,21 @@ class RelayProxy(Relay):
         sign: bool = False,
         check: bool = False,
         rules: int = 0,
+        queue: bool = False,
     ) -> None:
         self._rules = rules
         self.name = name
         self._workers = workers
         self._sign = sign
         self._check = check
+        self._queue = queue
         pipeline = "dkim_sign" if sign else ", ".join(_CHECKS) if check else ""
         self.about = f"{workers} worker{'s'[: workers > 1]}, JSON log, metrics on" + (
-            f", pipeline: {pipeline or f'{rules} rules'}" if pipeline or rules else ""
+            ", delivery: queue"
+            if queue
+            else f", pipeline: {pipeline or f'{rules} rules'}"
+            if pipeline or rules
+            else ""
         )
         self.proof = ("DKIM-Signature: v=1; a=rsa-sha256",) if sign else ()
         if check:
@@ -74,7 +80,8 @@ class RelayProxy(Relay):
             "listeners": [listener],
             "relay": {"networks": ["127.0.0.0/8"]},
             "upstreams": {"sink": {"address": f"127.0.0.1:{place.lab.new_sink_port()}", "tls": "off"}},
-            "routes": [{"upstream": "sink"}],
+            "routes": [{"upstream": "sink", "delivery": "queue" if self._queue else "pass-through"}],
+            **({"spool": {"url": f"sqlite://{folder}/spool/spool.db"}} if self._queue else {}),
             # a load test is one client with many connections that last
             "limits": {
                 "connections": 5000,

@@ -46,6 +46,7 @@ from relayproxy.shared import GenerationMemory, LedgerMemory
 
 if TYPE_CHECKING:
     from relayproxy.history.writer import Writer
+    from relayproxy.queueing import Queueing
 
 _BEAT = 1.0
 _PROBE_PATIENCE = 2.0
@@ -131,6 +132,9 @@ class Worker:
         self._services: Services | None = None
         self._history: Writer | None = None
         self._at: list[ListenerServices] = []
+        self._ids = Ids(place.slot)
+        self._queueing: Queueing | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -148,14 +152,18 @@ class Worker:
         self._upstreams = {
             name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
             for name, one in settings.items()
+            if not config.upstreams[name].mx
         }
         resolver, begin_queries, self._close_resolver = make_resolver(config)
+        pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
+        if config.spool is not None:
+            self._queueing = self._queue_with(pipeline, metrics, resolver)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
             routes=routes_of(config),
-            hops=self._upstreams,
-            pipeline=Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics),
+            hops={**self._upstreams, **(self._queueing.hops if self._queueing else {})},
+            pipeline=pipeline,
             ledger=SharedLedger(
                 place.ledger.regions, place.ledger.slot(place.slot, place.generation), time.time
             ),
@@ -163,6 +171,7 @@ class Worker:
             metrics=metrics,
             clock=self._clock,
             budget=Budget(config.limits.bytes_in_flight, metrics.cell("bytes_in_flight")),
+            quarantine=self._queueing.quarantine if self._queueing else None,
             begin_queries=begin_queries,
             history=self._history,
         )
@@ -176,6 +185,8 @@ class Worker:
             if asyncio.iscoroutine(answer):
                 await answer
         await self._probe()
+        if self._queueing is not None:
+            await self._queueing.start()
         await self._listen(services)
         await self._monitor(metrics)
         self._ready = True
@@ -198,6 +209,24 @@ class Worker:
         )
         writer.start()
         return writer
+
+    def _queue_with(self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver) -> "Queueing":
+        """Put the queue together; it and its database are loaded only where there is one."""
+        from relayproxy.queueing import Queueing
+
+        return Queueing(
+            self._config,
+            self._upstreams,
+            pipeline,
+            lambda: self._ids.next(time.time()),
+            resolver=resolver,
+            workers=self._place.memory.workers,
+            outbox=self._outbox,
+            slot=self._place.slot,
+            clock=self._clock,
+            log=self.log,
+            metrics=metrics,
+        )
 
     def _measure(self, metrics: Metrics) -> None:
         """Set the gauges that tell of the configuration, and forget those of a predecessor."""
@@ -230,12 +259,11 @@ class Worker:
                 await asyncio.gather(*(upstream.probe() for upstream in self._upstreams.values()))
 
     async def _listen(self, services: Services) -> None:
-        ids = Ids(self._place.slot)
         quota = Quota(self._place.memory.counts, self._place.slot)
         for listener, at, sock, tls in zip(
             self._config.listeners, self._at, self._place.sockets, self._place.contexts, strict=True
         ):
-            shared = Shared(at, self._loop, quota, ids.next, self._outbox, tls)
+            shared = Shared(at, self._loop, quota, self._ids.next, self._outbox, tls)
             served = Listener(shared, sock, implicit_tls=listener.tls.mode == "implicit" and tls is not None)
             await served.start()
             self._listeners.append(served)
@@ -271,6 +299,8 @@ class Worker:
             return False, "starting"
         if services.draining or services.retiring:
             return False, "draining"
+        if self._queueing is not None and self._queueing.spool.failed:
+            return False, "the queue has failed"
         if services.budget.used > services.budget.limit * 9 // 10:
             return False, "little room left for messages"
         return True, "ready"
@@ -310,6 +340,8 @@ class Worker:
         for listener in self._listeners:
             for connection in listener.connections():
                 connection.retire()
+        if self._queueing is not None:
+            self._keep(self._queueing.stop(self._config.shutdown_timeout))
         self._keep(self._after_grace())
 
     async def _after_grace(self) -> None:
@@ -330,6 +362,8 @@ class Worker:
         for listener in self._listeners:
             for connection in listener.connections():
                 connection.drain()
+        if self._queueing is not None:
+            self._leaving = self._loop.create_task(self._queueing.stop(self._config.shutdown_timeout))
         self._keep(self._after_drain())
 
     def _stop_accepting(self) -> None:
@@ -353,6 +387,8 @@ class Worker:
                 self.log.warning(
                     "drain_timeout", connections=len(late), seconds=self._config.shutdown_timeout
                 )
+        if self._leaving is not None:
+            await self._leaving
         self._ended.set()
 
     async def run(self) -> None:
@@ -366,6 +402,9 @@ class Worker:
                     await answer
             except Exception as error:  # noqa: BLE001  (the fence round foreign code)
                 self.log.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
+        if self._queueing is not None:
+            await self._queueing.stop(0.0)
+            await self._queueing.close()
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()

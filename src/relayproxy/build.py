@@ -11,6 +11,7 @@ from typing import Any
 from relayproxy.api import App, Clock, Direction, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
+from relayproxy.config.models import Route as RouteModel
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Entry
@@ -22,6 +23,8 @@ from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
+from relayproxy.spool.hop import NAME as QUEUE
+from relayproxy.spool.lanes import Schedule
 from relayproxy.state.guard import GuardedState
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
@@ -120,12 +123,12 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
     )
 
 
-def routes_of(config: Config) -> tuple[Route, ...]:
-    """Return the routing table."""
+def routes_of(config: Config, *, queues: bool = True) -> tuple[Route, ...]:
+    """Return the routing table; without `queues` every route leads straight to its upstream."""
     return tuple(
         Route(
             name=route.label,
-            upstream=route.upstream,
+            upstream=hop_of(route) if queues else route.upstream,
             recipient_domains=frozenset(route.recipient_domains),
             senders=frozenset(route.senders),
             logins=frozenset(route.logins),
@@ -134,6 +137,19 @@ def routes_of(config: Config) -> tuple[Route, ...]:
         )
         for route in config.table
     )
+
+
+def hop_of(route: RouteModel) -> str:
+    """Return the name of the next hop that a route's mail is given to: its upstream, or the queue in front of it."""
+    if route.delivery == "queue":
+        return QUEUE
+    return f"{route.upstream}{QUEUE}" if route.when_down == "queue" else route.upstream
+
+
+def schedule_of(route: RouteModel) -> Schedule:
+    """Return how queued mail of a route is tried again."""
+    queue = route.queue
+    return Schedule(queue.retry, queue.expire, queue.delay_warning, queue.concurrency)
 
 
 def relay_of(config: Config) -> Relay:

@@ -182,7 +182,7 @@ def test_every_event_of_the_log_is_explained():
 def test_every_refusal_is_one_that_is_given():
     source = "".join(
         path.read_text()
-        for folder in ("core", "server", "delivery", "smtp")
+        for folder in ("core", "server", "delivery", "smtp", "spool")
         for path in (SOURCE / folder).glob("*.py")
     )
     rows = re.findall(

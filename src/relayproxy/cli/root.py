@@ -16,6 +16,8 @@ _COMMANDS = {
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "dns": ("relayproxy.cli.dns", "dns"),
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),
+    "queue": ("relayproxy.cli.queue", "queue"),
+    "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

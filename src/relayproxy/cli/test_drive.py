@@ -135,7 +135,7 @@ class _Stage:
         services = Services(
             hostname=config.hostname,
             relay=relay_of(config) if plan else _relay_for(question.recipients),
-            routes=routes_of(config),
+            routes=routes_of(config, queues=False),
             hops=self._hops,
             pipeline=self._pipeline,
             ledger=SharedLedger([memoryview(bytearray(REGION))], 0, time.time),

@@ -11,7 +11,7 @@ from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
-from relayproxy.config.models import Config, Listener
+from relayproxy.config.models import Config, Listener, Queue
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -20,6 +20,7 @@ ABSENCE = frozenset({"RP102", "RP309"})
 """Codes that say something is not there: not said where it is there and wrong."""
 
 _LATER = "comes with a later version"
+_SPOOL = 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'
 _MOST_GUESSES = 50  # each compares a word with every name there is
 
 
@@ -45,6 +46,7 @@ def check_config(
     yield from _routes(config, whole=whole)
     yield from _later(config)
     yield from _reports(config)
+    yield from _queue(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
@@ -145,19 +147,36 @@ def _reports(config: Config) -> Iterator[Found]:
 
 def _later(config: Config) -> Iterator[Found]:
     """Words that are part of the format and that this version can't act on."""
-    for number, route in enumerate(config.routes):
-        if route.delivery == "queue":
-            at: yaml.Path = ("routes", number, "delivery")
-            yield "RP307", "error", at, f"delivery: queue {_LATER}", "leave it out, or write pass-through"
-    if config.spool is not None:
-        yield "RP307", "error", ("spool",), f"the spool {_LATER}", "leave it out"
     for name, upstream in config.upstreams.items():
         if upstream.tls in ("dane", "mta-sts"):
             yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
+
+
+def _queue(config: Config) -> Iterator[Found]:
+    """What queues has a spool, and routes of one name queue alike."""
+    queues: dict[str, Queue] = {}
+    for number, route in enumerate(config.table):
+        at: yaml.Path = ("routes", number) if config.routes else ("upstreams", route.upstream)
+        upstream = config.upstreams.get(route.upstream)
+        if upstream is not None and upstream.mx and route.delivery != "queue":
+            message = f"'{route.upstream}' has mx: true, which only the queue can serve"
+            yield (
+                "RP309",
+                "error",
+                (*at, "delivery" if "delivery" in route.model_fields_set else "upstream"),
+                message,
+                "write delivery: queue",
+            )
+        for key in ("delivery", "when_down"):
+            if getattr(route, key) == "queue" and config.spool is None:
+                yield "RP309", "error", (*at, key), f"{key}: queue needs a spool", _SPOOL
+        if queues.setdefault(route.label, route.queue) != route.queue:
+            message = f"another route is called '{route.label}' and queues otherwise"
+            yield "RP309", "error", (*at, "queue"), message, "give it a name"
     for number, entry in enumerate(config.pipeline):
-        if entry.on_error == "hold":
+        if entry.on_error == "hold" and config.spool is None:
             at = ("pipeline", number, entry.name, "on_error")
-            yield "RP307", "error", at, f"on_error: hold needs the spool, which {_LATER}", "use defer"
+            yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
 
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
@@ -179,7 +198,24 @@ def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
 
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:
     at: yaml.Path = ("upstreams", name)
-    if not upstream.targets:
+    if upstream.mx:
+        for key in ("address", "addresses"):
+            if getattr(upstream, key):
+                yield (
+                    "RP309",
+                    "error",
+                    (*at, key),
+                    "mx: true finds the addresses itself",
+                    "leave one of them out",
+                )
+        if upstream.protocol != "smtp" or upstream.tls not in ("off", "opportunistic", "required"):
+            key = "protocol" if upstream.protocol != "smtp" else "tls"
+            message = f"{key} {getattr(upstream, key)} does not go with mx: true"
+            yield "RP309", "error", (*at, key), message, ""
+        for key in ("login", "client_cert"):
+            if getattr(upstream, key) is not None:
+                yield "RP309", "error", (*at, key), f"{key} would be shown to strangers under mx: true", ""
+    elif not upstream.targets:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""

@@ -5,27 +5,20 @@ Must not know whether the file is there.
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.databases import sqlite_path, sqlite_url
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import HostName
 from relayproxy.model.address import Address, to_a_label
 
 
-def _sqlite(url: str) -> str:
-    if not url.startswith("sqlite:///") or url.endswith("/") or "?" in url:
-        hint = "write sqlite:///var/lib/relayproxy/history.db"
-        raise refusal("RP212", f"{quoted(url)} is not a database that is known", hint)
-    return url
-
-
 class History(Model):
     """What happened to each message, kept for reports and searches. Without this key nothing is kept."""
 
-    url: Annotated[str, AfterValidator(_sqlite)]
+    url: Annotated[str, AfterValidator(sqlite_url("sqlite:///var/lib/relayproxy/history.db"))]
     """`sqlite:///path`; the path is absolute. The file holds addresses in full, whatever `log.privacy` says."""
     retention: Duration = 30 * 86_400.0
     """How long events are kept."""
@@ -35,7 +28,7 @@ class History(Model):
     @property
     def path(self) -> Path:
         """The file."""
-        return Path("/" + unquote(self.url.removeprefix("sqlite://")).lstrip("/"))
+        return sqlite_path(self.url)
 
 
 def _mailbox(value: Any) -> str:

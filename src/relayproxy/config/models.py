@@ -16,7 +16,7 @@ from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls
 from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
-from relayproxy.config.routes import Relay, Route
+from relayproxy.config.routes import Queue, Relay, Route
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
 from relayproxy.config.values import Endpoint, FilePath, HostName, Name
 from relayproxy.secrets import Secret, SecretError
@@ -40,6 +40,7 @@ __all__ = [
     "Metrics",
     "PipelineEntry",
     "Pool",
+    "Queue",
     "Relay",
     "Route",
     "Secret",
@@ -107,7 +108,7 @@ class Config(Model):
     tests: tuple[Any, ...] = ()
     """Mail and what the rules must make of it; a test that fails keeps the running configuration."""
     spool: Spool | None = None
-    """Where queued messages are kept; comes with a later version."""
+    """Where queued and held messages are kept. Left out: nothing is queued or held."""
     state: State | None = None
     """Where plugins keep what all workers share. Left out: in the memory of each worker, until it ends."""
     history: History | None = None

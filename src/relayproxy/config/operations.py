@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.quantities import Duration
+from relayproxy.config.databases import is_sqlite, sqlite_path, sqlite_url
+from relayproxy.config.quantities import Duration, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 from relayproxy.secrets import SecretRef
 
@@ -84,7 +84,7 @@ def _state_url(url: str) -> str:
             "a login and its password are not written in the url",
             "write login: NAME and password: {file: PATH} beside it",
         )
-    if url.startswith("sqlite:///") and not url.endswith("/") and "?" not in url:
+    if is_sqlite(url):
         return url
     found = _SERVER_URL.match(url)
     if not found or found["kind"] not in _SERVERS:
@@ -115,7 +115,7 @@ class State(Model):
         """The file; None where it is a server."""
         if not self.url.startswith("sqlite:"):
             return None
-        return Path("/" + unquote(self.url.removeprefix("sqlite://")).lstrip("/"))
+        return sqlite_path(self.url)
 
     @property
     def server(self) -> str:
@@ -125,7 +125,16 @@ class State(Model):
 
 
 class Spool(Model):
-    """Where queued messages are kept. Comes with a later version."""
+    """Where queued and held messages are kept. Its folder is the proxy's own; contents of large messages are there too."""
 
-    url: str
-    """`sqlite:///path` or `postgresql://...`."""
+    url: Annotated[str, AfterValidator(sqlite_url("sqlite:///var/spool/relayproxy/spool.db"))]
+    """`sqlite:///path`; the path is absolute."""
+    min_free: Size = 200_000_000
+    """Octets that must be free on its file system; below that, clients hear 452."""
+    min_free_inodes: int = Field(default=1000, ge=0)
+    """Inodes that must be free there."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return sqlite_path(self.url)

@@ -1,8 +1,11 @@
-"""Who may send where, and which upstream takes it."""
+"""Who may send where, which upstream takes it, and how what is queued is tried again."""
 
 from typing import Literal
 
+from pydantic import Field
+
 from relayproxy.config.base import Model
+from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.values import Domain, Name, Network, SenderPattern
 
 
@@ -15,6 +18,21 @@ class Relay(Model):
     """Clients in these networks may send anywhere."""
 
 
+class Queue(Model):
+    """How queued mail of a route is tried again."""
+
+    retry: tuple[Duration, ...] = Field(
+        default=(60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0), min_length=1, max_length=100
+    )
+    """The wait after each failed attempt, a fifth more or less; the last repeats."""
+    expire: Duration = 432_000.0
+    """When it is given up, and its sender is told."""
+    delay_warning: Grace = 14_400.0
+    """After how long the sender is told that it is late; `0s` for never."""
+    concurrency: int = Field(default=20, ge=1, le=1000)
+    """Transactions with the upstream at the same time, for each worker."""
+
+
 class Route(Model):
     """One line of the routing table. A condition that is left out holds for all mail."""
 
@@ -23,7 +41,13 @@ class Route(Model):
     name: Name | None = None
     """How logs and metrics call the route. Left out: the name of the upstream."""
     delivery: Literal["pass-through", "queue"] = "pass-through"
-    """`pass-through`: the upstream's answer is the client's. `queue` comes with a later version."""
+    """`pass-through`: the upstream's answer is the client's. `queue`: the client hears 250 when the message is on
+    disk; it is then tried until it is delivered, refused or expired. Needs `spool`."""
+    when_down: Literal["defer", "queue"] = "defer"
+    """For `pass-through`, when the upstream can't be reached: `defer` leaves the message with the client, `queue`
+    queues it if its sender is authenticated or verified. Needs `spool`."""
+    queue: Queue = Queue()
+    """How queued mail is tried again."""
     recipient_domains: tuple[Domain, ...] = ()
     """Domains of the recipient."""
     senders: tuple[SenderPattern, ...] = ()

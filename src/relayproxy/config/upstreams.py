@@ -85,6 +85,11 @@ class Upstream(Model):
     """`host:port`, `[v6]:port` or `unix:/path`. This or `addresses`."""
     addresses: tuple[WeightedEntry, ...] = ()
     """Several, each an address or `{address, weight}`. The next is tried only before DATA."""
+    mx: bool = False
+    """In place of addresses: the mail servers of each recipient's domain, as DNS names them. Only for
+    `delivery: queue`."""
+    mx_port: int = Field(default=25, ge=1, le=65_535)
+    """The port of those servers; only a laboratory has another."""
     protocol: Literal["smtp", "lmtp"] = "smtp"
     """How it is spoken to."""
     tls: Literal["off", "opportunistic", "required", "verify", "implicit", "dane", "mta-sts"] = (

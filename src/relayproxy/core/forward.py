@@ -141,6 +141,10 @@ class _Job:
                 _, verdict = await pipeline.before_forward(mail, self._route, self._draft.scope)
             if verdict is None or verdict.action is Action.ACCEPT:
                 return await self._commit(gone, asked_again=mail.envelope is not envelope)
+        if verdict.action is Action.HOLD and services.quarantine is not None:
+            reply = await services.quarantine.hold(mail, self._lead(), received, verdict.reason)
+            told = Reply(reply.code, reply.status, f"{reply.text} id={mail.id}")
+            return self._end("held" if reply.ok else "deferred", told, verdict)
         return self._obey(verdict)
 
     def abandon(self) -> None:

@@ -65,6 +65,16 @@ FAMILIES: Final = {
             "history_failures_total", "counter", "Writes to the history that failed and were tried again", ()
         ),
         Family("bytes_in_flight", "gauge", "Octets of messages being received or relayed", ()),
+        Family("queue_stored_total", "counter", "Messages that were stored in the queue", ()),
+        Family("queue_store_errors_total", "counter", "Messages that could not be stored", ("kind",)),
+        Family(
+            "queue_recipients_total", "counter", "Recipients of queued mail by outcome", ("route", "outcome")
+        ),
+        Family("queue_waiting", "gauge", "Stored parts of messages that wait or are in delivery", ("route",)),
+        Family("queue_deliveries", "gauge", "Transactions of the queue in progress", ("route",)),
+        Family("queue_paused", "gauge", "Workers that leave an unreachable next hop alone", ("route",)),
+        Family("queue_bounces_total", "counter", "Delivery status notifications by kind", ("kind",)),
+        Family("queue_broken_total", "counter", "Stored messages that could not be read", ()),
         Family("auth_total", "counter", "AUTH attempts", ("listener", "result")),
         Family("event_loop_lag_seconds", "gauge", "How late the loop was when last measured", ()),
         Family(
@@ -193,6 +203,7 @@ _LARGEST: Final[Iterable[str]] = frozenset(
         "config_last_reload_successful",
         "event_loop_lag_seconds",
         "plugin_alarms",
+        "queue_waiting",
         "tls_certificate_expiry_timestamp_seconds",
     }
 )

@@ -10,6 +10,7 @@ from typing import Protocol
 from relayproxy.model.client import Client, Credentials
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.event import Event
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 
@@ -60,6 +61,44 @@ class NextHop(Protocol):
 
     def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
         """Start a transaction (no I/O yet); `size` is the expected size in octets or 0."""
+        ...
+
+
+class WatchedTransaction(Transaction, Protocol):
+    """A transaction that tells whether the next hop has heard of it at all."""
+
+    @property
+    def unreached(self) -> bool:
+        """Whether no connection came about, so that nothing of the content was sent."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the other end of this transaction's connection can take; None before there is one."""
+        ...
+
+
+class WatchedHop(Protocol):
+    """A next hop for the queue, which has to tell one that refuses from one that isn't there."""
+
+    name: str
+    per_recipient: bool
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """See NextHop."""
+        ...
+
+    def begin(self, client: Client, envelope: Envelope, size: int) -> WatchedTransaction:
+        """See NextHop."""
+        ...
+
+
+class Quarantine(Protocol):
+    """Keeps messages until a human decides."""
+
+    async def hold(self, mail: Mail, lead: bytes, message: Message, reason: str) -> Reply:
+        """Store `lead` and the message as it arrived; return the client's reply: 250, or 4yz if it isn't stored."""
         ...
 
 

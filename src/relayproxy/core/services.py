@@ -11,7 +11,7 @@ from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.policy import ListenerPolicy, Relay, Route, ip_in
-from relayproxy.core.ports import Authenticator, Capabilities, History, Ledger, NextHop
+from relayproxy.core.ports import Authenticator, Capabilities, History, Ledger, NextHop, Quarantine
 from relayproxy.model.reply import Reply
 from relayproxy.smtp.commands import Offered
 
@@ -62,6 +62,7 @@ class Services:
     metrics: Metrics
     clock: Clock
     budget: Budget
+    quarantine: Quarantine | None = None
     begin_queries: Callable[[], object] = lambda: None
     history: History | None = None
     draining: bool = False

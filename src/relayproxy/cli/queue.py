@@ -1,0 +1,348 @@
+"""`relayproxy queue` and `relayproxy quarantine`: look at what is stored, and change it.
+
+Every change is counted first and asked about, unless --yes. Must not know tables.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+
+if TYPE_CHECKING:
+    from relayproxy.model.queued import Row
+    from relayproxy.spool.listing import Filter, Listing
+
+_STANDINGS = ("queued", "held", "broken")
+_MANY = 100_000
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def queue() -> None:
+    """Look at queued messages, and hold, retry, fail or drop them."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def quarantine() -> None:
+    """Look at held messages, and release or delete them."""
+
+
+def _filters(*, standing: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that say which messages are meant."""
+    options: list[Any] = [
+        CONFIG_OPTION,
+        click.option("--from", "sender", default="", help="Sender, with * and ?."),
+        click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
+        click.option("--route", default="", help="Name of the route."),
+        click.option("--older", default="", help="Received longer ago than this, such as 2h."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.argument("ids", nargs=-1),
+    ]
+    if standing:
+        options.insert(
+            4,
+            click.option(
+                "--standing", type=click.Choice(_STANDINGS), multiple=True, help="queued, held or broken."
+            ),
+        )
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_YES = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+_LIMIT = click.option("--limit", default=100, show_default=True, help="How many to show.")
+
+
+def _fail(reason: object) -> NoReturn:
+    click.echo(f"relayproxy: {reason}", err=True)
+    sys.exit(FAILED)
+
+
+def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
+    from pydantic_core import PydanticCustomError
+
+    from relayproxy.config.quantities import parse_duration
+    from relayproxy.model.queued import Standing
+    from relayproxy.spool.listing import Filter
+
+    try:
+        older = parse_duration(given["older"]) if given["older"] else 0.0
+    except PydanticCustomError as error:
+        raise click.BadParameter(error.message(), param_hint="--older") from error
+    chosen = standing or given.get("standing", ())
+    return Filter(
+        tuple(given["ids"]),
+        given["sender"],
+        given["recipient"],
+        given["route"],
+        tuple(Standing(word) for word in chosen),
+        older,
+    )
+
+
+def _open(path: Path | None) -> "Listing":
+    from relayproxy.spool.listing import Listing
+    from relayproxy.spool.protocol import SpoolError
+
+    config = load(path, {}).config
+    assert config is not None
+    if config.spool is None:
+        _fail("the configuration has no spool")
+    try:
+        return Listing(config.spool.path)
+    except SpoolError as error:
+        _fail(error)
+
+
+def _list(given: dict[str, Any], limit: int, standing: tuple[str, ...] = ()) -> None:
+    from relayproxy.spool.protocol import SpoolError
+
+    wanted = _filter(given, standing)
+    try:
+        with _open(given["path"]) as listing:
+            rows, count = listing.rows(wanted, limit), listing.count(wanted)
+    except SpoolError as error:
+        _fail(error)
+    if given["as_json"]:
+        click.echo(json.dumps({"count": count, "messages": [asdict(row) for row in rows]}, indent=2))
+        return
+    for row in rows:
+        click.echo(_line(row))
+    click.echo(f"{count} found" + (f", {len(rows)} shown" if count > len(rows) else ""), err=True)
+
+
+def _line(row: "Row") -> str:
+    now = time.time()
+    first = row.recipients[0][0] if row.recipients else "nobody"
+    more = f" and {len(row.recipients) - 1} more" if len(row.recipients) > 1 else ""
+    reply = row.recipients[0][1] if row.recipients else ""
+    when: str = row.standing
+    if when == "queued":
+        when = "in delivery" if row.owner else f"due in {_span(row.due - now)}"
+    head = (
+        f"{row.id}  {_span(now - row.received_at)} old  {row.size} octets  {when}  {row.attempts} attempts"
+        f"  {row.route}\n    <{row.sender}> to <{first}>{more}"
+    )
+    return head + "".join(f"\n    {text}" for text in (row.reason, reply) if text)
+
+
+def _span(seconds: float) -> str:
+    seconds = max(0, int(seconds))
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) -> None:
+    from relayproxy.spool.protocol import SpoolError
+
+    try:
+        with _open(given["path"]) as listing:
+            rows = listing.rows(_filter(given, standing), _MANY)
+            octets = listing.content(rows[0].message) if rows else b""
+    except SpoolError as error:
+        _fail(error)
+    if not rows:
+        _fail("there is no such message")
+    if content:
+        sys.stdout.buffer.write(octets)
+        return
+    head = octets.partition(b"\r\n\r\n")[0].decode("utf-8", "replace").replace("\r\n", "\n")
+    if given["as_json"]:
+        click.echo(json.dumps({"parts": [asdict(row) for row in rows], "header": head}, indent=2))
+        return
+    for row in rows:
+        click.echo(_line(row))
+        for address, reply in row.recipients:
+            click.echo(f"      <{address}>  {reply or 'not tried yet'}")
+    click.echo(f"\n{head}")
+
+
+def _change(
+    given: dict[str, Any],
+    verb: str,
+    change: "Callable[[Listing, Filter], int]",
+    standing: tuple[str, ...] = (),
+) -> None:
+    from relayproxy.spool.protocol import SpoolError
+
+    wanted = _filter(given, standing)
+    try:
+        with _open(given["path"]) as listing:
+            count = listing.count(wanted)
+            if not count:
+                _fail("nothing is found")
+            if not given["yes"]:
+                click.confirm(f"{count} found. {verb.capitalize()} them?", abort=True, err=True)
+            changed = change(listing, wanted)
+    except SpoolError as error:
+        _fail(error)
+    if given["as_json"]:
+        click.echo(json.dumps({"found": count, "changed": changed}))
+        return
+    rest = (
+        f", {count - changed} left alone: in delivery, or not such that it can be" if changed < count else ""
+    )
+    click.echo(f"{verb}: {changed}{rest}")
+
+
+# -- queue ------------------------------------------------------------------------------------------------------
+
+
+@queue.command("list")
+@_filters(standing=True)
+@_LIMIT
+def queue_list(limit: int, **given: Any) -> None:
+    """What is stored, the oldest first: all, or IDS, or what the options say."""
+    _list(given, limit)
+
+
+@queue.command("show")
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--content", is_flag=True, help="Print the message itself.")
+@click.argument("id_", metavar="ID")
+def queue_show(path: Path | None, id_: str, *, as_json: bool, content: bool) -> None:
+    """One message: its recipients, what was last heard of them, and its header."""
+    _show(_only(path, id_, as_json), (), content=content)
+
+
+def _only(path: Path | None, id_: str, as_json: bool) -> dict[str, Any]:
+    return {
+        "path": path,
+        "ids": (id_,),
+        "sender": "",
+        "recipient": "",
+        "route": "",
+        "older": "",
+        "as_json": as_json,
+    }
+
+
+@queue.command("summary")
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def queue_summary(path: Path | None, *, as_json: bool) -> None:
+    """How much there is, for each route."""
+    from relayproxy.spool.protocol import SpoolError
+
+    try:
+        with _open(path) as listing:
+            found = listing.summary()
+    except SpoolError as error:
+        _fail(error)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    now = time.time()
+    for row in found:
+        click.echo(
+            f"{row['route']:<20} {row['standing']:<8} {row['count']:>8}  {row['due']:>8} due"
+            f"  oldest {_span(now - row['oldest'])}  {row['octets']} octets"
+        )
+    click.echo(f"{sum(row['count'] for row in found)} in all", err=True)
+
+
+@queue.command("hold")
+@_filters(standing=True)
+@click.option("--reason", default="", help="Why, for whoever sees it.")
+@_YES
+def queue_hold(reason: str, **given: Any) -> None:
+    """Keep messages from being tried, until `unhold`."""
+    _change(given, "held", lambda listing, wanted: listing.hold(wanted, reason))
+
+
+@queue.command("unhold")
+@_filters(standing=False)
+@_YES
+def queue_unhold(**given: Any) -> None:
+    """Let held (or broken and mended) messages go on."""
+    _change(given, "let go", lambda listing, wanted: listing.unhold(wanted), ("held", "broken"))
+
+
+@queue.command("retry")
+@_filters(standing=False)
+@_YES
+def queue_retry(**given: Any) -> None:
+    """Try messages now, whenever they are due."""
+    _change(given, "due now", lambda listing, wanted: listing.retry(wanted), ("queued",))
+
+
+@queue.command("reroute")
+@_filters(standing=False)
+@click.option("--onto", required=True, help="Name of the route that is to deliver them.")
+@_YES
+def queue_reroute(onto: str, **given: Any) -> None:
+    """Deliver messages over another route, from now on."""
+    config = load(given["path"], {}).config
+    assert config is not None
+    if onto not in {route.label for route in config.table}:
+        _fail(f"there is no route '{onto}'")
+    _change(given, "rerouted", lambda listing, wanted: listing.reroute(wanted, onto), ("queued",))
+
+
+@queue.command("fail")
+@_filters(standing=True)
+@_YES
+def queue_fail(**given: Any) -> None:
+    """Give messages up, and tell their senders."""
+    _change(given, "given up", lambda listing, wanted: listing.fail(wanted))
+
+
+@queue.command("drop")
+@_filters(standing=True)
+@_YES
+def queue_drop(**given: Any) -> None:
+    """Delete messages, and tell nobody."""
+    _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
+
+
+# -- quarantine -------------------------------------------------------------------------------------------------
+
+_HELD = ("held",)
+
+
+@quarantine.command("list")
+@_filters(standing=False)
+@_LIMIT
+def quarantine_list(limit: int, **given: Any) -> None:
+    """Held messages, the oldest first: all, or IDS, or what the options say."""
+    _list(given, limit, _HELD)
+
+
+@quarantine.command("show")
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--content", is_flag=True, help="Print the message itself.")
+@click.argument("id_", metavar="ID")
+def quarantine_show(path: Path | None, id_: str, *, as_json: bool, content: bool) -> None:
+    """One held message."""
+    _show(_only(path, id_, as_json), _HELD, content=content)
+
+
+@quarantine.command("release")
+@_filters(standing=False)
+@_YES
+def quarantine_release(**given: Any) -> None:
+    """Deliver held messages: they pass the rewriting plugins and are signed first."""
+    _change(given, "released", lambda listing, wanted: listing.unhold(wanted), _HELD)
+
+
+@quarantine.command("delete")
+@_filters(standing=False)
+@_YES
+def quarantine_delete(**given: Any) -> None:
+    """Delete held messages, and tell nobody."""
+    _change(given, "deleted", lambda listing, wanted: listing.drop(wanted), _HELD)

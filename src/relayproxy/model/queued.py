@@ -1,0 +1,137 @@
+"""A message in the queue as values: what is put in, what is lent out, what a delivery came to.
+
+A message is stored once. Its recipients are grouped into parts, one for each route and destination; a part is what
+is leased, tried and put off. Must not know where any of it is kept.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from relayproxy.model.client import Client
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Direction, Origin
+from relayproxy.model.message import Message
+
+
+class Standing(StrEnum):
+    """Where a part stands: waiting for its time, kept until a human decides, or unreadable and set aside."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    BROKEN = "broken"
+
+
+GIVEN_UP = "given up by an administrator"
+"""The reason of a part that is to be reported as failed at its next turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The recipients of a message that take `route`; `destination` is their domain under MX delivery, else ""."""
+
+    route: str
+    recipients: tuple[Recipient, ...]
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """A message to be stored, whole, in one transaction.
+
+    The stored octets are `lead` and the message behind it. `vouched` says that the sender was authenticated or
+    verified, so that it may be told of a failure. `raw` says that the rewriting hooks have not run. `due` is when it
+    may be tried first (seconds since the epoch); with an `owner` it is that worker's until then.
+    """
+
+    id: str
+    client: Client
+    envelope: Envelope
+    lead: bytes
+    message: Message
+    parts: tuple[Part, ...]
+    received_at: float
+    due: float
+    origin: Origin = Origin.SMTP
+    direction: Direction = Direction.INBOUND
+    standing: Standing = Standing.QUEUED
+    reason: str = ""
+    vouched: bool = False
+    raw: bool = False
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a part until its time is up; whoever takes it over raises `epoch`, which ends it.
+
+    `given_up` says that an administrator wants it reported as failed, without another attempt.
+    """
+
+    message: int
+    part: int
+    epoch: int
+    route: str
+    destination: str = ""
+    attempts: int = 0
+    warned: bool = False
+    given_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A leased part with all that its delivery needs.
+
+    `numbers` are the recipients' own, in their order, and `replies` what was last heard of them ("": nothing yet).
+    """
+
+    lease: Lease
+    id: str
+    client: Client
+    envelope: Envelope
+    numbers: tuple[int, ...]
+    message: Message
+    received_at: float
+    origin: Origin = Origin.SMTP
+    direction: Direction = Direction.INBOUND
+    vouched: bool = False
+    raw: bool = False
+    replies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a lease came to, written in one transaction.
+
+    `finished` are the numbers of recipients that are done with, delivered or reported. If others are left, the part
+    is tried again at `due`, with `replies` noted for them, or is kept as `held` says why. `deposits` are new messages
+    that take the place of what is finished.
+    """
+
+    finished: tuple[int, ...]
+    replies: tuple[tuple[int, str], ...] = ()
+    due: float = 0.0
+    deposits: tuple[Deposit, ...] = ()
+    attempted: bool = True
+    warned: bool = False
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part as lists show it. Times in seconds since the epoch; `recipients` are (address, last reply)."""
+
+    id: str
+    message: int
+    part: int
+    sender: str
+    recipients: tuple[tuple[str, str], ...]
+    route: str
+    destination: str
+    standing: Standing
+    reason: str
+    size: int
+    received_at: float
+    due: float
+    attempts: int
+    owner: str
+    origin: str

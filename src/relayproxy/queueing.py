@@ -1,0 +1,136 @@
+"""The queue of one worker, put together: store, hops, scheduler, bounces, quarantine.
+
+A part of the composition root: knows the configuration and all that it joins, and does nothing itself.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from relayproxy.api import Clock, Resolver
+from relayproxy.build import hop_of, routes_of, schedule_of, upstream_settings
+from relayproxy.config.models import Config
+from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
+from relayproxy.core.outbox import Outbox
+from relayproxy.core.pipeline import Pipeline
+from relayproxy.core.ports import NextHop
+from relayproxy.delivery.mx import MxHop
+from relayproxy.delivery.reach import Reach
+from relayproxy.delivery.upstream import Upstream
+from relayproxy.model.address import Address
+from relayproxy.model.client import Client
+from relayproxy.model.envelope import Recipient
+from relayproxy.model.queued import Part
+from relayproxy.spool.bounces import Bounces
+from relayproxy.spool.ending import Endings
+from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
+from relayproxy.spool.lanes import Lane
+from relayproxy.spool.protocol import SpoolError
+from relayproxy.spool.quarantine import SpoolQuarantine
+from relayproxy.spool.scheduler import Scheduler
+from relayproxy.spool.sqlite import Floors, SqliteSpool
+
+
+class Queueing:
+    """Everything that a configuration with a spool adds to a worker. `hops` go beside the upstreams."""
+
+    def __init__(
+        self,
+        config: Config,
+        upstreams: Mapping[str, Upstream],
+        pipeline: Pipeline,
+        new_id: Callable[[], str],
+        *,
+        resolver: Resolver,
+        workers: int,
+        outbox: Outbox,
+        slot: int,
+        clock: Clock,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
+        assert config.spool is not None
+        self._log = log
+        self.spool = SqliteSpool(
+            config.spool.path,
+            now=clock.time,
+            floors=Floors(config.spool.min_free, config.spool.min_free_inodes),
+            alarm=lambda problem: log.error("queue_failed", problem=problem),
+        )
+        self._mx = {
+            name: MxHop(
+                upstream_settings(config, name, workers),
+                resolver,
+                port=upstream.mx_port,
+                log=log,
+                metrics=metrics,
+                monotonic=clock.monotonic,
+                outbox=outbox,
+            )
+            for name, upstream in config.upstreams.items()
+            if upstream.mx
+        }
+        lanes: dict[str, Lane] = {}
+        for route in config.table:
+            # Routes of one name queue alike (config/checks), so the first speaks for all of them.
+            mx = self._mx.get(route.upstream)
+            hop = mx or Reach(upstreams[route.upstream])
+            lanes.setdefault(
+                route.label, Lane(route.label, hop, schedule_of(route), by_domain=mx is not None)
+            )
+        bounces = Bounces(
+            config.hostname,
+            pipeline,
+            self._route,
+            new_id,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+        )
+        endings = Endings(bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics)
+        self.scheduler = Scheduler(
+            self.spool,
+            list(lanes.values()),
+            endings,
+            owner=f"{os.getpid()}.{slot}",
+            clock=clock,
+            log=log,
+            metrics=metrics,
+        )
+        self._queue = queue = QueueHop(
+            self.spool, self.scheduler, routes_of(config), lanes, clock=clock, log=log, metrics=metrics
+        )
+        self.quarantine = SpoolQuarantine(queue, config.hostname)
+        self.hops: dict[str, NextHop] = {NAME: queue}
+        for route in config.table:
+            if hop_of(route) not in (NAME, route.upstream):
+                self.hops[hop_of(route)] = WhenDownHop(Reach(upstreams[route.upstream]), queue)
+
+    def _route(
+        self, client: Client, sender: Address, recipients: Sequence[Recipient]
+    ) -> tuple[Part, ...] | None:
+        return self._queue.parts(client, sender, recipients)
+
+    async def start(self) -> None:
+        """Open the store and begin to deliver. Raises OSError, sqlite3.Error and SpoolError."""
+        self.spool.start()
+        try:
+            swept = await self.spool.sweep()
+            for route in set(await self.spool.routes()) - set(self._queue.lanes):
+                self._log.error("queue_orphans", route=route)
+        except SpoolError as error:
+            self._log.error("queue_fault", problem=str(error))
+        else:
+            if swept:
+                self._log.info("queue_swept", files=swept)
+        self.scheduler.start()
+
+    async def stop(self, patience: float) -> None:
+        """Deliver nothing more; what is stored from here on is for others. May be called twice."""
+        await self.scheduler.stop(patience)
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self.spool.close()
+        for hop in self._mx.values():
+            hop.close()

@@ -1,0 +1,165 @@
+"""What follows from an attempt: who is done with, who is tried again and when, who is told.
+
+Turns an attempt into one Settlement. Must not know the store or how an attempt is made.
+"""
+
+from collections.abc import Sequence
+
+from relayproxy.api import Clock
+from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
+from relayproxy.model.mail import Mail, Origin
+from relayproxy.model.outcome import State
+from relayproxy.model.queued import Deposit, Queued, Settlement
+from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
+from relayproxy.spool.attempt import Attempt, Heard
+from relayproxy.spool.bounces import Answer, Bounces
+from relayproxy.spool.lanes import Lane
+
+OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
+_UNTELLABLE = (
+    "undeliverable, and its sender was never verified: a bounce could go to somebody who did not write"
+)
+_PATIENCE = 86_400.0  # for a notification that can't be made, before the message is held
+_AGAIN = 300.0
+_EXPIRED = "4.4.7"  # RFC 3463: delivery time expired
+
+
+class Endings:
+    """Decides for the lanes of one worker."""
+
+    def __init__(
+        self, bounces: Bounces, lanes: Sequence[Lane], *, clock: Clock, log: Log, metrics: Metrics
+    ) -> None:
+        self._bounces = bounces
+        self._clock = clock
+        self._log = log
+        self._cells = {
+            lane.route: {
+                outcome: metrics.cell("queue_recipients_total", lane.route, outcome) for outcome in OUTCOMES
+            }
+            for lane in lanes
+        }
+
+    async def of(self, lane: Lane, queued: Queued, attempt: Attempt) -> Settlement:
+        """Return what an attempt comes to."""
+        now = self._clock.time()
+        age = now - queued.received_at
+        done, pending, failed = (attempt.of(state) for state in (State.DONE, State.PENDING, State.FAILED))
+        expired = age >= lane.schedule.expire
+        lost = (*failed, *pending) if expired else failed
+        left = () if expired else pending
+        deposits: list[Deposit] = []
+        held = ""
+        told = await self._tell(lane, queued, lost, expired=expired)
+        if isinstance(told, Deposit):
+            deposits.append(told)
+        elif told is Answer.LATER and age < lane.schedule.expire + _PATIENCE:
+            left, lost = (*left, *lost), ()
+        elif told in (Answer.UNVERIFIED, Answer.LATER) and left:
+            # What can't be told is held when nothing else is left of the part.
+            left, lost = (*left, *lost), ()
+        elif told in (Answer.UNVERIFIED, Answer.LATER):
+            held = (
+                _UNTELLABLE
+                if told is Answer.UNVERIFIED
+                else "undeliverable, and its sender could not be told"
+            )
+        relayed = None if attempt.confirms else await self._relayed(lane, queued, done)
+        if relayed is not None:
+            deposits.append(relayed)
+        self._count(lane, queued, attempt, len(done), left, lost, told, held)
+        finished = tuple(one.number for one in (*done, *(() if held else lost)))
+        kept = lost if held else left
+        if not kept:
+            return Settlement(finished, deposits=tuple(deposits))
+        due = now + (_AGAIN if told is Answer.LATER else lane.schedule.after(queued.lease.attempts + 1))
+        replies = tuple((one.number, str(one.reply)) for one in kept)
+        return Settlement(finished, replies, due, tuple(deposits), held=held)
+
+    async def _tell(
+        self, lane: Lane, queued: Queued, lost: Sequence[Heard], *, expired: bool
+    ) -> Deposit | Answer:
+        if not lost:
+            return Answer.UNWANTED
+        fates = [_fate(lane, one, _EXPIRED if expired and one.state is State.PENDING else "") for one in lost]
+        return await self._bounces.notify(queued, Kind.FAILED, fates)
+
+    async def _relayed(self, lane: Lane, queued: Queued, done: Sequence[Heard]) -> Deposit | None:
+        """Say "relayed" to who asked for success, where the next hop will not (RFC 3461 section 5.2.2)."""
+        asked = [one for one in done if wants(one.recipient, Kind.RELAYED)]
+        if not asked:
+            return None
+        made = await self._bounces.notify(queued, Kind.RELAYED, [_fate(lane, one, "") for one in asked])
+        return made if isinstance(made, Deposit) else None
+
+    async def delayed(self, lane: Lane, queued: Queued) -> Settlement:
+        """Return what a part comes to that has waited for so long that its sender should know."""
+        until = queued.received_at + lane.schedule.expire
+        rows = zip(queued.numbers, queued.envelope.recipients, queued.replies, strict=True)
+        fates = [Fate(recipient, reply, "4.4.7", lane.hop.name) for _, recipient, reply in rows]
+        told = await self._bounces.notify(queued, Kind.DELAYED, fates, until)
+        return Settlement(
+            (),
+            due=self._clock.time(),
+            deposits=(told,) if isinstance(told, Deposit) else (),
+            attempted=False,
+            warned=True,
+        )
+
+    async def released(self, queued: Queued) -> Settlement:
+        """Return what takes the place of a message that a human let go: itself, as the rewriting hooks left it."""
+        mail = Mail(
+            queued.id,
+            queued.client,
+            queued.envelope,
+            queued.message,
+            origin=Origin.RELEASE,
+            direction=queued.direction,
+            received_at=queued.received_at,
+        )
+        made = await self._bounces.passed_on(mail, vouched=queued.vouched)
+        if isinstance(made, Deposit):
+            return Settlement(queued.numbers, deposits=(made,))
+        return Settlement((), due=self._clock.time() + _AGAIN)
+
+    def _count(
+        self,
+        lane: Lane,
+        queued: Queued,
+        attempt: Attempt,
+        done: int,
+        left: Sequence[Heard],
+        lost: Sequence[Heard],
+        told: Deposit | Answer,
+        held: str,
+    ) -> None:
+        cells = self._cells[lane.route]
+        cells["delivered"].inc(done)
+        cells["deferred"].inc(len(left))
+        end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
+        cells[end].inc(len(lost))
+        dropped = end == "dropped" and lost
+        fields: dict[str, object] = {
+            "id": queued.id,
+            "route": lane.route,
+            "from": str(queued.envelope.sender),
+            "to": [str(one.recipient.address) for one in attempt.heard],
+            "delivered": done,
+            "deferred": len(left),
+            "failed": len(lost),
+            "ended": end if lost else "",
+            "reply": str(attempt.heard[0].reply) if attempt.heard else "",
+            "attempt": queued.lease.attempts + 1,
+            "seconds_queued": round(self._clock.time() - queued.received_at, 3),
+            "reason": held or ("nobody is to be told" if dropped else ""),
+        }
+        if lost:
+            self._log.warning("queue_delivery", **fields)
+        else:
+            self._log.info("queue_delivery", **fields)
+
+
+def _fate(lane: Lane, one: Heard, status: str) -> Fate:
+    reply = one.reply
+    return Fate(one.recipient, str(reply), status or status_of(reply), lane.hop.name)

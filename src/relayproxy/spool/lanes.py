@@ -1,0 +1,51 @@
+"""A lane: how the queued mail of one route is delivered, and how it stands with its next hop.
+
+Plain values and arithmetic; must not know a store or a loop.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relayproxy.core.ports import WatchedHop
+
+_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a message is tried again: seconds after each failed attempt (the last repeats), and when it ends.
+
+    `warn` is after how many seconds the sender is told of the delay; 0 for never. `concurrency` is the number of
+    transactions with the next hop at the same time, in one worker.
+    """
+
+    retry: tuple[float, ...] = (60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
+    expire: float = 5 * 86400.0
+    warn: float = 4 * 3600.0
+    concurrency: int = 20
+
+    def after(self, attempts: int, choose: Callable[[], float] = random.random) -> float:
+        """Return the seconds to wait after failed attempt number `attempts` (from 1), a fifth more or less."""
+        usual = self.retry[min(max(attempts, 1), len(self.retry)) - 1]
+        return usual * (1 - _JITTER + 2 * _JITTER * choose())
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The queued mail of a route: its label, its next hop, and its schedule.
+
+    `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down.
+    """
+
+    route: str
+    hop: WatchedHop
+    schedule: Schedule
+    by_domain: bool = False
+
+
+def pause_after(failures: int, choose: Callable[[], float] = random.random) -> float:
+    """Return the seconds for which a next hop is left alone that could not be reached `failures` times in a row."""
+    usual = _PAUSES[min(max(failures, 1), len(_PAUSES)) - 1]
+    return usual * (1 - _JITTER + 2 * _JITTER * choose())

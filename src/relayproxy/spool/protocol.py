@@ -1,0 +1,89 @@
+"""The store of the queue as the hop and the scheduler see it, and how it says that something went wrong.
+
+Every method that changes something returns only when the change is durable. Must not know a database.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
+
+
+class SpoolError(Exception):
+    """The store could not do it; nothing of it was done. The client of a new message hears 451."""
+
+
+class SpoolFullError(SpoolError):
+    """There is no room for it. The client of a new message hears 452 4.3.1."""
+
+
+class LeaseLostError(SpoolError):
+    """The lease had run out and another worker has taken the part over; nothing was changed."""
+
+
+class BrokenEntryError(Exception):
+    """What is stored can't be read or isn't what was written; the text says why."""
+
+
+class Spool(Protocol):
+    """A durable store of messages, shared by all workers."""
+
+    def room(self) -> bool:
+        """Whether there is space for another message, as far as is known without waiting."""
+        ...
+
+    async def store(self, deposit: Deposit) -> tuple[Lease, ...]:
+        """Store a message; returns when it is durable, with a lease for each part if the deposit has an owner.
+
+        Raises SpoolFullError and SpoolError; then nothing is stored.
+        """
+        ...
+
+    async def due(self, route: str) -> float | None:
+        """Return when a part of `route` is next due (seconds since the epoch), or None. Raises SpoolError."""
+        ...
+
+    async def count(self, route: str) -> int:
+        """Return how many parts of `route` wait or are leased. Raises SpoolError."""
+        ...
+
+    async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
+        """Lease up to `limit` parts of `route` that are due, oldest first. Raises SpoolError."""
+        ...
+
+    async def claim_aged(
+        self, route: str, owner: str, until: float, limit: int, received_before: float, *, unwarned: bool
+    ) -> list[Lease]:
+        """Lease parts of `route` whose message came before that time, due or not, the oldest first.
+
+        With `unwarned` only those whose sender has not been told of the delay. Raises SpoolError.
+        """
+        ...
+
+    async def load(self, leases: Sequence[Lease]) -> list[Queued | BrokenEntryError]:
+        """Read leased parts; what can't be read is an error in its place. Raises SpoolError."""
+        ...
+
+    async def renew(self, leases: Sequence[Lease], until: float) -> list[Lease]:
+        """Extend leases; return those that are lost. Raises SpoolError."""
+        ...
+
+    async def release(self, leases: Sequence[Lease], due: float) -> None:
+        """Give leases back without an attempt; lost ones are ignored. Raises SpoolError."""
+        ...
+
+    async def settle(self, lease: Lease, settlement: Settlement) -> None:
+        """Write what a lease came to, all of it or nothing. Raises LeaseLostError and SpoolError."""
+        ...
+
+    async def set_aside(self, lease: Lease, reason: str) -> None:
+        """Take a part that can't be read out of the way. Raises LeaseLostError and SpoolError."""
+        ...
+
+    async def clamp(self, longest: float) -> int:
+        """Make nothing wait longer than `longest` seconds from now, after the clock was set back."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what has been asked for and close."""
+        ...

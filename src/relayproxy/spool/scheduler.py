@@ -1,0 +1,419 @@
+"""Empties the queue: leases what is due, has it delivered within each lane's bounds, writes down what came of it.
+
+One for each worker; the leases keep workers out of each other's way, and the mail of a worker that has died is taken
+over when its leases end. Must not know SMTP, nor what follows from a reply (ending.py).
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from relayproxy.api import Clock
+from relayproxy.core.log import Log
+from relayproxy.core.metrics import Cell, Metrics
+from relayproxy.model.queued import Lease, Queued, Settlement
+from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
+from relayproxy.spool.destinations import Destinations
+from relayproxy.spool.ending import Endings
+from relayproxy.spool.lanes import Lane, pause_after
+from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
+
+LEASE = 60.0
+"""Seconds for which a part is a worker's own; renewed every third of it."""
+
+_POLL = 1.0  # seconds after which a lane looks for what other workers have put there
+_SWEEP = 60.0
+_SHARE = 4  # one destination among many may have a quarter of a lane
+_BUSY = 10.0
+_AT_HAND = 5  # times what may run: leased and not begun
+_BATCH = 100
+_AFTER_FAULT = 300.0
+_JUMP = 15.0
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """How a lane stands in this worker. `waiting` are leased and not begun; `reserved` are promised to the hop."""
+
+    lane: Lane
+    running_cell: Cell
+    paused_cell: Cell
+    waiting_cell: Cell
+    running: int = 0
+    reserved: int = 0
+    failures: int = 0
+    paused_until: float = 0.0
+    swept_at: float = 0.0
+    waiting: deque[Queued] = field(default_factory=deque)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    destinations: Destinations | None = None
+
+    def next(self) -> Queued | None:
+        """Take the first that waits and may begin."""
+        if self.destinations is None:
+            return self.waiting.popleft() if self.waiting else None
+        for place, queued in enumerate(self.waiting):
+            if self.destinations.has_room(queued.lease.destination):
+                del self.waiting[place]
+                return queued
+        return None
+
+    @property
+    def limit(self) -> int:
+        """How many may run: one, to try, as long as the next hop could not be reached."""
+        return 1 if self.failures else self.lane.schedule.concurrency
+
+    @property
+    def room(self) -> int:
+        """How many more may be leased: some wait at hand, so that whoever is done finds the next at once."""
+        most = 1 if self.failures else _AT_HAND * self.lane.schedule.concurrency
+        return most - self.running - len(self.waiting) - self.reserved
+
+
+class Scheduler:
+    """Implements hop.Courier. `run` works until `stop`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        lanes: Sequence[Lane],
+        endings: Endings,
+        *,
+        owner: str,
+        clock: Clock,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
+        self.owner = owner
+        self.lease = LEASE
+        self._spool = spool
+        self._endings = endings
+        self._clock = clock
+        self._log = log
+        self._states = {
+            lane.route: _State(
+                lane,
+                metrics.cell("queue_deliveries", lane.route),
+                metrics.cell("queue_paused", lane.route),
+                metrics.cell("queue_waiting", lane.route),
+                destinations=Destinations(max(1, lane.schedule.concurrency // _SHARE))
+                if lane.by_domain
+                else None,
+            )
+            for lane in lanes
+        }
+        self._broken = metrics.cell("queue_broken_total")
+        self._held: dict[tuple[int, int], Lease] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._offset = clock.time() - clock.monotonic()
+        self._no_claims_until = 0.0
+
+    # -- what the hop asks -----------------------------------------------------------------------------------
+
+    def reserve(self, route: str) -> bool:
+        """See hop.Courier."""
+        state = self._states[route]
+        if self._stopping or state.failures or state.room <= 0:
+            return False
+        state.reserved += 1
+        return True
+
+    def cancel(self, route: str) -> None:
+        """See hop.Courier."""
+        self._states[route].reserved -= 1
+
+    def offer(self, queued: Queued) -> None:
+        """See hop.Courier."""
+        state = self._states[queued.lease.route]
+        state.reserved -= 1
+        self._hold(queued.lease)
+        state.waiting.append(queued)
+        self._start_waiting(state)
+
+    def wake(self, route: str) -> None:
+        """See hop.Courier."""
+        self._states[route].news.set()
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work."""
+        for state in self._states.values():
+            self._loops.append(asyncio.create_task(self._serve(state)))
+        self._keeper = asyncio.create_task(self._keep_leases())
+
+    async def stop(self, patience: float) -> None:
+        """Begin nothing more, let what runs finish for `patience` seconds, and give the rest back."""
+        self._stopping = True
+        for state in self._states.values():
+            state.news.set()
+        # A claim that is under way is waited for, so that what it brings can be given back at once.
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._give_back([queued for state in self._states.values() for queued in _taken(state)])
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=patience)
+            for task in late:
+                # What it was doing may have been done: its lease ends by itself, and it is tried again.
+                task.cancel()
+            if late:
+                self._log.warning("queue_drain_timeout", deliveries=len(late), seconds=patience)
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def _give_back(self, waiting: Sequence[Queued]) -> None:
+        if not waiting:
+            return
+        for queued in waiting:
+            self._let_go(queued.lease)
+        with contextlib.suppress(SpoolError):  # they become due when their leases end
+            await self._spool.release([queued.lease for queued in waiting], self._clock.time())
+
+    # -- leases ----------------------------------------------------------------------------------------------
+
+    def _hold(self, lease: Lease) -> None:
+        self._held[lease.message, lease.part] = lease
+
+    def _let_go(self, lease: Lease) -> None:
+        self._held.pop((lease.message, lease.part), None)
+
+    async def _keep_leases(self) -> None:
+        """Renew what is held, and look at the clock."""
+        for turn in itertools.count(1):
+            await asyncio.sleep(LEASE / 12)
+            try:
+                if self._held and (await self._look_at_clock() or turn % 4 == 0):
+                    for lease in await self._spool.renew(
+                        list(self._held.values()), self._clock.time() + LEASE
+                    ):
+                        self._log.warning("lease_lost", message=lease.message, part=lease.part)
+                        self._let_go(lease)
+                if turn % 6 == 1:
+                    for state in self._states.values():
+                        state.waiting_cell.set(await self._spool.count(state.lane.route))
+            except SpoolError as error:
+                self._log.error("queue_fault", problem=str(error))
+
+    async def _look_at_clock(self) -> bool:
+        """After a jump of the clock leases look ended that are not: claim nothing until all could be renewed."""
+        offset = self._clock.time() - self._clock.monotonic()
+        jump, self._offset = offset - self._offset, offset
+        if abs(jump) < _JUMP:
+            return False
+        self._log.warning("clock_jumped", seconds=round(jump, 1))
+        self._no_claims_until = self._clock.monotonic() + LEASE
+        if jump < 0:
+            longest = max(state.lane.schedule.retry[-1] for state in self._states.values())
+            await self._spool.clamp(longest)
+        return True
+
+    # -- a lane ----------------------------------------------------------------------------------------------
+
+    async def _serve(self, state: _State) -> None:
+        """Keep one lane going."""
+        while not self._stopping:
+            state.news.clear()
+            try:
+                wait = await self._turn(state)
+            except SpoolError as error:
+                self._log.error("queue_fault", route=state.lane.route, problem=str(error))
+                wait = 5 * _POLL
+            if wait > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await state.news.wait()
+
+    async def _turn(self, state: _State) -> float:
+        """Do what can be done now; return the seconds to wait for something else to happen."""
+        now = self._clock.monotonic()
+        if await self._look_at_clock() or now < self._no_claims_until:
+            return _POLL
+        if now - state.swept_at >= _SWEEP:
+            state.swept_at = now
+            await self._sweep(state)
+        if now < state.paused_until:
+            return min(_POLL, state.paused_until - now)
+        self._start_waiting(state)
+        room = state.room
+        if room <= 0:
+            if state.destinations is not None and state.running < state.limit:
+                await self._make_room(state)
+            return _POLL
+        due = await self._spool.due(state.lane.route)
+        if due is None:
+            return _POLL
+        if (wait := due - self._clock.time()) > 0:
+            return min(wait, _POLL)
+        until = self._clock.time() + LEASE
+        leases = await self._spool.claim(state.lane.route, self.owner, until, min(_BATCH, room))
+        for queued in await self._loaded(leases):
+            state.waiting.append(queued)
+        self._start_waiting(state)
+        return 0 if leases else _POLL
+
+    async def _loaded(self, leases: Sequence[Lease]) -> list[Queued]:
+        """Read what was leased; what can't be read is set aside, loudly, and doesn't keep the rest."""
+        for lease in leases:
+            self._hold(lease)
+        good: list[Queued] = []
+        for lease, found in zip(leases, await self._spool.load(leases), strict=True):
+            if isinstance(found, Queued):
+                good.append(found)
+                continue
+            self._broken.inc()
+            self._log.error("queue_broken", message=lease.message, part=lease.part, problem=str(found))
+            self._let_go(lease)
+            try:
+                await self._spool.set_aside(lease, str(found))
+            except SpoolError as error:
+                self._log.error("queue_fault", message=lease.message, problem=str(error))
+        return good
+
+    def _start_waiting(self, state: _State) -> None:
+        while state.running < state.limit and not self._stopping:
+            queued = state.next()
+            if queued is None:
+                return
+            self._begin(state, queued)
+
+    def _begin(self, state: _State, queued: Queued) -> None:
+        state.running += 1
+        if state.destinations is not None:
+            state.destinations.began(queued.lease.destination)
+        state.running_cell.set(state.running)
+        task = asyncio.create_task(self._deliver(state, queued))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, state: _State, queued: Queued) -> None:
+        """One part, from the attempt to the record of it; a fault here puts off this part and nothing else."""
+        try:
+            try:
+                made = await self._attempt(state, queued)
+            finally:
+                # The next may begin while this one is written down.
+                self._ended(state, queued.lease.destination)
+            if made is None:
+                settlement = await self._endings.released(queued)
+            else:
+                settlement = await self._endings.of(state.lane, queued, made)
+            await self._spool.settle(queued.lease, settlement)
+            for deposit in settlement.deposits:
+                for part in deposit.parts:
+                    self.wake(part.route)
+        except LeaseLostError:
+            self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
+        except SpoolError as error:
+            # What was delivered can't be written down: it will be delivered again when the lease ends.
+            self._log.error("queue_fault", id=queued.id, route=state.lane.route, problem=str(error))
+        except Exception as fault:  # noqa: BLE001  (the fence round one delivery)
+            self._log.error("queue_fault", id=queued.id, problem=f"{type(fault).__name__}: {fault}")
+            with contextlib.suppress(SpoolError):
+                await self._spool.release([queued.lease], self._clock.time() + _AFTER_FAULT)
+        finally:
+            self._let_go(queued.lease)
+
+    async def _attempt(self, state: _State, queued: Queued) -> Attempt | None:
+        """Send it, unless an administrator gave it up (failed) or released it (None: it has to be rewritten first)."""
+        if queued.raw and not queued.lease.given_up:
+            return None
+        if queued.lease.given_up:
+            return given_up(queued)
+        if state.destinations is not None:
+            return await self._attempt_at(state.destinations, state.lane, queued)
+        made = await attempt(state.lane.hop, queued)
+        await self._judge(state, unreachable=made.unreached)
+        return made
+
+    async def _attempt_at(self, destinations: Destinations, lane: Lane, queued: Queued) -> Attempt:
+        """Send it to its own destination, unless that wasn't there a moment ago."""
+        destination = queued.lease.destination
+        if destinations.is_down(destination, self._clock.monotonic()):
+            return unreached(queued)
+        made = await attempt(lane.hop, queued)
+        if made.unreached:
+            destinations.failed(destination, self._clock.monotonic())
+        else:
+            destinations.reached(destination)
+        return made
+
+    async def _make_room(self, state: _State) -> None:
+        """All that is at hand is for busy destinations: give most of it back for a while, so that others come up."""
+        keep = state.limit
+        back = [queued.lease for queued in list(state.waiting)[keep:]]
+        while len(state.waiting) > keep:
+            self._let_go(state.waiting.pop().lease)
+        await self._spool.release(back, self._clock.time() + _BUSY)
+
+    def _ended(self, state: _State, destination: str) -> None:
+        state.running -= 1
+        if state.destinations is not None:
+            state.destinations.ended(destination)
+        state.running_cell.set(state.running)
+        if not self._stopping and self._clock.monotonic() >= state.paused_until:
+            self._start_waiting(state)
+        state.news.set()
+
+    async def _judge(self, state: _State, *, unreachable: bool) -> None:
+        """Leave a next hop alone that isn't there; go on as usual when it is back."""
+        if not unreachable:
+            if state.failures:
+                state.failures, state.paused_until = 0, 0.0
+                state.paused_cell.set(0)
+                self._log.info("queue_resumed", route=state.lane.route)
+            return
+        now = self._clock.monotonic()
+        if now < state.paused_until:
+            return  # begun before the pause
+        state.failures += 1
+        pause = pause_after(state.failures)
+        state.paused_until = now + pause
+        state.paused_cell.set(1)
+        self._log.warning(
+            "queue_paused", route=state.lane.route, failures=state.failures, seconds=round(pause, 1)
+        )
+        await self._give_back(_taken(state))
+
+    async def _sweep(self, state: _State) -> None:
+        """End what has expired, and tell the senders of what is late, whether or not it is due."""
+        schedule = state.lane.schedule
+        until = self._clock.time() + LEASE
+        leases = await self._spool.claim_aged(
+            state.lane.route, self.owner, until, _BATCH, self._clock.time() - schedule.expire, unwarned=False
+        )
+        for queued in await self._loaded(leases):
+            if self._clock.monotonic() < state.paused_until:
+                await self._settle_aged(queued, await self._endings.of(state.lane, queued, unreached(queued)))
+            else:
+                state.waiting.append(queued)
+        if not schedule.warn:
+            return
+        leases = await self._spool.claim_aged(
+            state.lane.route, self.owner, until, _BATCH, self._clock.time() - schedule.warn, unwarned=True
+        )
+        for queued in await self._loaded(leases):
+            await self._settle_aged(queued, await self._endings.delayed(state.lane, queued))
+        if len(leases) == _BATCH:
+            state.swept_at = 0.0
+
+    async def _settle_aged(self, queued: Queued, settlement: Settlement) -> None:
+        try:
+            await self._spool.settle(queued.lease, settlement)
+        except LeaseLostError:
+            self._log.warning("lease_lost", id=queued.id, route=queued.lease.route)
+        finally:
+            self._let_go(queued.lease)
+
+
+def _taken(state: _State) -> list[Queued]:
+    """Take all that waits in a lane."""
+    waiting = list(state.waiting)
+    state.waiting.clear()
+    return waiting

@@ -1,0 +1,311 @@
+"""The tables of the SQLite store, and every statement that changes them, each for many arguments at once.
+
+The interpreter lets go of its lock with each step of a statement and may wait long to get it back, so many rows go
+into one statement. Must not know threads, files or futures. `due` has two meanings that are one: nobody else may touch
+a part before then, be it because it waits for its time or because it is leased.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from relayproxy.model.queued import GIVEN_UP, Deposit, Lease, Settlement, Standing
+from relayproxy.spool.codec import meta_of
+from relayproxy.spool.protocol import LeaseLostError
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE message (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, origin TEXT NOT NULL, sender TEXT NOT NULL, received REAL NOT NULL,
+  size INTEGER NOT NULL, meta TEXT NOT NULL, digest BLOB NOT NULL, content BLOB
+) STRICT;
+CREATE INDEX message_id ON message (id);
+CREATE TABLE part (
+  message INTEGER NOT NULL, part INTEGER NOT NULL, route TEXT NOT NULL, destination TEXT NOT NULL,
+  standing TEXT NOT NULL, reason TEXT NOT NULL, due REAL NOT NULL, attempts INTEGER NOT NULL,
+  owner TEXT NOT NULL, epoch INTEGER NOT NULL, warned INTEGER NOT NULL,
+  PRIMARY KEY (message, part)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX part_due ON part (route, due) WHERE standing = 'queued';
+CREATE TABLE recipient (
+  message INTEGER NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, address TEXT NOT NULL,
+  notify TEXT NOT NULL, orcpt TEXT NOT NULL, reply TEXT NOT NULL,
+  PRIMARY KEY (message, number)
+) STRICT, WITHOUT ROWID;
+"""
+
+_ROWS = 100
+Stored: TypeAlias = tuple[int, Deposit, bytes, bytes | None]
+"""A deposit with its key, the SHA-256 of its octets, and the octets (None: they are in a file)."""
+
+
+def _insert(db: sqlite3.Connection, table: str, width: int, rows: Sequence[Sequence[Any]]) -> None:
+    one = f"({','.join('?' * width)})"
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        values = ",".join([one] * len(some))
+        # `table` is one of three names below.
+        db.execute(f"INSERT INTO {table} VALUES {values}", [v for row in some for v in row])
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), _ROWS):
+        yield items[start : start + _ROWS]
+
+
+def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, ...]]:
+    """Insert messages with their parts and recipients."""
+    messages, parts, recipients = [], [], []
+    for key, deposit, digest, content in items:
+        size = len(deposit.lead) + deposit.message.size
+        messages.append(
+            (
+                key,
+                deposit.id,
+                deposit.origin,
+                str(deposit.envelope.sender),
+                deposit.received_at,
+                size,
+                meta_of(deposit),
+                digest,
+                content,
+            )
+        )
+        number = 0
+        for place, part in enumerate(deposit.parts):
+            parts.append(
+                (
+                    key,
+                    place,
+                    part.route,
+                    part.destination,
+                    deposit.standing,
+                    deposit.reason,
+                    deposit.due,
+                    0,
+                    deposit.owner,
+                    1,
+                    0,
+                )
+            )
+            for recipient in part.recipients:
+                recipients.append(
+                    (
+                        key,
+                        number,
+                        place,
+                        str(recipient.address),
+                        ",".join(recipient.notify),
+                        recipient.orcpt,
+                        "",
+                    )
+                )
+                number += 1
+    _insert(db, "message", 9, messages)
+    _insert(db, "part", 11, parts)
+    _insert(db, "recipient", 7, recipients)
+    return [
+        tuple(
+            Lease(key, place, 1, part.route, part.destination)
+            for place, part in enumerate(deposit.parts)
+            if deposit.owner
+        )
+        for key, deposit, _, _ in items
+    ]
+
+
+Claim: TypeAlias = tuple[str, str, float, float, int]
+"""Route, owner, now, until, limit."""
+
+_LEASE = "message, part, epoch, route, destination, attempts, warned, reason"
+
+
+def _leases(rows: Sequence[Sequence[Any]]) -> list[Lease]:
+    return [
+        Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP)
+        for row in rows
+    ]
+
+
+def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
+    """Lease what is due, the longest due first."""
+    found = []
+    for route, owner, now, until, limit in items:
+        rows = db.execute(
+            "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
+            "SELECT message, part FROM part INDEXED BY part_due"
+            " WHERE standing = 'queued' AND route = ? AND due <= ? ORDER BY due LIMIT ?"
+            f") RETURNING {_LEASE}",
+            (owner, until, route, now, limit),
+        ).fetchall()
+        found.append(sorted(_leases(rows), key=lambda lease: (lease.message, lease.part)))
+    return found
+
+
+Aged: TypeAlias = tuple[str, str, float, float, int, int, bool]
+"""Route, owner, now, until, limit, key that all are below, whether only unwarned ones."""
+
+
+def claim_aged(db: sqlite3.Connection, items: Sequence[Aged]) -> list[list[Lease]]:
+    """Lease the oldest messages, whose keys are the smallest, though they may not be due.
+
+    The plus signs keep SQLite from going through all that is due instead of the few that are old.
+    """
+    found = []
+    for route, owner, now, until, limit, below, unwarned in items:
+        rows = db.execute(
+            "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
+            "SELECT message, part FROM part WHERE message < ? AND +route = ? AND +standing = 'queued'"
+            " AND (owner = '' OR due <= ?) AND warned <= ? ORDER BY message LIMIT ?"
+            f") RETURNING {_LEASE}",
+            (owner, until, below, route, now, 0 if unwarned else 1, limit),
+        ).fetchall()
+        found.append(_leases(rows))
+    return found
+
+
+def renew(db: sqlite3.Connection, items: Sequence[tuple[Sequence[Lease], float]]) -> list[list[Lease]]:
+    """Extend leases; each result is the list of those that are lost."""
+    lost = []
+    for leases, until in items:
+        gone = [
+            lease
+            for lease in leases
+            if not db.execute(
+                "UPDATE part SET due = ? WHERE message = ? AND part = ? AND epoch = ?",
+                (until, lease.message, lease.part, lease.epoch),
+            ).rowcount
+        ]
+        lost.append(gone)
+    return lost
+
+
+def release(db: sqlite3.Connection, items: Sequence[tuple[Sequence[Lease], float]]) -> list[None]:
+    """Give leases back; `epoch` goes up, so that the giver can't use them any more."""
+    for leases, due in items:
+        db.executemany(
+            "UPDATE part SET due = ?, owner = '', epoch = epoch + 1 WHERE message = ? AND part = ? AND epoch = ?",
+            [(due, lease.message, lease.part, lease.epoch) for lease in leases],
+        )
+    return [None] * len(items)
+
+
+Settled: TypeAlias = tuple[Lease, Settlement, bool, Sequence[Stored]]
+"""A lease, what it came to, whether all of its recipients are finished, and its new messages."""
+
+
+def settle(db: sqlite3.Connection, items: Sequence[Settled]) -> list[list[int] | LeaseLostError]:
+    """Write what leases came to; each result is the list of keys of messages that are gone, or that it was lost."""
+    whole = [item for item in items if item[2] and not item[3]]
+    answers: dict[tuple[int, int], list[int] | LeaseLostError] = {}
+    for some in _slices([item[0] for item in whole]):
+        answers.update(_finish(db, some))
+    for lease, settlement, everything, deposits in items:
+        if (lease.message, lease.part) not in answers:
+            answers[lease.message, lease.part] = _settle(db, lease, settlement, everything, deposits)
+    return [answers[item[0].message, item[0].part] for item in items]
+
+
+def _finish(
+    db: sqlite3.Connection, leases: Sequence[Lease]
+) -> dict[tuple[int, int], list[int] | LeaseLostError]:
+    """Delete whole parts, and messages of which no part is left."""
+    keys = [lease.message for lease in leases]
+    count = len(leases)
+    rows = db.execute(
+        f"DELETE FROM part WHERE message IN ({_marks(count)})"
+        f" AND (message, part, epoch) IN (VALUES {','.join(['(?,?,?)'] * count)}) RETURNING message, part",
+        [*keys, *(value for lease in leases for value in (lease.message, lease.part, lease.epoch))],
+    ).fetchall()
+    deleted = {(message, part) for message, part in rows}
+    gone = drop_messages(db, list({message for message, _ in deleted}))
+    for message, part in deleted:
+        if message not in gone:
+            db.execute("DELETE FROM recipient WHERE message = ? AND part = ?", (message, part))
+    return {
+        (lease.message, lease.part): (
+            ([lease.message] if lease.message in gone else [])
+            if (lease.message, lease.part) in deleted
+            else LeaseLostError("another worker has taken it over")
+        )
+        for lease in leases
+    }
+
+
+def drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
+    """Delete those of these messages that have no part left; return their keys."""
+    if not keys:
+        return set()
+    rows = db.execute(
+        f"DELETE FROM message WHERE seq IN ({_marks(len(keys))})"
+        " AND NOT EXISTS (SELECT 1 FROM part WHERE part.message = message.seq) RETURNING seq",
+        list(keys),
+    ).fetchall()
+    gone = {row[0] for row in rows}
+    if gone:
+        db.execute(
+            f"DELETE FROM recipient WHERE message IN ({_marks(len(gone))})",
+            list(gone),
+        )
+    return gone
+
+
+def _settle(
+    db: sqlite3.Connection, lease: Lease, settlement: Settlement, everything: bool, deposits: Sequence[Stored]
+) -> list[int] | LeaseLostError:
+    place = (lease.message, lease.part)
+    current = db.execute("SELECT epoch FROM part WHERE message = ? AND part = ?", place).fetchone()
+    if current is None or current[0] != lease.epoch:
+        return LeaseLostError("another worker has taken it over")
+    store(db, deposits)
+    if everything:
+        return _finish(db, [lease])[place]
+    for some in _slices(settlement.finished):
+        db.execute(
+            f"DELETE FROM recipient WHERE message = ? AND number IN ({_marks(len(some))})",
+            [lease.message, *some],
+        )
+    db.executemany(
+        "UPDATE recipient SET reply = ? WHERE message = ? AND number = ?",
+        [(reply, lease.message, number) for number, reply in settlement.replies],
+    )
+    db.execute(
+        "UPDATE part SET owner = '', epoch = epoch + 1, due = ?, attempts = attempts + ?, warned = warned | ?,"
+        " standing = ?, reason = ? WHERE message = ? AND part = ?",
+        (
+            settlement.due,
+            int(settlement.attempted),
+            int(settlement.warned),
+            Standing.HELD if settlement.held else Standing.QUEUED,
+            settlement.held,
+            *place,
+        ),
+    )
+    return []
+
+
+def set_aside(db: sqlite3.Connection, items: Sequence[tuple[Lease, str]]) -> list[LeaseLostError | None]:
+    """Mark parts as unreadable."""
+    return [
+        None
+        if db.execute(
+            "UPDATE part SET standing = ?, reason = ?, owner = '', epoch = epoch + 1"
+            " WHERE message = ? AND part = ? AND epoch = ?",
+            (Standing.BROKEN, reason, lease.message, lease.part, lease.epoch),
+        ).rowcount
+        else LeaseLostError("another worker has taken it over")
+        for lease, reason in items
+    ]
+
+
+def clamp(db: sqlite3.Connection, items: Sequence[float]) -> list[int]:
+    """Bring what is due later than this forward to it."""
+    return [
+        db.execute("UPDATE part SET due = ? WHERE standing = 'queued' AND due > ?", (latest, latest)).rowcount
+        for latest in items
+    ]
