@@ -33,7 +33,9 @@ _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 _ID = re.compile(rb" id ([0-9a-z.]+);")
-_VERIFIED = re.compile(rb"[\s;](?:spf|dkim|dmarc)=pass\b")
+_FIELD_END = re.compile(rb"\r\n(?![ \t])")
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)', re.DOTALL)
+_PASS = re.compile(rb"\s*(?:spf|dkim|dmarc)\s*=\s*pass(?![\w-])", re.IGNORECASE)
 
 
 Place: TypeAlias = tuple[str, str]
@@ -243,9 +245,16 @@ def vouched(client: Client, lead: bytes) -> bool:
 
     `lead` are our trace fields; what others claim has been removed from the message below them.
     """
-    results = lead if lead.lower().startswith(b"authentication-results:") else b""
     ours = client.trusted and not client.forwarded
-    return ours or bool(client.identity) or _VERIFIED.search(results) is not None
+    return ours or bool(client.identity) or _verified(lead)
+
+
+def _verified(lead: bytes) -> bool:
+    """Whether our own results (RFC 8601) have a pass; words of the sender's may stand in quotes and comments."""
+    if not lead.lower().startswith(b"authentication-results:"):
+        return False
+    field = _FIELD_END.split(lead, 1)[0]
+    return any(_PASS.match(result) for result in _QUOTED.sub(b"", field).split(b";")[1:])
 
 
 def _as_queued(deposit: Deposit, lease: Lease) -> Queued:

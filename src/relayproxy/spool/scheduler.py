@@ -190,11 +190,12 @@ class Scheduler:
             await asyncio.sleep(LEASE / 12)
             try:
                 if self._held and (await self._look_at_clock() or turn % 4 == 0):
-                    for lease in await self._spool.renew(
-                        list(self._held.values()), self._clock.time() + LEASE
-                    ):
-                        self._log.warning("lease_lost", message=lease.message, part=lease.part)
-                        self._let_go(lease)
+                    held = list(self._held.values())
+                    for lease in await self._spool.renew(held, self._clock.time() + LEASE):
+                        if self._held.get((lease.message, lease.part)) is lease:
+                            # Not one that was settled meanwhile.
+                            self._log.warning("lease_lost", message=lease.message, part=lease.part)
+                            self._let_go(lease)
                 if turn % 6 == 1:
                     for state in self._states.values():
                         state.waiting_cell.set(await self._spool.count(state.lane.route))
