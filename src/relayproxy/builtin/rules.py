@@ -26,7 +26,7 @@ from relayproxy.api import (
 )
 from relayproxy.rules.acts import Address, Field, Rate
 from relayproxy.rules.buckets import Buckets, TakesTokens
-from relayproxy.rules.conditions import Pending
+from relayproxy.rules.condition import Pending
 from relayproxy.rules.edits import address_edits, field_edits
 from relayproxy.rules.engine import Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World

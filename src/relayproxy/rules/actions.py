@@ -10,7 +10,7 @@ from typing import Any
 
 from relayproxy.api import Action, AddHeader
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate, Score, Tag
-from relayproxy.rules.conditions import Scope
+from relayproxy.rules.condition import Scope
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Path, fail, guess, shown

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from relayproxy.api import Action
-from relayproxy.rules.conditions import Scope
+from relayproxy.rules.condition import Scope
 from relayproxy.rules.facts import CHECKS, Fact, Phase
 from relayproxy.rules.index import Index
 from relayproxy.rules.lists import ListSpec, read_lists

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from relayproxy.api import Action, Reply, Verdict, defer, hold, reject
 from relayproxy.rules.acts import Address, Decide, Field, Note, Rate, Score, Tag
-from relayproxy.rules.conditions import Pending
+from relayproxy.rules.condition import Pending
 from relayproxy.rules.facts import Facts, Phase
 from relayproxy.rules.rule import Rule, Ruleset, Stage
 from relayproxy.rules.texts import for_reply

@@ -10,7 +10,8 @@ from typing import Any
 from relayproxy.api import Action
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate
-from relayproxy.rules.conditions import Condition, Scope, always, compile_match
+from relayproxy.rules.condition import Condition, Scope, always
+from relayproxy.rules.conditions import compile_match
 from relayproxy.rules.fact_table import fact_named
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown

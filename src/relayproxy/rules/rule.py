@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relayproxy.rules.acts import Act, Decide, Rate
-from relayproxy.rules.conditions import Condition
+from relayproxy.rules.condition import Condition
 from relayproxy.rules.facts import Fact, Phase
 from relayproxy.rules.index import Index
 from relayproxy.rules.lists import ListSpec
