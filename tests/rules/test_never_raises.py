@@ -10,12 +10,13 @@ from relayproxy.config.rules import Trial, run_cases
 from relayproxy.rules.actions import ACTIONS
 from relayproxy.rules.actions import MEANT as ACTION_MEANT
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN, read_cases
-from relayproxy.rules.compiler import KEYS, compile_rules
+from relayproxy.rules.compiler import compile_rules
 from relayproxy.rules.fact_table import FACTS
 from relayproxy.rules.facts import CHECKS
 from relayproxy.rules.lists import KEYS as LIST_KEYS
 from relayproxy.rules.lists import TYPES
 from relayproxy.rules.operators import MEANT, OPERATORS
+from relayproxy.rules.reader import KEYS
 
 WORDS = [
     *KEYS,

@@ -24,14 +24,14 @@ from relayproxy.api import (
     defer,
     hook,
 )
-from relayproxy.rules.actions import Address, Rate
+from relayproxy.rules.acts import Address, Field, Rate
 from relayproxy.rules.buckets import Buckets, TakesTokens
-from relayproxy.rules.compiler import Ruleset
-from relayproxy.rules.conditions import Pending
+from relayproxy.rules.condition import Pending
 from relayproxy.rules.edits import address_edits, field_edits
 from relayproxy.rules.engine import Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Listing
+from relayproxy.rules.rule import Ruleset
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class Rules(Plugin[RulesSettings]):
             "rewrite_envelope": any(isinstance(act, Address) for act in at_rcpt),
             "message": self._at_message is not None,
             "before_forward": self._at_message is not None
-            and any(type(act).__name__ in ("Field", "Address") for act in acts),
+            and any(isinstance(act, (Field, Address)) for act in acts),
         }
         for name, wanted in needed.items():
             if not wanted:

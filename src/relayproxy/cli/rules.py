@@ -11,7 +11,7 @@ import click
 from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, load
 
 if TYPE_CHECKING:
-    from relayproxy.rules.compiler import Rule, Ruleset
+    from relayproxy.rules.rule import Rule, Ruleset
 
 _STAGES = {"RCPT": "rcpt", "MESSAGE": "message"}
 

@@ -15,11 +15,12 @@ from relayproxy.model.edits import apply_to_envelope, apply_to_message
 from relayproxy.model.envelope import Envelope
 from relayproxy.rules.buckets import Buckets
 from relayproxy.rules.cases import Case, read_cases
-from relayproxy.rules.compiler import Ruleset, compile_rules
+from relayproxy.rules.compiler import compile_rules
 from relayproxy.rules.lists import Listing
 from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
+from relayproxy.rules.rule import Ruleset
 
 ABILITIES: frozenset[str] = frozenset()
 """What rules may ask for that the rest of the program must be able to do: hold, route, require_tls, skip."""

@@ -1,15 +1,16 @@
 """The actions: what a rule does when it matches, as a table of names, arguments and compilers.
 
-An action is compiled to a value; the engine does what it says. Must not know how mail is edited or answered.
+An action is compiled to a value of acts.py. Must not know how mail is edited or answered.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from relayproxy.api import Action, AddHeader
-from relayproxy.rules.conditions import Scope
+from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate, Score, Tag
+from relayproxy.rules.condition import Scope
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Path, fail, guess, shown
@@ -21,70 +22,6 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}\Z")
 _FIXED = frozenset({"received", "from", "date", "message-id"})
 _ONCE = frozenset({"subject", "to", "cc", "reply-to", "sender", "in-reply-to", "references", "bcc"})
 _TOP = 1_000_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Decide:
-    """A verdict: `text` is the client's reply or the admin's reason; `skip` names plugins that are not asked."""
-
-    action: Action
-    text: Text
-    code: int = 0
-    status: str = ""
-    skip: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Add to the score, under a name if there is one."""
-
-    points: float
-    symbol: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """Tag the message, for later rules and for the log."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Change header fields: `how` is add, replace, remove or prefix."""
-
-    how: str
-    name: str
-    value: Text | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Change recipients: `how` is redirect, local, domain or add."""
-
-    how: str
-    value: Text
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Go on with the rule only above `count` in `seconds` for the same key; `burst` at once."""
-
-    key: Text
-    count: int
-    seconds: float
-    burst: float
-    per_recipient: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write a line to the log."""
-
-    text: Text
-
-
-Act: TypeAlias = Decide | Score | Tag | Field | Address | Rate | Note
 
 
 @dataclass(frozen=True, slots=True)

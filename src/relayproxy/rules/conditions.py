@@ -1,24 +1,28 @@
-"""What stands under `match:`, compiled to one closure; and what can be said of it before the message is there.
+"""What stands under `match:`, compiled: groups, and for each fact a value, a list of them, or operators.
 
-A condition has two forms: `holds` gives the answer when all facts are known, `early` answers True, False or None
-(not known yet) at RCPT. Must not know what a rule does when it matches.
+Must not know what a rule does when it matches.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
+from relayproxy.rules.condition import (
+    Condition,
+    Early,
+    Pending,
+    Scope,
+    all_of,
+    any_of,
+    negated,
+    unknown,
+    weakness,
+)
 from relayproxy.rules.fact_table import FACTS, FAMILIES, WEEKDAYS, clock, fact_named, zone_of
 from relayproxy.rules.facts import CHECKS, Fact, Facts, Kind, Phase
-from relayproxy.rules.lists import ListSpec
 from relayproxy.rules.operators import MEANT, OPERATORS, Key, Test, text_of
-from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown
+from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
 from relayproxy.rules.quantities import parse_time
-
-Holds: TypeAlias = Callable[[Facts], bool]
-Early: TypeAlias = Callable[[Facts], bool | None]
-Keys: TypeAlias = tuple[tuple[str, Key], ...]
 
 GROUPS = ("all", "any", "not")
 _DEEPEST = 12
@@ -32,72 +36,6 @@ _LIST_KINDS = {
     "regex": frozenset({Kind.TEXT, Kind.DOMAIN, Kind.ADDRESS}),
     "dns": frozenset({Kind.IP, Kind.DOMAIN}),
 }
-
-
-class Pending(Exception):  # noqa: N818  (no error: the evaluation goes on when the answer is there)
-    """An answer is needed that must be waited for; `question` names it in Facts.answers."""
-
-    def __init__(self, question: tuple[str, ...], value: Any) -> None:
-        super().__init__(question)
-        self.question = question
-        self.value = value
-
-
-@dataclass(slots=True)
-class Scope:
-    """What a compilation knows and gathers.
-
-    Known are lists and listeners by name, the plugins that an accept can skip, and what the program is able to do
-    (`hold`, `route`, `require_tls`, `skip`); gathered are the facts and lists in use, and flaws.
-    """
-
-    lists: Mapping[str, ListSpec] = field(default_factory=dict)
-    listeners: tuple[str, ...] = ()
-    skippable: tuple[str, ...] = ()
-    abilities: frozenset[str] = frozenset()
-    table: dict[str, Fact] = field(default_factory=dict)
-    used_lists: set[str] = field(default_factory=set)
-    flaws: list[Flaw] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A compiled condition. `keys`: at least one of them holds whenever the condition does; None: unknown.
-
-    `facts` are those it asks about, `leaves` its tests of the recipient, `written` is its form for comparing
-    conditions with each other.
-    """
-
-    holds: Holds
-    early: Early
-    keys: Keys | None
-    facts: frozenset[str]
-    phase: Phase
-    leaves: tuple[Holds, ...]
-    written: Any
-
-    @property
-    def constant(self) -> bool:
-        """Whether it holds for all mail."""
-        return not self.facts
-
-    @property
-    def rcpt(self) -> bool:
-        """Whether the answer may differ between recipients."""
-        return bool(self.leaves)
-
-
-def always() -> Condition:
-    """Return the condition of a rule without `match`."""
-    return Condition(_yes, _yes, None, frozenset(), Phase.RCPT, (), ())
-
-
-def _yes(facts: Facts) -> bool:  # noqa: ARG001  (the shape of a condition)
-    return True
-
-
-def _unknown(facts: Facts) -> None:  # noqa: ARG001  (the shape of a condition)
-    return None
 
 
 def compile_match(value: Any, at: Path, scope: Scope, depth: int = 0) -> Condition:
@@ -116,17 +54,17 @@ def compile_match(value: Any, at: Path, scope: Scope, depth: int = 0) -> Conditi
                 parts.append(compile_fact(str(name), given, where, scope))
         except FlawError as error:
             scope.flaws.append(error.flaw)
-    return _all(parts)
+    return all_of(parts)
 
 
 def _group(name: str, given: Any, at: Path, scope: Scope, depth: int) -> Condition:
     if name == "not":
-        return negated(_several(given, at, scope, depth, _all))
+        return negated(_several(given, at, scope, depth, all_of))
     if not isinstance(given, (list, tuple, Mapping)):
         raise fail(
             "RP110", at, f"a list of conditions is wanted under {name}", f"write {name}: [{{...}}, {{...}}]"
         )
-    return _several(given, at, scope, depth, _all if name == "all" else _any)
+    return _several(given, at, scope, depth, all_of if name == "all" else any_of)
 
 
 def _several(
@@ -138,104 +76,9 @@ def _several(
         return join(
             [compile_match(item, (*at, number), scope, depth + 1) for number, item in enumerate(given)]
         )
-    if isinstance(given, Mapping) and join is _any:
+    if isinstance(given, Mapping) and join is any_of:
         return join([compile_match({key: item}, at, scope, depth + 1) for key, item in given.items()])
     return compile_match(given, at, scope, depth + 1)
-
-
-def _joined(parts: list[Condition], sign: str) -> dict[str, Any]:
-    return {
-        "facts": frozenset[str]().union(*(part.facts for part in parts)),
-        "phase": max((part.phase for part in parts), default=Phase.RCPT),
-        "leaves": tuple(leaf for part in parts for leaf in part.leaves),
-        "written": (sign, frozenset(part.written for part in parts)),
-    }
-
-
-def _all(parts: list[Condition]) -> Condition:
-    if not parts:
-        return always()
-    if len(parts) == 1:
-        return parts[0]
-    tests = tuple(part.holds for part in parts)
-    earlies = tuple(part.early for part in parts)
-
-    def holds(facts: Facts) -> bool:
-        for test in tests:  # noqa: SIM110  (a generator costs more than the tests)
-            if not test(facts):
-                return False
-        return True
-
-    def early(facts: Facts) -> bool | None:
-        answer: bool | None = True
-        for test in earlies:
-            found = test(facts)
-            if found is False:
-                return False
-            if found is None:
-                answer = None
-        return answer
-
-    keys = min((part.keys for part in parts if part.keys is not None), key=_weakness, default=None)
-    return Condition(holds, early, keys, **_joined(parts, "all"))
-
-
-def _any(parts: list[Condition]) -> Condition:
-    if len(parts) == 1:
-        return parts[0]
-    tests = tuple(part.holds for part in parts)
-    earlies = tuple(part.early for part in parts)
-
-    def holds(facts: Facts) -> bool:
-        for test in tests:  # noqa: SIM110  (a generator costs more than the tests)
-            if test(facts):
-                return True
-        return False
-
-    def early(facts: Facts) -> bool | None:
-        answer: bool | None = False
-        for test in earlies:
-            found = test(facts)
-            if found is True:
-                return True
-            if found is None:
-                answer = None
-        return answer
-
-    keys: Keys | None = ()
-    for part in parts:
-        keys = None if keys is None or part.keys is None else (*keys, *part.keys)
-    return Condition(holds, early, keys, **_joined(parts, "any"))
-
-
-def negated(part: Condition) -> Condition:
-    """Return the opposite of a condition."""
-    test, before = part.holds, part.early
-
-    def early(facts: Facts) -> bool | None:
-        found = before(facts)
-        return None if found is None else not found
-
-    return Condition(
-        lambda facts: not test(facts), early, None, part.facts, part.phase, part.leaves, ("not", part.written)
-    )
-
-
-_STRENGTH = {"is": 0, "pattern": 2, "under": 1, "network": 1, "above": 4, "below": 5}
-
-
-_DEAR = (("attachment", 3), ("part", 3), ("from", 2), ("header", 1), ("first_header", 1), ("subject", 1))
-
-
-def _weakness(keys: Keys) -> tuple[int, int, int]:
-    """Order keys by how much they are likely to let through, then by what their facts cost: the least is the best."""
-    worst = max(_STRENGTH[key.kind] for _, key in keys)
-    if any(isinstance(value, bool) for _, key in keys for value in key.values) or any(
-        FACTS.get(name) is not None and FACTS[name].kind is Kind.WORD for name, _ in keys
-    ):
-        worst = 3
-    cost = max((price for name, _ in keys for word, price in _DEAR if name.startswith(word)), default=0)
-    return worst, cost, sum(len(key.values) for _, key in keys)
 
 
 # -- one fact ---------------------------------------------------------------------------------------------------
@@ -293,7 +136,7 @@ def compile_fact(name: str, given: Any, at: Path, scope: Scope) -> Condition:
             tests.append(_tested(fact, word, argument, where))
     if tests:
         more.insert(0, _condition(fact, tests, given))
-    return _all(more)
+    return all_of(more)
 
 
 def _tested(fact: Fact, word: Any, argument: Any, at: Path) -> tuple[Test, Key | None]:
@@ -346,8 +189,8 @@ def _condition(fact: Fact, tests: list[tuple[Test, Key | None]], given: Any) -> 
             return test(facts[name])
 
     found = [((name, key),) for _, key in tests if key is not None]
-    keys = min(found, key=_weakness, default=None)
-    early: Early = holds if fact.phase is Phase.RCPT else _unknown
+    keys = min(found, key=weakness, default=None)
+    early: Early = holds if fact.phase is Phase.RCPT else unknown
     return Condition(
         holds,
         early,
@@ -385,7 +228,7 @@ def _every(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         values = facts[name]
         return bool(values) and all(test(value) for value in values for test in several)
 
-    early: Early = holds if fact.phase is Phase.RCPT else _unknown
+    early: Early = holds if fact.phase is Phase.RCPT else unknown
     return Condition(
         holds,
         early,
@@ -436,7 +279,7 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         def holds(facts: Facts) -> bool:
             return one(facts, facts[name])
 
-    early: Early = holds if fact.phase is Phase.RCPT else _unknown
+    early: Early = holds if fact.phase is Phase.RCPT else unknown
     return Condition(
         holds,
         early,

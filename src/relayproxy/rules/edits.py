@@ -17,12 +17,12 @@ from relayproxy.api import (
     ReplaceRecipient,
     to_a_label,
 )
-from relayproxy.rules import actions
+from relayproxy.rules import acts
 from relayproxy.rules.facts import Facts
 from relayproxy.rules.texts import encoded, for_address, for_header
 
 
-def field_edits(fields: Iterable[actions.Field], facts: Facts) -> Iterator[Edit]:
+def field_edits(fields: Iterable[acts.Field], facts: Facts) -> Iterator[Edit]:
     """Yield the edits of header fields."""
     for act in fields:
         value = encoded(act.value.render(facts, for_header)) if act.value is not None else ""
@@ -44,7 +44,7 @@ def _prefixed(prefix: str, mail: Mail) -> Iterator[Edit]:
         yield ReplaceHeader("Subject", f"{prefix} {subject}".strip())
 
 
-def address_edits(acts: Iterable[actions.Address], facts: Facts, rcpt: Recipient) -> Iterator[Edit]:
+def address_edits(acts: Iterable[acts.Address], facts: Facts, rcpt: Recipient) -> Iterator[Edit]:
     """Yield the edits of one recipient, and copies. Raises ValueError for what makes no address."""
     new = rcpt.address
     copies = []

@@ -9,10 +9,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from relayproxy.api import Action, Reply, Verdict, defer, hold, reject
-from relayproxy.rules.actions import Address, Decide, Field, Note, Rate, Score, Tag
-from relayproxy.rules.compiler import Rule, Ruleset, Stage
-from relayproxy.rules.conditions import Pending
+from relayproxy.rules.acts import Address, Decide, Field, Note, Rate, Score, Tag
+from relayproxy.rules.condition import Pending
 from relayproxy.rules.facts import Facts, Phase
+from relayproxy.rules.rule import Rule, Ruleset, Stage
 from relayproxy.rules.texts import for_reply
 
 _RATE_REPLY = ("Too much mail at once, try again later", 450, "4.7.1")

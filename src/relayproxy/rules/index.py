@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.rules.conditions import Keys
+from relayproxy.rules.condition import Keys
 from relayproxy.rules.facts import Fact, Facts
 from relayproxy.rules.networks import Networks
 from relayproxy.rules.operators import Key

@@ -4,18 +4,16 @@ Says only what is certain. Must not know what the verdicts are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relayproxy.rules.conditions import fact_is_single
 from relayproxy.rules.problems import Flaw
-
-if TYPE_CHECKING:
-    from relayproxy.rules.compiler import Rule
+from relayproxy.rules.rule import Rule
 
 _MOST_COMPARED = 2_000
 
 
-def check_reach(rules: Sequence["Rule"]) -> Iterator[Flaw]:
+def check_reach(rules: Sequence[Rule]) -> Iterator[Flaw]:
     """Yield a warning for each rule that can't act."""
     takers: dict[Any, list[tuple[frozenset[Any], Rule]]] = {}
     everything: Rule | None = None
@@ -48,8 +46,8 @@ def _parts(written: Any) -> frozenset[Any]:
 
 
 def _taker(
-    takers: dict[Any, list[tuple[frozenset[Any], "Rule"]]], parts: frozenset[Any], rule: "Rule"
-) -> "Rule | None":
+    takers: dict[Any, list[tuple[frozenset[Any], Rule]]], parts: frozenset[Any], rule: Rule
+) -> Rule | None:
     """Return an earlier rule whose conditions are all among these, and that is asked no later."""
     for part in parts:
         for wanted, taker in takers.get(repr(part), ()):

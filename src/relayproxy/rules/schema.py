@@ -7,12 +7,12 @@ from typing import Any
 
 from relayproxy.rules.actions import ACTIONS
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN, VERDICTS
-from relayproxy.rules.compiler import MODES, ON_ERROR
 from relayproxy.rules.conditions import GROUPS
 from relayproxy.rules.fact_table import FACTS, FAMILIES, finding_fact
 from relayproxy.rules.facts import CHECKS, Fact, Kind
 from relayproxy.rules.lists import TYPES
 from relayproxy.rules.operators import OPERATORS
+from relayproxy.rules.reader import MODES, ON_ERROR
 
 _CONDITION = {"$ref": "#/$defs/RuleCondition"}
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from relayproxy.api import printable
-from relayproxy.rules.conditions import Scope, find_fact
+from relayproxy.rules.condition import Scope
+from relayproxy.rules.conditions import find_fact
 from relayproxy.rules.fact_table import FACTS
 from relayproxy.rules.facts import CHECKS, Facts, Phase
 from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
