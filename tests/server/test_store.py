@@ -72,6 +72,21 @@ def test_large_content_goes_to_a_file_without_a_name(tmp_path: Path, piece: int)
     assert open_files() == before
 
 
+def test_whoever_still_reads_a_message_that_is_done_with_reads_that_one():
+    before = open_files()
+    store = a_store(a_budget())
+    store.write(LARGE)
+    pieces = store.message(dotless=False).reader()
+    first = next(pieces)
+    store.release()
+    others = [os.dup(0) for _ in range(3)]  # the file's number would be taken again at once
+    assert first + b"".join(pieces) == LARGE[len(HEAD) :]
+    for other in others:
+        os.close(other)
+    del pieces
+    assert open_files() == before
+
+
 @pytest.mark.parametrize(
     ("content", "head"),
     [

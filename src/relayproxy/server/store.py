@@ -21,6 +21,22 @@ TOO_BIG = Reply(552, "5.3.4", "Message is too big")
 NO_ROOM = Reply(452, "4.3.1", "Not enough room now, try again later")
 
 
+class _Unlinked:
+    """A file that has no name, and is gone when nothing refers to it any more.
+
+    A thread that still reads a message which is done with (a plugin's time was up) must find this file under its
+    number, and not the next message's.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 class ContentStore:
     """Implements datastream.Store. `refusal` is set once the content can't be taken; the rest is then dropped."""
 
@@ -32,7 +48,7 @@ class ContentStore:
         # Where the body begins isn't known yet: as much as a header may have is allowed for it.
         self._spill = SPILL + header_bytes
         self._pieces: list[bytes] = []
-        self._file: int | None = None
+        self._file: _Unlinked | None = None
         self._taken = 0
         self.size = 0
         self.refusal: Reply | None = None
@@ -57,11 +73,11 @@ class ContentStore:
             return
         try:
             if self._file is None:
-                self._file = _unlinked(self._folder)
+                self._file = _Unlinked(_open_file(self._folder))
                 for piece in self._pieces:
-                    _write_all(self._file, piece)
+                    _write_all(self._file.number, piece)
                 self._pieces.clear()
-            _write_all(self._file, data)
+            _write_all(self._file.number, data)
         except OSError as error:
             self._refuse(NO_ROOM, f"temporary file: {error.strerror}")
 
@@ -74,7 +90,7 @@ class ContentStore:
         if self._file is None:
             pieces, self._pieces = self._pieces, []
             return Message.from_pieces(pieces, dotless=dotless)
-        mapped = mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(self._file.number, self.size, access=mmap.ACCESS_READ)
         if mapped[:2] == b"\r\n":
             cut = 2
         else:
@@ -86,7 +102,7 @@ class ContentStore:
         def reader() -> Iterator[bytes]:
             # Reading copies through the kernel's cache; looking through the map would make every page ours.
             for start in range(cut, size, _PIECE):
-                yield os.pread(file, _PIECE, start)
+                yield os.pread(file.number, _PIECE, start)
 
         return Message(mapped[:cut], memoryview(mapped)[cut:], dotless=dotless, reader=reader)
 
@@ -95,12 +111,10 @@ class ContentStore:
         self._budget.give(self._taken)
         self._taken = 0
         self._pieces.clear()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._file = None
 
 
-def _unlinked(folder: str | None) -> int:
+def _open_file(folder: str | None) -> int:
     """Open a file that has no name and is gone when closed."""
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         return os.dup(file.fileno())
