@@ -11,19 +11,16 @@ import ssl
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
-
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
-from aiosmtpd.smtp import Envelope as SaslEnvelope
-from aiosmtpd.smtp import Session as SaslSession
 
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.services import ListenerServices
 from relayproxy.core.session import Session
-from relayproxy.model.client import Client, Credentials, TlsInfo
+from relayproxy.model.client import Client
 from relayproxy.model.reply import Reply
+from relayproxy.server.peer import Proxied, peer_of, tls_info
 from relayproxy.server.quota import Quota
+from relayproxy.server.sasl import Sasl
 from relayproxy.server.store import ContentStore
 from relayproxy.smtp.datastream import ChunkReader, ContentCheck, DataReader
 
@@ -55,7 +52,7 @@ class Shared:
     folder: str | None = None
 
 
-class Connection(SMTP):
+class Connection(Sasl):
     """The protocol of one connection. Made by the listener's server for each client that connects."""
 
     # The base constructor is not called: it inspects the handler for each connection (0.3 ms) and makes a stream
@@ -64,7 +61,7 @@ class Connection(SMTP):
         self,
         shared: Shared,
         among: "set[Connection] | None" = None,
-        proxied: tuple[str, int, str, int] | None = None,
+        proxied: Proxied | None = None,
     ) -> None:
         self._shared = shared
         self._among = among if among is not None else set()
@@ -108,7 +105,18 @@ class Connection(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected (for implicit TLS: has finished its handshake)."""
         self.transport = transport
-        client = self._who(transport)
+        peer = peer_of(transport, self._proxied)
+        client = Client(
+            self._shared.next_id(self._services.clock.time()),
+            self._at.policy.name,
+            peer.ip,
+            peer.port,
+            peer.peer,
+            tls=tls_info(transport),
+            trusted=self._at.trusts(peer.ip),
+            local_ip=peer.local_ip,
+            local_port=peer.local_port,
+        )
         refused = ""
         if not self._services.draining:
             refused = self._shared.quota.enter(
@@ -128,27 +136,6 @@ class Connection(SMTP):
         self._talk = Session(self._at, client)
         self._among.add(self)
         self._task = self.loop.create_task(self._converse())
-
-    def _who(self, transport: asyncio.BaseTransport) -> Client:
-        peer = transport.get_extra_info("peername")
-        local = transport.get_extra_info("sockname")
-        ip, port = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
-        local_ip, local_port = (local[0], local[1]) if isinstance(local, tuple) else ("", 0)
-        socket_ip = ip
-        if self._proxied is not None:
-            ip, port, local_ip, local_port = self._proxied
-        services = self._services
-        return Client(
-            id=self._shared.next_id(services.clock.time()),
-            listener=self._at.policy.name,
-            ip=_plain_ip(ip),
-            port=port,
-            peer=_plain_ip(socket_ip),
-            local_ip=_plain_ip(local_ip),
-            local_port=local_port,
-            tls=_tls_info(transport),
-            trusted=self._at.trusts(_plain_ip(ip)),
-        )
 
     def data_received(self, data: bytes) -> None:
         """Content goes to its reader at once, commands wait for the command loop unless it is idle."""
@@ -769,57 +756,9 @@ class Connection(SMTP):
             talk.closing = True
             return
         self.transport = transport
-        info = _tls_info(transport)
+        info = tls_info(transport)
         assert info is not None
         talk.secured(info)
-
-    # -- AUTH: aiosmtpd leads the SASL conversation, the session judges what it brought ------------------------
-
-    async def _auth(self, talk: Session, arg: str, verb: str) -> None:
-        refusal = talk.may_auth()
-        words = arg.split()
-        if refusal is None and not 1 <= len(words) <= 2:
-            refusal = Reply(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
-        if refusal is None and words[0].upper() not in self._at.policy.auth_mechanisms:
-            refusal = Reply(504, "5.5.4", "Unrecognized authentication type")
-        if refusal is not None:
-            self._answer(verb, refusal)
-            return
-        self.session, self.envelope = SaslSession(self.loop), SaslEnvelope()
-        self._reader = self  # type: ignore[assignment]
-        self._authenticator = lambda _server, _session, _envelope, _mechanism, data: AuthResult(
-            success=True, auth_data=data
-        )
-        mechanism = words[0].upper()
-        if words[1:] == ["="]:
-            words[1] = ""
-        if mechanism == "PLAIN":
-            result = await self.auth_PLAIN(self, words)
-        else:
-            result = await self.auth_LOGIN(self, words)
-        data = result.auth_data
-        if not result.success or not isinstance(data, LoginPassword):
-            self._at.commands[verb][3].inc()
-            return
-        try:
-            credentials = Credentials(mechanism, data.login.decode("utf-8"), data.password.decode("utf-8"))
-        except UnicodeDecodeError:
-            self._answer(verb, Reply(501, "5.5.2", "Credentials are UTF-8"))
-            return
-        self._answer(verb, await talk.authenticate(credentials))
-
-    async def push(self, status: Any) -> None:
-        """Send a line on behalf of an inherited SASL method."""
-        text = status if isinstance(status, bytes) else str(status).encode("ascii", "replace")
-        self._out.append(text + b"\r\n")
-
-    async def readline(self) -> bytes:
-        """Return the client's answer to a SASL challenge; "*" (an abort) when there is none to come."""
-        while b"\n" not in self._buffer:
-            if len(self._buffer) > 12_288 or not await self._wait(self._limits.command_timeout):
-                return b"*\r\n"
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line + b"\n"
 
 
 _AT_ONCE: dict[bytes, tuple[str, Any]] = {
@@ -852,27 +791,3 @@ _METHODS: dict[bytes, tuple[str, Any]] = {
 }
 _IDLE = frozenset({"NOOP", "RSET", "VRFY", "EXPN", "HELP"})
 _ALONE = frozenset({"EHLO", "HELO", "LHLO", "DATA", "STARTTLS", "AUTH", "XCLIENT"})
-
-
-def _plain_ip(ip: str) -> str:
-    """An address as checks see it: IPv4-mapped IPv6 as IPv4, no zone."""
-    return ip.removeprefix("::ffff:").partition("%")[0] if "." in ip else ip.partition("%")[0]
-
-
-def _tls_info(transport: asyncio.BaseTransport) -> TlsInfo | None:
-    """Describe the TLS session of a transport; None without one."""
-    tls = transport.get_extra_info("ssl_object")
-    if tls is None:
-        return None
-    cipher = tls.cipher() or ("unknown", "", 0)
-    subject = fingerprint = ""
-    certificate = tls.getpeercert(binary_form=True)
-    if certificate:
-        fingerprint = sha256(certificate).hexdigest()
-        facts = tls.getpeercert() or {}
-        names = [value for part in facts.get("subject", ()) for key, value in part if key == "commonName"]
-        subject = names[0] if names else ""
-    # OpenSSL ends the handshake for a client certificate that no CA of ours vouches for.
-    return TlsInfo(
-        tls.version() or "", cipher[0], cipher[2] or 0, subject, fingerprint, verified=bool(certificate)
-    )
