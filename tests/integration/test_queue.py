@@ -429,3 +429,40 @@ async def test_a_reload_goes_on_with_the_queue(relay: Relay):
         assert (await relay.output("queue", "retry", "--yes", "-C", str(relay.config_file)))[0] == 0
         await sink.until_messages(1)
         await until_empty(relay)
+
+
+async def test_a_notification_is_signed(relay: Relay):
+    async with UpstreamSink(refusals={"b@example.net": b"550 5.1.1 no\r\n"}) as sink:
+        keys = relay.folder / "keys"
+        status, text = await relay.output("dkim", "keygen", "--folder", str(keys), "relay.test")
+        assert status == 0, text
+        configure(relay, sink.address, pipeline=[{"dkim_sign": {"keys": str(keys)}}])
+        await relay.start()
+        assert (await send(relay)).code == 250
+        await sink.until_messages(1)
+        report = sink.messages[0].content
+        head = report.partition(b"\r\n\r\n")[0]
+        assert head.count(b"DKIM-Signature: ") == 2
+        assert b"d=relay.test;" in head
+        await until_empty(relay)
+
+
+@pytest.mark.servers
+async def test_postfix_behind_the_queue(relay: Relay, start_postfix):
+    postfix = await start_postfix()
+    configure(relay, f"127.0.0.1:{postfix.port}")
+    await relay.start()
+    heard = await send(
+        relay,
+        recipients=("ana@example.net", "nobody@example.net", "bob@example.net"),
+        sender="bob@example.net",
+    )
+    assert heard.code == 250
+    # Each mailbox has the message, and bob the report about the one that is unknown there.
+    await postfix.until_logged("status=sent", 3)
+    (one,) = postfix.delivered("ana")
+    assert one.endswith(MESSAGE)
+    report = next(message for message in postfix.delivered("bob") if b"multipart/report" in message)
+    assert b"Final-Recipient: rfc822; nobody@example.net\r\n" in report
+    assert b"Status: 5.1.1\r\n" in report
+    await until_empty(relay)

@@ -229,6 +229,20 @@ async def test_a_mixed_part_is_taken_apart(make, per_recipient):
     assert names == [("ok@example.net",), ("s@example.org",), ("wait@example.net",)]
 
 
+async def test_international_mail_comes_back_where_the_next_hop_can_not_take_it(make):
+    bench = make()
+    bench.hop.capabilities = Capabilities(frozenset({"8BITMIME"}))
+    to = recipients("ö@example.net")
+    envelope = Envelope(make_address("a@example.org"), to, smtputf8=True)
+    await bench.put(envelope=envelope, parts=(Part("up", to),))
+    bench.worker().start()
+    await bench.hop.until(lambda: len(bench.hop.got) == 1)
+    assert bench.hop.got[0][1] == ("a@example.org",)
+    assert "Final-Recipient: utf-8; ö@example.net\r\n".encode() in bench.hop.got[0][2]
+    event = bench.events("queue_delivery")[0]
+    assert (event["ended"], event["reply"][:9]) == ("bounced", "550 5.6.7")
+
+
 async def test_a_thousand_recipients_go_out_a_hundred_at_a_time(make):
     bench = make()
     to = recipients(*(f"u{number}@example.net" for number in range(1000)))

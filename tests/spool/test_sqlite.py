@@ -11,8 +11,9 @@ from tests.spool.making import NOW, deposit, stored_octets
 
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Settlement
+from relayproxy.spool.database import Keys, key_at
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
-from relayproxy.spool.sqlite import Floors, Keys, SqliteSpool, key_at
+from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.clock import FakeClock
 
 LARGE = Message(b"Subject: x\r\n\r\n", b"large\r\n" * 20_000)

@@ -14,6 +14,7 @@ from relayproxy.model.reply import Reply
 
 _AT_ONCE = 100  # recipients that every server takes in one transaction (RFC 5321 section 4.5.3.1.8)
 
+_NO_UTF8 = Reply(550, "5.6.7", "The next hop does not take SMTPUTF8")
 UNREACHED = Reply(451, "4.4.1", "The next hop can't be reached")
 
 
@@ -77,6 +78,9 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
                 return Attempt((*heard, *_same(queued, start, UNREACHED)), unreached=True)
             accepted = [place for place, reply in enumerate(replies) if reply.ok]
             known = transaction.capabilities
+            if queued.envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
+                # It won't learn that in a few days (RFC 6531 section 3.2).
+                return Attempt((*heard, *_same(queued, start, _NO_UTF8)))
             confirms = known is not None and "DSN" in known
             if accepted:
                 finals = await transaction.send(b"", queued.message)

@@ -92,7 +92,8 @@ class Bounces:
             NULL_SENDER,
             (Recipient(queued.envelope.sender, ("NEVER",)),),
             "" if octets.isascii() else "8BITMIME",
-            queued.envelope.smtputf8,
+            # Its own header is ASCII unless it names an international sender.
+            queued.envelope.sender.needs_utf8,
         )
         mail = Mail(
             new_id,

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from relayproxy.model.queued import GIVEN_UP, Row, Standing
 from relayproxy.spool.content import ContentFiles
+from relayproxy.spool.database import open_database
 from relayproxy.spool.protocol import SpoolError
-from relayproxy.spool.sqlite import open_database
 from relayproxy.spool.tables import drop_messages
 
 _SOME = 500

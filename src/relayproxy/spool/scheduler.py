@@ -7,17 +7,16 @@ over when its leases end. Must not know SMTP, nor what follows from a reply (end
 import asyncio
 import contextlib
 import itertools
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
-from relayproxy.core.metrics import Cell, Metrics
+from relayproxy.core.metrics import Metrics
 from relayproxy.model.queued import Lease, Queued, Settlement
 from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
 from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.ending import Endings
+from relayproxy.spool.lane_state import LaneState
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
 
@@ -28,49 +27,9 @@ _POLL = 1.0  # seconds after which a lane looks for what other workers have put 
 _SWEEP = 60.0
 _SHARE = 4  # one destination among many may have a quarter of a lane
 _BUSY = 10.0
-_AT_HAND = 5  # times what may run: leased and not begun
 _BATCH = 100
 _AFTER_FAULT = 300.0
 _JUMP = 15.0
-
-
-@dataclass(slots=True, eq=False)
-class _State:
-    """How a lane stands in this worker. `waiting` are leased and not begun; `reserved` are promised to the hop."""
-
-    lane: Lane
-    running_cell: Cell
-    paused_cell: Cell
-    waiting_cell: Cell
-    running: int = 0
-    reserved: int = 0
-    failures: int = 0
-    paused_until: float = 0.0
-    swept_at: float = 0.0
-    waiting: deque[Queued] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    destinations: Destinations | None = None
-
-    def next(self) -> Queued | None:
-        """Take the first that waits and may begin."""
-        if self.destinations is None:
-            return self.waiting.popleft() if self.waiting else None
-        for place, queued in enumerate(self.waiting):
-            if self.destinations.has_room(queued.lease.destination):
-                del self.waiting[place]
-                return queued
-        return None
-
-    @property
-    def limit(self) -> int:
-        """How many may run: one, to try, as long as the next hop could not be reached."""
-        return 1 if self.failures else self.lane.schedule.concurrency
-
-    @property
-    def room(self) -> int:
-        """How many more may be leased: some wait at hand, so that whoever is done finds the next at once."""
-        most = 1 if self.failures else _AT_HAND * self.lane.schedule.concurrency
-        return most - self.running - len(self.waiting) - self.reserved
 
 
 class Scheduler:
@@ -94,7 +53,7 @@ class Scheduler:
         self._clock = clock
         self._log = log
         self._states = {
-            lane.route: _State(
+            lane.route: LaneState(
                 lane,
                 metrics.cell("queue_deliveries", lane.route),
                 metrics.cell("queue_paused", lane.route),
@@ -155,7 +114,7 @@ class Scheduler:
             state.news.set()
         # A claim that is under way is waited for, so that what it brings can be given back at once.
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._give_back([queued for state in self._states.values() for queued in _taken(state)])
+        await self._give_back([queued for state in self._states.values() for queued in state.take_all()])
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=patience)
             for task in late:
@@ -217,7 +176,7 @@ class Scheduler:
 
     # -- a lane ----------------------------------------------------------------------------------------------
 
-    async def _serve(self, state: _State) -> None:
+    async def _serve(self, state: LaneState) -> None:
         """Keep one lane going."""
         while not self._stopping:
             state.news.clear()
@@ -231,7 +190,7 @@ class Scheduler:
                     async with asyncio.timeout(wait):
                         await state.news.wait()
 
-    async def _turn(self, state: _State) -> float:
+    async def _turn(self, state: LaneState) -> float:
         """Do what can be done now; return the seconds to wait for something else to happen."""
         now = self._clock.monotonic()
         if await self._look_at_clock() or now < self._no_claims_until:
@@ -277,14 +236,14 @@ class Scheduler:
                 self._log.error("queue_fault", message=lease.message, problem=str(error))
         return good
 
-    def _start_waiting(self, state: _State) -> None:
+    def _start_waiting(self, state: LaneState) -> None:
         while state.running < state.limit and not self._stopping:
             queued = state.next()
             if queued is None:
                 return
             self._begin(state, queued)
 
-    def _begin(self, state: _State, queued: Queued) -> None:
+    def _begin(self, state: LaneState, queued: Queued) -> None:
         state.running += 1
         if state.destinations is not None:
             state.destinations.began(queued.lease.destination)
@@ -293,7 +252,7 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, state: _State, queued: Queued) -> None:
+    async def _deliver(self, state: LaneState, queued: Queued) -> None:
         """One part, from the attempt to the record of it; a fault here puts off this part and nothing else."""
         try:
             try:
@@ -321,7 +280,7 @@ class Scheduler:
         finally:
             self._let_go(queued.lease)
 
-    async def _attempt(self, state: _State, queued: Queued) -> Attempt | None:
+    async def _attempt(self, state: LaneState, queued: Queued) -> Attempt | None:
         """Send it, unless an administrator gave it up (failed) or released it (None: it has to be rewritten first)."""
         if queued.raw and not queued.lease.given_up:
             return None
@@ -345,7 +304,7 @@ class Scheduler:
             destinations.reached(destination)
         return made
 
-    async def _make_room(self, state: _State) -> None:
+    async def _make_room(self, state: LaneState) -> None:
         """All that is at hand is for busy destinations: give most of it back for a while, so that others come up."""
         keep = state.limit
         back = [queued.lease for queued in list(state.waiting)[keep:]]
@@ -353,7 +312,7 @@ class Scheduler:
             self._let_go(state.waiting.pop().lease)
         await self._spool.release(back, self._clock.time() + _BUSY)
 
-    def _ended(self, state: _State, destination: str) -> None:
+    def _ended(self, state: LaneState, destination: str) -> None:
         state.running -= 1
         if state.destinations is not None:
             state.destinations.ended(destination)
@@ -362,7 +321,7 @@ class Scheduler:
             self._start_waiting(state)
         state.news.set()
 
-    async def _judge(self, state: _State, *, unreachable: bool) -> None:
+    async def _judge(self, state: LaneState, *, unreachable: bool) -> None:
         """Leave a next hop alone that isn't there; go on as usual when it is back."""
         if not unreachable:
             if state.failures:
@@ -380,9 +339,9 @@ class Scheduler:
         self._log.warning(
             "queue_paused", route=state.lane.route, failures=state.failures, seconds=round(pause, 1)
         )
-        await self._give_back(_taken(state))
+        await self._give_back(state.take_all())
 
-    async def _sweep(self, state: _State) -> None:
+    async def _sweep(self, state: LaneState) -> None:
         """End what has expired, and tell the senders of what is late, whether or not it is due."""
         schedule = state.lane.schedule
         until = self._clock.time() + LEASE
@@ -411,10 +370,3 @@ class Scheduler:
             self._log.warning("lease_lost", id=queued.id, route=queued.lease.route)
         finally:
             self._let_go(queued.lease)
-
-
-def _taken(state: _State) -> list[Queued]:
-    """Take all that waits in a lane."""
-    waiting = list(state.waiting)
-    state.waiting.clear()
-    return waiting
