@@ -24,6 +24,7 @@ from relayproxy.build import (
     app_for,
     entries_of,
     listener_services,
+    meters_of,
     relay_of,
     routes_of,
     upstream_settings,
@@ -157,7 +158,9 @@ class Worker:
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
         alarm = alarms_of(self._choices, metrics)
-        app = replace(app_for(config, resolver, self._clock, self._folder), alarm=alarm)
+        app = replace(
+            app_for(config, resolver, self._clock, self._folder), alarm=alarm, meter=meters_of(metrics)
+        )
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relayproxy.api import Clock
+from relayproxy.api import Clock, ServiceError
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
@@ -188,7 +188,7 @@ class Pipeline:
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
-                for kind in ("raise", "timeout", "type")
+                for kind in ("raise", "service", "timeout", "type")
             },
             verdicts={
                 action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
@@ -434,6 +434,9 @@ class Pipeline:
         except TimeoutError as fault:
             error = f"no answer within {monotonic() - start:.1f} s"
             self._fault(call, "timeout", error, fault)
+        except ServiceError as fault:
+            error = str(fault)
+            self._fault(call, "service", error)
         except asyncio.CancelledError as fault:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -1,0 +1,55 @@
+"""What the tests of the scanners share: an app for a plugin, a message, and a server that says what it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from relayproxy.api import App, Plugin
+from relayproxy.testing.clock import FakeClock
+from relayproxy.testing.resolver import FakeResolver
+
+RAW = b"From: <a@example.org>\r\nMessage-ID: <1@example.org>\r\nSubject: x\r\n\r\nhello\r\n"
+EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+"""The test file of EICAR, in two pieces so that no scanner finds it in our source."""
+INFECTED = RAW.replace(b"hello", EICAR)
+
+
+def an_app(**changes: Any) -> App:
+    """Return an app of fakes; `changes` are fields of it."""
+    values = {
+        "hostname": "mx.example.com",
+        "resolver": FakeResolver(),
+        "clock": FakeClock(),
+        "folder": Path(),
+    }
+    return App(**{**values, **changes})
+
+
+def started(cls: type[Plugin[Any]], *, timeout: float = 5.0, app: App | None = None, **options: Any) -> Any:
+    """Return a plugin that has had its startup."""
+    plugin = cls(cls.settings.model_validate(options))
+    plugin.timeout = timeout
+    plugin.startup(app or an_app())
+    return plugin
+
+
+@asynccontextmanager
+async def scripted(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Serve connections with `talk` on a free port; gives the address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client has left
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
