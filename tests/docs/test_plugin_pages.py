@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin._remote import Breaker
 from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
@@ -28,8 +30,10 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", DkimSignSettings),
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
+        ("clamav.md", ClamavSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
+        ("services.md", Breaker),
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
