@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from relayproxy.api import App, Plugin
+from relayproxy.api import App, Finding, Message, Plugin, Verdict
+from relayproxy.model.edits import apply_to_message
 from relayproxy.testing.clock import FakeClock
+from relayproxy.testing.mail import call, make_mail
 from relayproxy.testing.resolver import FakeResolver
 
 RAW = b"From: <a@example.org>\r\nMessage-ID: <1@example.org>\r\nSubject: x\r\n\r\nhello\r\n"
@@ -35,6 +37,16 @@ def started(cls: type[Plugin[Any]], *, timeout: float = 5.0, app: App | None = N
     return plugin
 
 
+async def asked(
+    plugin: Plugin[Any], raw: bytes = RAW, **facts: Any
+) -> tuple[Verdict | None, Finding | None, Message]:
+    """Return the verdict, the finding and the message as it would be forwarded."""
+    mail = make_mail(raw, **facts)
+    verdict = await call(plugin, "message", mail=mail)
+    edits = await call(plugin, "before_forward", mail=mail, route="default")
+    return verdict, mail.finding(plugin.name), apply_to_message(mail.message, edits)
+
+
 @asynccontextmanager
 async def scripted(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
@@ -53,3 +65,22 @@ async def scripted(
     async with server:
         host, port = server.sockets[0].getsockname()
         yield f"{host}:{port}"
+
+
+def http_saying(
+    body: bytes, status: str = "200 OK", seen: list[tuple[bytes, bytes]] | None = None
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Return a talk that takes one HTTP request, notes its head and body in `seen`, and answers."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = [
+            int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        ]
+        content = await reader.readexactly(length)
+        if seen is not None:
+            seen.append((head, content))
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body)
+        await writer.drain()
+
+    return talk

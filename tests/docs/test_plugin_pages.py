@@ -12,6 +12,7 @@ from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
+from relayproxy.builtin.rspamd import RspamdSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
 
@@ -33,6 +34,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("clamav.md", ClamavSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
+        ("rspamd.md", RspamdSettings),
         ("services.md", Breaker),
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),

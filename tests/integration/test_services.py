@@ -18,11 +18,13 @@ from tests.servers.clamd import Clamd
 from tests.servers.client import Answer, Client
 from tests.servers.process import free_port
 from tests.servers.relay import Relay
+from tests.servers.rspamd_scanner import RspamdScanner
 
 from relayproxy.testing.upstream import UpstreamSink
 
 pytestmark = pytest.mark.servers
 
+TRUSTED = {"when": {"direction": ["inbound", "outbound", "internal"]}}  # the tests' clients are
 NUMBERS = count(1)
 BREAKER = {"failures": 2, "retry": "100ms"}
 
@@ -34,10 +36,14 @@ class Case:
     plugin: str
     server: Callable[[], Any]
     bad: bytes
+    place: str = "address"
     options: dict[str, Any] = field(default_factory=dict)
 
 
-CASES = (Case("clamav", Clamd, INFECTED),)
+CASES = (
+    Case("clamav", Clamd, INFECTED),
+    Case("rspamd", RspamdScanner, RAW.replace(b"hello", b"reject-word"), place="url", options=TRUSTED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ async def scene(request: pytest.FixtureRequest, relay: Relay) -> AsyncIterator[S
     try:
         await server.start()
         async with UpstreamSink() as sink:
-            options = {"address": server.address, "breaker": BREAKER, "timeout": "1s", **case.options}
+            options = {case.place: server.address, "breaker": BREAKER, "timeout": "1s", **case.options}
             monitor = free_port()
             relay.configure(
                 sink.address,
@@ -159,7 +165,7 @@ async def test_killed_under_load(scene: Scene):
 
 async def test_skip_lets_mail_through_unseen(scene: Scene):
     await scene.server.kill()
-    options = {"address": scene.server.address, "on_error": "skip", **scene.case.options}
+    options = {scene.case.place: scene.server.address, "on_error": "skip", **scene.case.options}
     scene.relay.configure(scene.sink.address, pipeline=[{scene.case.plugin: options}])
     scene.relay.reload()
     await scene.relay.until_logged('"event":"reloaded"')
