@@ -53,6 +53,8 @@ async def scripted(
 ) -> AsyncIterator[str]:
     """Serve connections with `talk` on a free port; gives the address."""
 
+    talks: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await talk(reader, writer)
@@ -61,10 +63,21 @@ async def scripted(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.ensure_future(serve(reader, writer)))
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()
         yield f"{host}:{port}"
+        if talks:
+            await asyncio.wait(talks, timeout=0.5)
+    for task in talks:
+        task.cancel()
+    ends = await asyncio.gather(*talks, return_exceptions=True)
+    for fault in ends:
+        if isinstance(fault, Exception):
+            raise fault
 
 
 def http_saying(
