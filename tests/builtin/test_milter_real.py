@@ -12,7 +12,7 @@ from tests.servers.unbound import Unbound
 
 from relayproxy.api import Direction, ServiceError
 from relayproxy.builtin.milter import Milter
-from relayproxy.mailauth.dkim_keys import new_rsa_key
+from relayproxy.mailauth.dkim_keys import SigningKey, new_rsa_key
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
@@ -36,18 +36,27 @@ class Servers:
     verifier: OpenDkim
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
-    key = new_rsa_key()
+@pytest.fixture(scope="module")
+def key() -> SigningKey:
+    return new_rsa_key()
+
+
+@pytest.fixture(scope="module")
+def key_file(key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file: Path = tmp_path_factory.mktemp("keys") / "key.pem"
     file.write_bytes(key.pem())
+    return file
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def servers(key_file: Path, key: SigningKey) -> AsyncIterator[Servers]:
     begun = [dns := Unbound({("s._domainkey.example.org", "TXT"): key.record()})]
     try:
         await dns.start()
         signers = {}
         for form in ("simple/simple", "relaxed/relaxed"):
             begun.append(signer := OpenDkim(dns.port))
-            await signer.start_signing("example.org", "s", file, canonicalization=form)
+            await signer.start_signing("example.org", "s", key_file, canonicalization=form)
             signers[form] = signer
         begun.append(verifier := OpenDkim(dns.port))
         await verifier.start()

@@ -11,6 +11,7 @@ from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.milter import MilterServer, MilterSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.rspamd import RspamdSettings
 from relayproxy.builtin.srs import SrsSettings
@@ -34,6 +35,8 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("clamav.md", ClamavSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
+        ("milter.md", MilterServer),
+        ("milter.md", MilterSettings),
         ("rspamd.md", RspamdSettings),
         ("services.md", Breaker),
         ("srs.md", SrsSettings),

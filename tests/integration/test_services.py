@@ -7,7 +7,7 @@ The breaker opens, so that nobody waits for what isn't there, and closes when th
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from tests.builtin.scanning import INFECTED, RAW
 from tests.servers.clamd import Clamd
 from tests.servers.client import Answer, Client
+from tests.servers.opendkim import StrictOpenDkim
 from tests.servers.process import free_port
 from tests.servers.relay import Relay
 from tests.servers.rspamd_scanner import RspamdScanner
@@ -24,25 +25,43 @@ from relayproxy.testing.upstream import UpstreamSink
 
 pytestmark = pytest.mark.servers
 
-TRUSTED = {"when": {"direction": ["inbound", "outbound", "internal"]}}  # the tests' clients are
+ALL = {"when": {"direction": ["inbound", "outbound", "internal"]}}  # the tests' clients are
 NUMBERS = count(1)
 BREAKER = {"failures": 2, "retry": "100ms"}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A service, the plugin that asks it, and a message that it refuses."""
+    """A service, the plugin that asks it, the plugin's settings by its address, and messages that it takes and refuses.
+
+    `name` is what the service is called in the log and in metrics.
+    """
 
     plugin: str
+    name: str
     server: Callable[[], Any]
+    options: Callable[[str], dict[str, Any]]
     bad: bytes
-    place: str = "address"
-    options: dict[str, Any] = field(default_factory=dict)
+    good: bytes = RAW
 
 
 CASES = (
-    Case("clamav", Clamd, INFECTED),
-    Case("rspamd", RspamdScanner, RAW.replace(b"hello", b"reject-word"), place="url", options=TRUSTED),
+    Case("clamav", "clamav", Clamd, lambda at: {"address": at}, INFECTED),
+    Case(
+        "rspamd",
+        "rspamd",
+        RspamdScanner,
+        lambda at: {"url": at, **ALL},
+        RAW.replace(b"hello", b"reject-word"),
+    ),
+    Case(
+        "milter",
+        "milter opendkim",
+        StrictOpenDkim,
+        lambda at: {"milters": [{"name": "opendkim", "address": at}]},
+        bad=RAW,
+        good=b"Date: Fri, 11 Jul 2003 21:00:37 -0700\r\n" + RAW,
+    ),
 )
 
 
@@ -60,13 +79,13 @@ class Scene:
         """Return what the gauge of the breaker says."""
         async with httpx.AsyncClient(trust_env=False) as client:
             page = (await client.get(f"http://127.0.0.1:{self.monitor}/metrics")).text
-        start = f'relayproxy_service_breaker_open{{service="{self.case.plugin}"}} '
+        start = f'relayproxy_service_breaker_open{{service="{self.case.name}"}} '
         (line,) = [line for line in page.splitlines() if line.startswith(start)]
         return float(line.removeprefix(start))
 
-    async def send(self, raw: bytes = RAW) -> Answer:
+    async def send(self, raw: bytes = b"") -> Answer:
         """Send one message over a connection of its own; each is another, as a resend needs no second look."""
-        own = raw.replace(b"<1@", b"<%d@" % next(NUMBERS))
+        own = (raw or self.case.good).replace(b"<1@", b"<%d@" % next(NUMBERS))
         async with await Client.open(self.relay.port) as client:
             return await client.message(own)
 
@@ -100,7 +119,7 @@ async def scene(request: pytest.FixtureRequest, relay: Relay) -> AsyncIterator[S
     try:
         await server.start()
         async with UpstreamSink() as sink:
-            options = {case.place: server.address, "breaker": BREAKER, "timeout": "1s", **case.options}
+            options = {"breaker": BREAKER, "timeout": "1s", **case.options(server.address)}
             monitor = free_port()
             relay.configure(
                 sink.address,
@@ -148,7 +167,7 @@ async def test_killed_under_load(scene: Scene):
 
     async def one(number: int) -> tuple[bytes, int]:
         mark = b"number-%d-of-many" % number
-        answer = await scene.send(RAW.replace(b"hello", mark))
+        answer = await scene.send(scene.case.good.replace(b"hello", mark))
         return mark, answer.code
 
     sending = [asyncio.create_task(one(number)) for number in range(40)]
@@ -165,7 +184,7 @@ async def test_killed_under_load(scene: Scene):
 
 async def test_skip_lets_mail_through_unseen(scene: Scene):
     await scene.server.kill()
-    options = {scene.case.place: scene.server.address, "on_error": "skip", **scene.case.options}
+    options = {"on_error": "skip", **scene.case.options(scene.server.address)}
     scene.relay.configure(scene.sink.address, pipeline=[{scene.case.plugin: options}])
     scene.relay.reload()
     await scene.relay.until_logged('"event":"reloaded"')
