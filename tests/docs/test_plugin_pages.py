@@ -14,6 +14,7 @@ from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.milter import MilterServer, MilterSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.rspamd import RspamdSettings
+from relayproxy.builtin.spamassassin import SpamassassinSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
 
@@ -39,6 +40,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("milter.md", MilterSettings),
         ("rspamd.md", RspamdSettings),
         ("services.md", Breaker),
+        ("spamassassin.md", SpamassassinSettings),
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),

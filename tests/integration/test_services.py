@@ -20,6 +20,7 @@ from tests.servers.opendkim import StrictOpenDkim
 from tests.servers.process import free_port
 from tests.servers.relay import Relay
 from tests.servers.rspamd_scanner import RspamdScanner
+from tests.servers.spamd import Spamd
 
 from relayproxy.testing.upstream import UpstreamSink
 
@@ -52,6 +53,13 @@ CASES = (
         "rspamd",
         RspamdScanner,
         lambda at: {"url": at, **ALL},
+        RAW.replace(b"hello", b"reject-word"),
+    ),
+    Case(
+        "spamassassin",
+        "spamassassin",
+        Spamd,
+        lambda at: {"address": at, "reject_score": 10, **ALL},
         RAW.replace(b"hello", b"reject-word"),
     ),
     Case(
