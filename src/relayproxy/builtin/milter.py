@@ -84,6 +84,7 @@ class Milter(Plugin[MilterSettings]):
         servers = [one for one in self.options.milters if one.at == "message"]
         if not servers:
             return None
+        self._kept.put(mail, ())
         verdict, edits = await self._asked(servers, mail)
         self._kept.put(mail, edits)
         return verdict
