@@ -185,6 +185,18 @@ async def test_a_recipient_can_be_asked_about(program):
     assert await call(plugin, "message", mail=mail) is None
 
 
+async def test_the_program_of_the_documentation():
+    file = Path(__file__).parent / "scripts" / "recipients.py"
+    script = {"name": "recipients", "at": "rcpt", "command": [sys.executable, str(file)]}
+    plugin = started(Exec, timeout=20.0, scripts=[script])
+    mail = make_mail(b"", recipients=["b@example.org", "c@example.org"])
+    verdicts = [await call(plugin, "rcpt", mail=mail, rcpt=rcpt) for rcpt in mail.envelope.recipients]
+    assert [verdict and str(verdict.reply) for verdict in verdicts] == [
+        None,
+        "550 5.1.1 There is no such user",
+    ]
+
+
 async def test_scripts_are_asked_in_order_until_one_refuses(tmp_path):
     for name, answer in (("holds", {"verdict": "hold"}), ("defers", {"verdict": "defer"}), ("never", {})):
         file = tmp_path / name

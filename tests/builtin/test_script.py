@@ -26,6 +26,44 @@ from relayproxy.api import (
 from relayproxy.builtin._script import facts, read, written
 from relayproxy.testing.mail import make_address, make_mail
 
+TOLD = {
+    "version": 1,
+    "hook": "rcpt",
+    "id": "test.1",
+    "direction": "inbound",
+    "client": {
+        "ip": "192.0.2.1",
+        "port": 49152,
+        "ptr": "",
+        "helo": "client.example.org",
+        "proto": "ESMTP",
+        "listener": "inbound",
+        "identity": "me",
+        "tls": {"version": "TLSv1.3", "cipher": "AES", "bits": 128, "verified": False},
+    },
+    "envelope": {
+        "sender": "a@example.org",
+        "recipients": ["b@example.net", "c@example.net"],
+        "body": "",
+        "smtputf8": False,
+        "requiretls": False,
+    },
+    "recipient": "c@example.net",
+    "score": 0.5,
+    "findings": [
+        {
+            "method": "spf",
+            "result": "pass",
+            "score": 0.5,
+            "reason": "why",
+            "props": {"smtp.mailfrom": "a@example.org"},
+            "by": "spf",
+        }
+    ],
+    "headers": [["From", "<a@example.org>"], ["Message-ID", "<1@example.org>"], ["Subject", "x"]],
+    "size": 73,
+}
+
 
 def decided(may_edit=True, **answer):
     return read(orjson.dumps(answer), may_edit=may_edit)
@@ -40,43 +78,7 @@ def test_what_a_script_is_told():
         findings=[Finding("spf", "pass", 0.5, {"smtp.mailfrom": "a@example.org"}, "why", "spf")],
     )
     told = orjson.loads(written(facts(mail, "rcpt", mail.envelope.recipients[1])))
-    assert told == {
-        "version": 1,
-        "hook": "rcpt",
-        "id": "test.1",
-        "direction": "inbound",
-        "client": {
-            "ip": "192.0.2.1",
-            "port": 49152,
-            "ptr": "",
-            "helo": "client.example.org",
-            "proto": "ESMTP",
-            "listener": "inbound",
-            "identity": "me",
-            "tls": {"version": "TLSv1.3", "cipher": "AES", "bits": 128, "verified": False},
-        },
-        "envelope": {
-            "sender": "a@example.org",
-            "recipients": ["b@example.net", "c@example.net"],
-            "body": "",
-            "smtputf8": False,
-            "requiretls": False,
-        },
-        "recipient": "c@example.net",
-        "score": 0.5,
-        "findings": [
-            {
-                "method": "spf",
-                "result": "pass",
-                "score": 0.5,
-                "reason": "why",
-                "props": {"smtp.mailfrom": "a@example.org"},
-                "by": "spf",
-            }
-        ],
-        "headers": [["From", "<a@example.org>"], ["Message-ID", "<1@example.org>"], ["Subject", "x"]],
-        "size": 73,
-    }
+    assert told == TOLD
 
 
 @given(st.text(alphabet=st.characters()))

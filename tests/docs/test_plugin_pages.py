@@ -10,7 +10,9 @@ from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
+from relayproxy.builtin.exec import ExecSettings, Program
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.http import HttpSettings, WebService
 from relayproxy.builtin.milter import MilterServer, MilterSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.rspamd import RspamdSettings
@@ -39,6 +41,10 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("milter.md", MilterServer),
         ("milter.md", MilterSettings),
         ("rspamd.md", RspamdSettings),
+        ("scripts.md", ExecSettings),
+        ("scripts.md", HttpSettings),
+        ("scripts.md", Program),
+        ("scripts.md", WebService),
         ("services.md", Breaker),
         ("spamassassin.md", SpamassassinSettings),
         ("srs.md", SrsSettings),

@@ -21,6 +21,7 @@ from tests.servers.process import free_port
 from tests.servers.relay import Relay
 from tests.servers.rspamd_scanner import RspamdScanner
 from tests.servers.spamd import Spamd
+from tests.servers.web_hook import WebHook
 
 from relayproxy.testing.upstream import UpstreamSink
 
@@ -61,6 +62,13 @@ CASES = (
         Spamd,
         lambda at: {"address": at, "reject_score": 10, **ALL},
         RAW.replace(b"hello", b"reject-word"),
+    ),
+    Case(
+        "http",
+        "http hook",
+        WebHook,
+        lambda at: {"scripts": [{"name": "hook", "url": at}]},
+        RAW.replace(b"Subject: x", b"Subject: reject-word"),
     ),
     Case(
         "milter",

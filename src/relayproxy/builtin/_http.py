@@ -51,7 +51,8 @@ class Caller:
                     answer += chunk
                     if len(answer) > _LONGEST_ANSWER:
                         raise ServiceError("the answer has no end")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, AttributeError) as error:
+            # anyio 4.16 under uvloop asks a connection that is lost as soon as it is made for its name: AttributeError.
             raise ServiceError(str(error) or type(error).__name__) from error
         if response.status_code != httpx.codes.OK:
             raise ServiceError(f"answered {response.status_code}")
