@@ -1,6 +1,9 @@
+import asyncio
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.builtin.scanning import RAW, an_app, asked, scripted, started
 
@@ -11,10 +14,12 @@ from relayproxy.api import (
     DropRecipient,
     Message,
     Recipient,
+    ReplaceBody,
     ServiceError,
     SetSender,
     TlsInfo,
 )
+from relayproxy.builtin._milter_talk import Talk
 from relayproxy.builtin._milter_wire import Skips
 from relayproxy.builtin.milter import Milter, MilterSettings
 from relayproxy.model.edits import apply_to_message
@@ -270,6 +275,50 @@ async def test_changes_of_the_envelope():
 async def test_what_the_protocol_does_not_allow_is_a_fault(milter):
     with pytest.raises(ServiceError, match=r"^milter m0: "):
         await filtered(milter)
+
+
+def understood(octets):
+    """Let a milter that has been told everything send `octets`: they mean something, or are a fault."""
+
+    async def held():
+        reader = asyncio.StreamReader()
+        agreed = b"O" + struct.pack("!III", 6, 0x7F, int(Skips.NOBODY | Skips.NR_HDR))
+        for reply in (agreed, *([b"c"] * 6)):
+            reader.feed_data(len(reply).to_bytes(4, "big") + reply)
+        reader.feed_data(octets)
+        reader.feed_eof()
+        return await Talk(reader, Nowhere(), make_mail(RAW), "mx.example.com").held()
+
+    try:
+        said = asyncio.run(held())
+    except (ServiceError, EOFError):
+        return
+    message = apply_to_message(Message.from_bytes(RAW), said.edits)
+    if not any(isinstance(edit, ReplaceBody) for edit in said.edits):
+        assert message.body == b"hello\r\n"
+
+
+@given(st.binary(max_size=200))
+def test_whatever_a_milter_sends_is_understood_or_a_fault(octets):
+    understood(octets)
+
+
+@given(st.lists(st.tuples(st.sampled_from("himeb+-2qycz"), st.binary(max_size=40)), max_size=6))
+def test_whatever_a_milter_wants_is_an_edit_or_a_fault(replies):
+    ended = [*replies, ("c", b"")]
+    understood(b"".join((len(data) + 1).to_bytes(4, "big") + code.encode() + data for code, data in ended))
+
+
+class Nowhere:
+    """A writer that forgets."""
+
+    def write(self, data):
+        assert data
+
+    writelines = write
+
+    async def drain(self):
+        assert self
 
 
 async def test_each_milter_sees_what_those_before_it_changed():

@@ -158,6 +158,18 @@ async def test_a_trial_that_is_cancelled_leaves_the_next_one_to_others():
     assert await bench.ask() == "answer"
 
 
+@pytest.mark.parametrize(("waited", "is_open"), [(2.4, False), (2.6, True)])
+async def test_who_is_cancelled_after_a_long_wait_has_waited_in_vain(waited, is_open):
+    bench = Bench(failures=1, deadline=5.0)
+    waiting = asyncio.create_task(bench.service.ask(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    bench.clock.advance(waited)
+    waiting.cancel()
+    (fault,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(fault, asyncio.CancelledError)
+    assert bench.service.is_open is is_open
+
+
 async def test_its_deadline_ends_before_the_hook_does():
     plugin = Plugin(Settings())
     plugin.timeout = 0.02

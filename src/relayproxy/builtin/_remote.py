@@ -139,6 +139,12 @@ class Service:
         try:
             async with asyncio.timeout(self._deadline):
                 answer = await work()
+        except asyncio.CancelledError:
+            # The mail's own time was over, or its client has left: which one can't be told, but who has waited that long
+            # has waited for nothing.
+            if (waited := self._clock.monotonic() - start) > self._deadline / 2:
+                self._failed("timeout", waited, f"no answer within {waited:.1f} s")
+            raise
         except TimeoutError:
             seconds = self._clock.monotonic() - start
             self._failed("timeout", seconds, f"no answer within {self._deadline:.1f} s")

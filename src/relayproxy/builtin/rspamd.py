@@ -85,6 +85,7 @@ class Rspamd(Plugin[RspamdSettings]):
 
     name = "rspamd"
     settings = RspamdSettings
+    after = ()
     directions = frozenset({Direction.INBOUND})
     default_timeout = 20.0
     _service: Service

@@ -79,6 +79,7 @@ class Spamassassin(Plugin[SpamassassinSettings]):
 
     name = "spamassassin"
     settings = SpamassassinSettings
+    after = ()
     directions = frozenset({Direction.INBOUND})
     default_timeout = 30.0
     _service: Service
