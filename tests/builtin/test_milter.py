@@ -1,5 +1,6 @@
 import asyncio
 import struct
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -312,10 +313,10 @@ def test_whatever_a_milter_wants_is_an_edit_or_a_fault(replies):
 class Nowhere:
     """A writer that forgets."""
 
-    def write(self, data):
-        assert data
+    transport = SimpleNamespace(is_closing=lambda: False)
 
-    writelines = write
+    def writelines(self, data):
+        assert data
 
     async def drain(self):
         assert self

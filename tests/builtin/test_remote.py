@@ -2,12 +2,13 @@ import asyncio
 import logging
 
 import pytest
+import uvloop
 from pydantic import TypeAdapter, ValidationError
-from tests.builtin.scanning import an_app
+from tests.builtin.scanning import an_app, scripted
 
 from relayproxy.api import Plugin, ServiceError, Settings, hook
 from relayproxy.build import meters_of
-from relayproxy.builtin._remote import Breaker, Pause, Service, Where, service_of
+from relayproxy.builtin._remote import Breaker, Pause, Service, Where, send, service_of
 from relayproxy.core.metrics import Metrics
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.session import SessionDriver, entry_for
@@ -194,6 +195,27 @@ async def test_a_service_error_is_a_fault_without_a_traceback():
     assert '"kind":"service"' in event
     assert '"traceback":""' in event
     assert (await SessionDriver(entry_for(Asking, on_error="skip")).deliver(raw)).reply.code == 250
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_lost_while_we_write_is_a_service_error(loop):
+    async def hangs_up(reader, writer):
+        writer.transport.abort()
+
+    async def write():
+        async with scripted(hangs_up) as address:
+            place = TypeAdapter(Where).validate_python(address)
+            async with place.connected() as (_, writer):
+                for _ in range(1000):
+                    await send(writer, b"x" * 100_000)
+
+    async def ask():
+        service = Service("scanner", Breaker(), 20.0, an_app(), LOG)
+        with pytest.raises(ServiceError, match="scanner: "):
+            await service.ask(write)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ def saying(answer, seen=None):
     """Return a talk that reads a request to its end and says `answer`."""
 
     async def talk(reader, writer):
-        request = await reader.read()
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = [int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-length:")]
+        request = head + await reader.readexactly(length)
         if seen is not None:
             seen.append(request)
         writer.write(answer)

@@ -47,3 +47,14 @@ async def test_a_program_through_the_whole_proxy(relay: Relay):
         assert b"X-Program: %d" % len(large) in sink.messages[1].content
     await relay.until_logged("exec check: ended with status 1: ValueError: the secret of the program")
     await relay.until_logged("exec check: no answer within")
+
+
+async def test_a_program_that_ends_before_it_is_told_anything(relay: Relay):
+    script = {"name": "quick", "command": ["/bin/echo", "{}"], "send": "message"}
+    async with UpstreamSink() as sink:
+        relay.configure(sink.address, pipeline=[{"exec": {"scripts": [script]}}])
+        await relay.start()
+        async with await Client.open(relay.port) as client:
+            for number in range(30):
+                raw = RAW.replace(b"<1@", b"<%d@" % number) + b"x" * 900 + b"\r\n"
+                assert (await client.message(raw)).code == 250

@@ -7,6 +7,7 @@ pipeline it is asked.
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +34,7 @@ from relayproxy.api import Reply as SmtpReply
 from relayproxy.builtin import _milter_wire as wire
 from relayproxy.builtin._changes import added, dropped, replaced
 from relayproxy.builtin._milter_wire import Reply, Skips, Step
+from relayproxy.builtin._remote import send
 
 _REPLY_LINE: Final = re.compile(
     r"([45][0-9]{2})(?:[ -](?:([45]\.[0-9]{1,3}\.[0-9]{1,3}) )?(.*))?\Z", re.DOTALL
@@ -67,18 +69,18 @@ class Talk:
 
         Raises ServiceError for what the protocol does not allow, OSError and EOFError.
         """
-        self._writer.write(wire.offer())
+        await send(self._writer, wire.offer())
         self._habits = wire.agreed(await self._reply())
         said = Said()
         reply = await self._told()
         if reply is None:
-            self._send(Step.END, wire.packet(Step.END.code))
+            await self._tell(Step.END, wire.packet(Step.END.code))
             reply = await self._changes(said)
         said.verdict = _strongest(said.verdict, _verdict(reply))
         if said.verdict is not None and said.verdict.action is not Action.HOLD:
             said.edits.clear()
-        self._writer.write(wire.packet(b"Q"))
-        await self._writer.drain()
+        with suppress(OSError):  # all is said; it may have left already
+            await send(self._writer, wire.packet(b"Q"))
         return said
 
     async def _told(self) -> Reply | None:
@@ -86,8 +88,7 @@ class Talk:
         for step, packet in self._steps():
             if not step.wanted(self._habits):
                 continue
-            self._send(step, packet)
-            await self._writer.drain()
+            await self._tell(step, packet)
             if not step.answered(self._habits):
                 continue
             reply = await self._reply()
@@ -117,8 +118,9 @@ class Talk:
         for chunk in _body(mail.message):
             yield Step.BODY, wire.packet(b"B", chunk)
 
-    def _send(self, step: Step, packet: bytes) -> None:
-        self._writer.writelines((wire.macros(step, _macros(step, self._mail, self._hostname)), packet))
+    async def _tell(self, step: Step, packet: bytes) -> None:
+        macros = wire.macros(step, _macros(step, self._mail, self._hostname))
+        await send(self._writer, macros + packet)
 
     async def _reply(self) -> Reply:
         """Read one reply; those that only ask for patience are passed over."""

@@ -195,6 +195,17 @@ class Service:
         self._retry_at = self._clock.monotonic() + self._settings.retry
 
 
+async def send(writer: asyncio.StreamWriter, *octets: bytes | memoryview) -> None:
+    """Write, and wait while the other side is slower. Raises OSError.
+
+    To write to a connection that is lost already is a warning to asyncio, and to uvloop a RuntimeError.
+    """
+    if writer.transport.is_closing():
+        raise ConnectionResetError("the connection was lost")
+    writer.writelines(octets)
+    await writer.drain()
+
+
 def _said(fault: Exception) -> str:
     if isinstance(fault, EOFError):
         return "the connection ended before the answer"

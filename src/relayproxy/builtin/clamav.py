@@ -26,7 +26,7 @@ from relayproxy.api import (
     printable,
     reject,
 )
-from relayproxy.builtin._remote import Breaker, Service, Where, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
 
 _ANSWER: Final = re.compile(rb"stream: (?:(OK)|(.+) FOUND)\Z", re.DOTALL)
 _LIMIT = b"size limit exceeded"
@@ -129,14 +129,12 @@ class Clamav(Plugin[ClamavSettings]):
 async def _send(writer: asyncio.StreamWriter, message: Message, reading: "asyncio.Future[bytes]") -> None:
     """Write the message in chunks with their lengths in front, as long as there is no answer yet."""
     try:
-        writer.write(b"zINSTREAM\0")
+        await send(writer, b"zINSTREAM\0")
         for chunk in _pieces(message):
-            writer.writelines((len(chunk).to_bytes(4, "big"), chunk))
-            await writer.drain()
+            await send(writer, len(chunk).to_bytes(4, "big"), chunk)
             if reading.done():
                 return
-        writer.write(b"\0\0\0\0")
-        await writer.drain()
+        await send(writer, b"\0\0\0\0")
     except ConnectionError:
         if not (reading.done() and reading.exception() is None):
             raise

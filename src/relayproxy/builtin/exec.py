@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from relayproxy.api import App, Mail, Message, Mistake, Recipient, ServiceError, Setup, hook, printable
 from relayproxy.builtin import _script
 from relayproxy.builtin._asking import Asking, Script, ScriptsSettings, whole
+from relayproxy.builtin._remote import send
 
 _LONGEST_OUTPUT: Final = 32 * 1024 * 1024
 _BUFFER: Final = 65_536
@@ -141,11 +142,9 @@ class Exec(Asking[ExecSettings, Program]):
 async def _fed(stdin: asyncio.StreamWriter, line: bytes, message: Message | None) -> None:
     """Write what the program is told; one that doesn't want to know all may close the door."""
     try:
-        stdin.write(line)
+        await send(stdin, line)
         for chunk in message.chunks() if message is not None else ():
-            stdin.write(chunk)
-            await stdin.drain()
-        await stdin.drain()
+            await send(stdin, chunk)
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:

@@ -32,7 +32,7 @@ from relayproxy.api import (
     reject,
 )
 from relayproxy.builtin._changes import added, dropped
-from relayproxy.builtin._remote import Breaker, Service, Where, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
 
 _STATUS: Final = re.compile(rb"SPAMD/[0-9.]+ ([0-9]+) ?(.*)\Z")
 _SPAM: Final = re.compile(
@@ -136,11 +136,9 @@ class Spamassassin(Plugin[SpamassassinSettings]):
         if self.options.user:
             request += f"User: {self.options.user}\r\n"
         async with self.options.address.connected() as (reader, writer):
-            writer.write(f"{request}\r\n".encode() + trace)
+            await send(writer, f"{request}\r\n".encode(), trace)
             for chunk in mail.message.chunks():
-                writer.write(chunk)
-                await writer.drain()
-            writer.write_eof()
+                await send(writer, chunk)
             return await self._answer(reader)
 
     async def _answer(self, reader: asyncio.StreamReader) -> Finding:
