@@ -315,6 +315,9 @@ class Nowhere:
 
     transport = SimpleNamespace(is_closing=lambda: False)
 
+    def get_extra_info(self, name):
+        assert name == "socket"
+
     def writelines(self, data):
         assert data
 

@@ -34,7 +34,7 @@ from relayproxy.api import Reply as SmtpReply
 from relayproxy.builtin import _milter_wire as wire
 from relayproxy.builtin._changes import added, dropped, replaced
 from relayproxy.builtin._milter_wire import Reply, Skips, Step
-from relayproxy.builtin._remote import send
+from relayproxy.builtin._remote import acknowledge, send
 
 _REPLY_LINE: Final = re.compile(
     r"([45][0-9]{2})(?:[ -](?:([45]\.[0-9]{1,3}\.[0-9]{1,3}) )?(.*))?\Z", re.DOTALL
@@ -137,6 +137,7 @@ class Talk:
         body: bytearray | None = None
         room = 2 * self._mail.message.size + _BODY_ROOM
         while True:
+            acknowledge(self._writer)
             reply = await self._reply()
             match reply.code:
                 case "a" | "c" | "r" | "t" | "y" | "d" | "4" | "f":

@@ -8,6 +8,7 @@ asked, nor in which protocol.
 import asyncio
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]{1,6})\s*(ms|s|m|h)\Z")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
 _PATH_ROOM = 107  # octets of sun_path on Linux, without its NUL
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _FAULTS = (OSError, EOFError, asyncio.LimitOverrunError)
 
 
@@ -204,6 +206,17 @@ async def send(writer: asyncio.StreamWriter, *octets: bytes | memoryview) -> Non
         raise ConnectionResetError("the connection was lost")
     writer.writelines(octets)
     await writer.drain()
+
+
+def acknowledge(writer: asyncio.StreamWriter) -> None:
+    """Have what comes next acknowledged at once, where the system can (TCP_QUICKACK of Linux, which doesn't last).
+
+    For a peer that writes several small answers in a row and waits for the acknowledgement of each (Nagle's algorithm):
+    without it every such message takes 40 ms more.
+    """
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX and _QUICKACK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 def _said(fault: Exception) -> str:
