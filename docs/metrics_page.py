@@ -33,6 +33,7 @@ _QUESTIONS = """\
 (rate(relayproxy_delivery_duration_seconds_bucket[5m])))` |
 | the slowest plugin | `topk(3, sum by (plugin) (rate(relayproxy_hook_duration_seconds_sum[5m])))` |
 | a plugin that fails | `sum by (plugin, kind) (rate(relayproxy_plugin_errors_total[5m])) > 0` |
+| a scanner that is not asked, because it failed | `relayproxy_service_breaker_open > 0` |
 | what observing plugins would have refused | `sum by (plugin) \
 (increase(relayproxy_verdicts_total{mode="observe",verdict="reject"}[1d]))` |
 | an upstream that can't be reached | `rate(relayproxy_upstream_connects_total{result="failed"}[5m]) > 0` |

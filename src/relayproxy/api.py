@@ -64,6 +64,7 @@ __all__ = [
     "HeaderField",
     "Mail",
     "Message",
+    "Meter",
     "Mistake",
     "Operation",
     "Opinion",
@@ -81,6 +82,7 @@ __all__ = [
     "Secret",
     "SecretError",
     "SecretRef",
+    "ServiceError",
     "SessionTotals",
     "SetSender",
     "Settings",
@@ -137,6 +139,13 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+class ServiceError(Exception):
+    """A service that the plugin asks gave no usable answer.
+
+    A fault as any other, so `on_error` decides; but its text says all there is to say, and the log shows no traceback.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a plugin may compare its settings with when a configuration is checked.
@@ -167,7 +176,8 @@ class Plugin(Generic[S]):
 
     `name` is how the YAML calls it, `settings` the class of its settings. `after` names the plugins whose findings
     it reads: with it, the hook runs at once beside those it does not name; without it (None), it waits for all
-    that stand before it in the YAML and sees what they found. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
+    that stand before it in the YAML and sees what they found. `timeout` is how many seconds a hook may take, as the
+    YAML or `default_timeout` says. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
     `uses_state` says that it keeps something in `app.state`, which `check` then wants to be shared and lasting.
     `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
     before_forward after all others.
@@ -184,6 +194,7 @@ class Plugin(Generic[S]):
 
     def __init__(self, options: S) -> None:
         self.options = options
+        self.timeout = self.default_timeout
         self.log = logging.getLogger(f"relayproxy.plugin.{self.name or type(self).__name__}")
 
     def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (for those that override it)
@@ -249,8 +260,8 @@ def _unheard(plugin: str, count: int) -> None:
     """Take the number of alarms where nobody listens."""
 
 
-class Unavailable(Exception):  # noqa: N818  (says what is the matter, as asyncio's TimeoutError does)
-    """A service that a plugin needs gives no answer now; whoever noticed has logged it.
+class Unavailable(ServiceError):  # noqa: N818  (says what is the matter, as asyncio's TimeoutError does)
+    """A service that a plugin needs gives no answer now, and whoever noticed has logged it once for the outage.
 
     A plugin lets it pass: its `on_error` then says what becomes of the mail.
     """
@@ -295,13 +306,34 @@ class SharedState:
         return found  # type: ignore[no-any-return]
 
 
+def _uncounted(*_: object) -> None:
+    """Take a number where nobody counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Counts what an external service does: the metrics relayproxy_service_*.
+
+    `asked(result, seconds)` takes how a question ended ("ok", "error", "timeout" or "refused", when the breaker kept it
+    from being asked) and how long it took; `breaker(is_open)` the state of the circuit breaker.
+    """
+
+    asked: Callable[[str, float], None] = _uncounted
+    breaker: Callable[[bool], None] = _uncounted
+
+
+def _unmetered(service: str) -> Meter:  # noqa: ARG001  (the shape of App.meter)
+    """Return a meter where nobody counts."""
+    return Meter()
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
 
     `unencrypted` names the upstreams that mail goes to over a network and without TLS.
     `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
-    relayproxy_plugin_alarms.
+    relayproxy_plugin_alarms. `meter(service)` is for those that ask a service over the network; call it in startup only.
     """
 
     hostname: str
@@ -313,3 +345,4 @@ class App:
     unencrypted: frozenset[str] = frozenset()
     alarm: Callable[[str, int], None] = _unheard
     state: SharedState = field(default_factory=SharedState)
+    meter: Callable[[str], Meter] = _unmetered

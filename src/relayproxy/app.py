@@ -25,6 +25,7 @@ from relayproxy.build import (
     app_for,
     entries_of,
     listener_services,
+    meters_of,
     relay_of,
     routes_of,
     state_of,
@@ -179,7 +180,11 @@ class Worker:
         self._measure(metrics)
         self._state = state_of(config, self._clock, self.log, metrics)
         alarm = alarms_of(self._choices, metrics)
-        app = replace(app_for(config, resolver, self._clock, self._folder, self._state), alarm=alarm)
+        app = replace(
+            app_for(config, resolver, self._clock, self._folder, self._state),
+            alarm=alarm,
+            meter=meters_of(metrics),
+        )
         for call in services.pipeline.calls("startup"):
             answer = call.function(*[{"app": app}[name] for name in call.names])
             if asyncio.iscoroutine(answer):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relayproxy.api import App, Clock, Direction, Plugin, Resolver, SharedState
+from relayproxy.api import App, Clock, Direction, Meter, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
@@ -165,6 +165,7 @@ def entries_of(choices: Sequence[Choice]) -> list[Entry]:
             plugin = cls(options)
         except Exception as error:  # the fence round foreign code
             raise PluginError(f"{entry.name}: {type(error).__name__}: {error}") from error
+        plugin.timeout = entry.timeout or cls.default_timeout
         entries.append(
             Entry(
                 name=entry.name,
@@ -174,7 +175,7 @@ def entries_of(choices: Sequence[Choice]) -> list[Entry]:
                 when=_condition(entry.when, cls),
                 observe=entry.mode == "observe",
                 on_error=entry.on_error,
-                timeout=entry.timeout or cls.default_timeout,
+                timeout=plugin.timeout,
                 signer=cls.signer,
             )
         )
@@ -227,6 +228,28 @@ def alarms_of(choices: Sequence[Choice], metrics: Metrics) -> Callable[[str, int
     for cell in cells.values():
         cell.set(0)
     return lambda plugin, count: cells[plugin].set(count)
+
+
+def meters_of(metrics: Metrics) -> Callable[[str], Meter]:
+    """Return what gives a plugin the numbers of a service that it asks."""
+
+    def meter(service: str) -> Meter:
+        results = {
+            result: metrics.cell("service_requests_total", service, result)
+            for result in ("ok", "error", "timeout", "refused")
+        }
+        durations = metrics.timer("service_duration_seconds", service)
+        opened = metrics.cell("service_breaker_open", service)
+        opened.set(0)
+
+        def asked(result: str, seconds: float) -> None:
+            results[result].inc()
+            if result != "refused":
+                durations.observe(seconds)
+
+        return Meter(asked, lambda is_open: opened.set(float(is_open)))
+
+    return meter
 
 
 def state_of(config: Config, clock: Clock, log: Log, metrics: Metrics) -> SharedState:

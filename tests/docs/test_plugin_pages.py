@@ -5,16 +5,23 @@ from pathlib import Path
 import pytest
 
 from relayproxy.builtin._dnsbl_settings import DnsblSettings, ListSettings
+from relayproxy.builtin._remote import Breaker
 from relayproxy.builtin._score_settings import HeaderNames, ScoreSettings, Thresholds
 from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
+from relayproxy.builtin.exec import ExecSettings, Program
 from relayproxy.builtin.greylist import GreylistSettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.http import HttpSettings, WebService
+from relayproxy.builtin.milter import MilterServer, MilterSettings
 from relayproxy.builtin.ratelimit import Limit
 from relayproxy.builtin.reputation import ReputationSettings, Scales
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
+from relayproxy.builtin.rspamd import RspamdSettings
+from relayproxy.builtin.spamassassin import SpamassassinSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
 
@@ -33,8 +40,18 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", DkimSignSettings),
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
+        ("clamav.md", ClamavSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
+        ("milter.md", MilterServer),
+        ("milter.md", MilterSettings),
+        ("rspamd.md", RspamdSettings),
+        ("scripts.md", ExecSettings),
+        ("scripts.md", HttpSettings),
+        ("scripts.md", Program),
+        ("scripts.md", WebService),
+        ("services.md", Breaker),
+        ("spamassassin.md", SpamassassinSettings),
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),

@@ -80,11 +80,25 @@ class OpenDkim(Process):
         self.spawn(program("opendkim"), "-f", "-x", str(config), cwd=self.folder)
         await self.until_listening(self.port)
 
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
     async def stop(self) -> None:
         """End it and remove its folder."""
         try:
-            if self.popen is not None:
+            if self.popen is not None and self.popen.poll() is None:
                 self.signal(signal.SIGKILL)  # it keeps nothing, and takes five seconds to notice a SIGTERM
                 await self.until_ended()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class StrictOpenDkim(OpenDkim):
+    """Refuses a message without the fields that RFC 5322 section 3.6 asks for."""
+
+    def __init__(self) -> None:
+        super().__init__(free_port())
+
+    async def start(self) -> None:
+        await self._start(_VERIFIER + "RequiredHeaders yes\n")

@@ -121,6 +121,15 @@ class Process:
         assert self.popen is not None
         self.popen.send_signal(number)
 
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the server and all its children."""
+        os.killpg(self.pid, number)
+
+    async def kill(self) -> None:
+        """End it and its children at once."""
+        self.signal_group(signal.SIGKILL)
+        await self.until_ended()
+
     async def until_ended(self, seconds: float = 20.0) -> int:
         """Wait for the end and return the exit status; kill the process group and fail when time is up."""
         assert self.popen is not None

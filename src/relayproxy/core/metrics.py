@@ -47,6 +47,21 @@ FAMILIES: Final = {
         Family("hook_duration_seconds", "histogram", "Time that a plugin's hook took", ("hook", "plugin")),
         Family("plugin_alarms", "gauge", "Things of a plugin that need an admin now", ("plugin",)),
         Family("plugin_errors_total", "counter", "Faults of plugins", ("plugin", "kind")),
+        Family(
+            "service_breaker_open",
+            "gauge",
+            "1 while a service that failed again and again is not asked",
+            ("service",),
+        ),
+        Family(
+            "service_duration_seconds",
+            "histogram",
+            "Time that an external service took to answer",
+            ("service",),
+        ),
+        Family(
+            "service_requests_total", "counter", "Questions to an external service", ("service", "result")
+        ),
         Family("deliveries_total", "counter", "Transactions with an upstream", ("upstream", "result")),
         Family(
             "delivery_duration_seconds", "histogram", "From the first octet to the final reply", ("upstream",)
@@ -204,6 +219,7 @@ _LARGEST: Final[Iterable[str]] = frozenset(
         "event_loop_lag_seconds",
         "plugin_alarms",
         "queue_waiting",
+        "service_breaker_open",
         "tls_certificate_expiry_timestamp_seconds",
     }
 )

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relayproxy.api import Clock, Unavailable
+from relayproxy.api import Clock, ServiceError, Unavailable
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Cell, Metrics, Timer
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
@@ -188,7 +188,7 @@ class Pipeline:
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
-                for kind in ("raise", "timeout", "type", "unavailable")
+                for kind in ("raise", "service", "timeout", "type", "unavailable")
             },
             verdicts={
                 action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
@@ -448,6 +448,9 @@ class Pipeline:
             # Once an outage is enough: whoever noticed has logged it.
             error = str(fault)
             call.errors["unavailable"].inc()
+        except ServiceError as fault:
+            error = str(fault)
+            self._fault(call, "service", error)
         except GeneratorExit:
             raise
         except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)

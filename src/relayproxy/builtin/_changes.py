@@ -1,0 +1,88 @@
+"""What a foreign program wants changed in a message: made into edits, and kept from the check to the forwarding.
+
+A decide hook can't edit, so what a scanner said at `message` waits here for `before_forward`. Must not know which
+program wants it, nor how edits are applied.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from relayproxy.api import AddHeader, DropHeader, Edit, Mail, Message, Origin, ReplaceHeader, ServiceError
+
+T = TypeVar("T")
+
+_STALE: Final = 900.0  # seconds after which a message that has not been forwarded never will be
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LONGEST_VALUE = 8192
+
+
+class Kept(Generic[T]):
+    """One value for each message that is in progress."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._values: dict[str, tuple[float, T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def put(self, mail: Mail, value: T) -> None:
+        """Keep `value` for this message, and forget those of messages that were refused long ago."""
+        now = self._monotonic()
+        while self._values:
+            oldest = next(iter(self._values))
+            if self._values[oldest][0] > now - _STALE:
+                break
+            del self._values[oldest]
+        self._values.pop(mail.id, None)
+        self._values[mail.id] = (now, value)
+
+    def get(self, mail: Mail, method: str) -> T | None:
+        """Return the value; None for a message that was not asked about.
+
+        Raises ServiceError when a finding of `method` says that it was, and the value is gone: the message must not
+        leave without what was wanted. What a human released has been seen, and goes as it is.
+        """
+        if mail.id in self._values:
+            return self._values[mail.id][1]
+        if mail.finding(method) is None or mail.origin is not Origin.SMTP:
+            return None
+        raise ServiceError(f"{method}: what was wanted for this message is no longer known")
+
+    def drop(self, mail: Mail) -> None:
+        """Forget the value of a message whose fate is known."""
+        self._values.pop(mail.id, None)
+
+
+def fit(value: str) -> str:
+    """Return a foreign value of a header field as an edit takes it: folds with CRLF, no other control character."""
+    lines = _CONTROL.sub("?", value.replace("\r\n", "\n").replace("\r", "\n")[:_LONGEST_VALUE]).split("\n")
+    kept = [lines[0].strip(" \t")]
+    kept += [line if line[0] in " \t" else f" {line}" for line in lines[1:] if line.strip(" \t")]
+    return "\r\n".join(kept)
+
+
+def added(name: str, value: str, *, bottom: bool = False) -> AddHeader:
+    """Return the edit that adds a field. Raises ServiceError for a name that is none."""
+    try:
+        return AddHeader(name, fit(value), bottom)
+    except ValueError as error:
+        raise ServiceError(f"wants a header field that can't be: {error}") from error
+
+
+def replaced(name: str, value: str, index: int = 0) -> ReplaceHeader:
+    """Return the edit that gives a field another value. Raises ServiceError for a name that is none."""
+    try:
+        return ReplaceHeader(name, fit(value), index)
+    except ValueError as error:
+        raise ServiceError(f"wants a header field that can't be: {error}") from error
+
+
+def dropped(message: Message, name: str, number: int) -> list[Edit]:
+    """Return the edits that take out field `number` called `name`: 1 is the first, -1 the last, 0 all of them."""
+    count = len(message.all(name))
+    if number == 0:
+        return [DropHeader(name)] if count else []
+    index = number - 1 if number > 0 else count + number
+    return [DropHeader(name, index)] if 0 <= index < count else []

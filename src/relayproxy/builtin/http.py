@@ -1,0 +1,73 @@
+"""http: asks web services about a mail; JSON in, JSON out.
+
+Must not know what the JSON says, beyond putting the message into it.
+"""
+
+import base64
+from collections.abc import Sequence
+
+from pydantic import Field, field_validator
+
+from relayproxy.api import App, Mail, Recipient, SecretRef, hook
+from relayproxy.builtin import _script
+from relayproxy.builtin._asking import Asking, Script, ScriptsSettings, whole
+from relayproxy.builtin._http import Caller, Url
+
+
+class WebService(Script):
+    """One web service."""
+
+    url: Url
+    """Where it takes a POST of `application/json`: `https://checks.example.com/mail`."""
+    token: SecretRef | None = None
+    """What it shall know us by (`Authorization: Bearer ...`): `{env: NAME}`, `{file: path}` or `{credential: name}`."""
+
+
+class HttpSettings(ScriptsSettings):
+    """Which web services there are."""
+
+    scripts: tuple[WebService, ...] = Field(min_length=1, max_length=16)
+    """The web services, in the order in which they are asked."""
+
+    @field_validator("scripts")
+    @classmethod
+    def _names_differ(cls, scripts: tuple[WebService, ...]) -> tuple[WebService, ...]:
+        if len({one.name for one in scripts}) < len(scripts):
+            raise ValueError("two scripts have one name")
+        return scripts
+
+
+class Http(Asking[HttpSettings, WebService]):
+    """Ask web services about mail."""
+
+    name = "http"
+    settings = HttpSettings
+    default_timeout = 10.0
+    _caller: Caller
+    _tokens: dict[str, str]
+
+    @hook
+    def startup(self, app: App) -> None:
+        """Read the tokens. Raises SecretError."""
+        self._tokens = {one.name: one.token.reveal() for one in self.options.scripts if one.token}
+        self._caller = Caller()
+        self.begin(app)
+
+    @hook
+    async def shutdown(self) -> None:
+        """Close the connections."""
+        await self._caller.close()
+
+    def scripts(self) -> Sequence[WebService]:
+        """Return the web services."""
+        return self.options.scripts
+
+    async def reach(self, script: WebService, mail: Mail, recipient: Recipient | None) -> bytes:
+        """Post the JSON; the message is in it as base64."""
+        values = _script.facts(mail, script.at, recipient)
+        if whole(script, mail):
+            values["message"] = base64.b64encode(bytes(mail.message)).decode()
+        headers = [("Content-Type", b"application/json")]
+        if script.name in self._tokens:
+            headers.append(("Authorization", f"Bearer {self._tokens[script.name]}".encode()))
+        return await self._caller.post(script.url, _script.written(values), headers)
