@@ -48,6 +48,12 @@ def decode_words(value: str) -> str:
     return "".join((*shown, _text(octets, charset), value[end:]))
 
 
+def in_charset(octets: bytes, charset: str) -> str:
+    """Decode `octets`; what a text's character set can't say becomes U+FFFD, an unknown one is read as UTF-8."""
+    name = normalize_encoding(charset).lower()
+    return octets.decode(name if name in _CHARSETS else "utf-8", "replace")
+
+
 def _octets(encoding: str, text: str) -> bytes | None:
     if encoding in "qQ":
         return binascii.a2b_qp(text, header=True)
