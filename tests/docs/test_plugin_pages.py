@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
@@ -33,6 +34,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
+        ("attachments.md", AttachmentsSettings),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):
