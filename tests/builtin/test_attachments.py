@@ -210,12 +210,23 @@ async def test_a_zip_file_that_says_it_has_more_than_it_has():
     assert await sorts(message(part(bytes(data)))) == {"bomb"}
 
 
+async def test_packed_data_that_looks_like_an_entry_is_none():
+    chance = b"PK\x01\x02" + b"\xff" * 60
+    data = zipped(("a.jpg", chance), method=zipfile.ZIP_STORED)
+    assert await sorts(message(part(data))) == set()
+
+
 async def test_too_many_entries():
     data = zipped(*((f"{n}.txt", b"") for n in range(11)))
-    assert await problems(message(part(data)), max_entries=10) == [
-        ("unreadable", "it holds more than 10 files")
-    ]
+    assert await problems(message(part(data)), max_entries=10) == [("unreadable", "it holds too many files")]
     assert await problems(message(part(data)), max_entries=11) == []
+
+
+async def test_the_entries_of_all_archives_of_a_message_are_limited():
+    one = part(zipped(*((f"{n}.txt", b"") for n in range(3))))
+    assert await problems(message(*[one] * 10), max_entries=3) == []
+    found = await problems(message(*[one] * 12), max_entries=3)
+    assert [sort for sort, _ in found] == ["unreadable"] * 2
 
 
 async def test_what_can_not_be_looked_into():

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from struct import Struct
 
 # An entry as the directory at the end has it, and as it stands before the data: the signature, the octets before the
-# name, and the layout of flags, unpacked size and length of the name behind the signature.
+# name, and the layout of flags, method, unpacked size and length of the name behind the signature.
 _ENTRIES = (
-    (b"PK\x01\x02", 46, Struct("<8xH14xLH")),
-    (b"PK\x03\x04", 30, Struct("<6xH14xLH")),
+    (b"PK\x01\x02", 46, Struct("<8xHH12xLH")),
+    (b"PK\x03\x04", 30, Struct("<6xHH12xLH")),
 )
 _ENCRYPTED = 0x1
+_LAST_METHOD = 99
+_LONGEST_PATH = 4096
 _LONGEST_NAME = 1000
 _SMALL = 10_485_760  # octets that may be unpacked from whatever there is
 _GZIP_NAME = 0x8
@@ -49,15 +51,18 @@ def list_zip(data: bytes, most: int) -> Listing:
         count = 0
         place = data.find(signature)
         while place >= 0 and place + gap <= len(data):
-            if count >= most:
-                full = False
-                break
-            flags, size, length = layout.unpack_from(data, place)
-            encrypted |= bool(flags & _ENCRYPTED)
-            unpacked[which] += size
-            name = data[place + gap : place + gap + min(length, _LONGEST_NAME)]
-            names[name.decode("utf-8", "replace")] = None
-            count += 1
+            flags, method, size, length = layout.unpack_from(data, place)
+            end = place + gap + length
+            # Packed data holds the signature by chance once in 4 GB, and as an entry with such values never.
+            if method <= _LAST_METHOD and length <= _LONGEST_PATH and end <= len(data):
+                if count >= most:
+                    full = False
+                    break
+                encrypted |= bool(flags & _ENCRYPTED)
+                unpacked[which] += size
+                name = data[place + gap : min(end, place + gap + _LONGEST_NAME)]
+                names[name.decode("utf-8", "replace")] = None
+                count += 1
             place = data.find(signature, place + 4)
     return Listing(tuple(names), max(unpacked), len(data), encrypted, full and bool(names))
 

@@ -33,7 +33,10 @@ _SHOWN = 60  # characters of a name in a reply
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is looked for, and how far: `entries` of an archive, `octets` of a part as encoded."""
+    """What is looked for, and how far.
+
+    `entries` are those of an archive, `octets` those of a part as encoded; the others are for all of a message.
+    """
 
     extensions: frozenset[str]
     kinds: frozenset[str]
@@ -41,6 +44,15 @@ class Wanted:
     ratio: float
     octets: int
     all_octets: int
+    all_entries: int
+
+
+@dataclass(slots=True)
+class _Room:
+    """What may still be read of a message."""
+
+    octets: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +72,21 @@ def scan(message: Message, tree: Tree, wanted: Wanted) -> Iterator[Problem]:
     """Yield what is wrong, part by part, at most one problem of each sort for a part."""
     if tree.unseen:
         yield Problem("unreadable", None, "", "its structure is too large or too odd to be read")
-    left = wanted.all_octets
+    room = _Room(wanted.all_octets, wanted.all_entries)
     for part in tree.root.leaves():
-        looked = _Look(message, part, wanted, left)
+        looked = _Look(message, part, wanted, room)
         seen: set[Sort] = set()
         for problem in looked.problems():
             if problem.sort not in seen:
                 seen.add(problem.sort)
                 yield problem
-        left -= looked.used
 
 
 class _Look:
-    """One leaf, looked at once; `used` is how many octets were decoded in full."""
+    """One leaf, looked at once."""
 
-    def __init__(self, message: Message, part: Part, wanted: Wanted, left: int) -> None:
-        self._message, self._part, self._wanted = message, part, wanted
-        self._left = left
-        self.used = 0
+    def __init__(self, message: Message, part: Part, wanted: Wanted, room: _Room) -> None:
+        self._message, self._part, self._wanted, self._room = message, part, wanted, room
         head = decoded_octets(message, part, HEAD)
         self._kind = kind_of(head)
         self._names = part.described.names
@@ -115,7 +124,9 @@ class _Look:
             if _VBA in data:
                 yield self._problem("macros", "it holds macros")
             return
-        listing = list_gzip(data) if self._kind == "gzip" else list_zip(data, self._wanted.entries)
+        most = min(self._wanted.entries, self._room.entries)
+        listing = list_gzip(data) if self._kind == "gzip" else list_zip(data, most)
+        self._room.entries -= min(len(listing.names), most)
         yield from self._listed(listing)
 
     def _listed(self, listing: Listing) -> Iterator[Problem]:
@@ -131,16 +142,14 @@ class _Look:
         if inside & ARCHIVES:
             yield self._problem("nested", "it holds another archive")
         if not listing.full:
-            detail = (
-                f"it holds more than {self._wanted.entries} files" if listing.names else "it can't be listed"
-            )
+            detail = "it holds too many files" if listing.names else "it can't be listed"
             yield self._problem("unreadable", detail)
 
     def _all(self) -> bytes | None:
         """Return the whole content, unless that is too much for this part or this message."""
-        if self._part.size > min(self._wanted.octets, self._left):
+        if self._part.size > min(self._wanted.octets, self._room.octets):
             return None
-        self.used = self._part.size
+        self._room.octets -= self._part.size
         return decoded_octets(self._message, self._part)
 
     def _problem(self, sort: Sort, detail: str) -> Problem:

@@ -103,13 +103,17 @@ def extensions_of(name: str) -> frozenset[str]:
     found: set[str] = set()
     name = name[:_LONGEST]
     for reading in {name, unquote(name)}:
-        plain = "".join(c for c in unicodedata.normalize("NFKC", reading) if unicodedata.category(c) != "Cf")
+        plain = reading if reading.isascii() else _visible(reading)
         pieces = _CUT.split(plain)
         for piece in {pieces[-1], *(pieces if ":" in plain or "\0" in plain else ())}:
             stem, dot, extension = _trimmed(piece).rpartition(".")
             if dot and (stem or extension):
                 found.add(extension.strip().lower())
     return frozenset(found)
+
+
+def _visible(name: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
 
 
 def _trimmed(piece: str) -> str:

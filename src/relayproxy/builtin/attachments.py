@@ -115,6 +115,7 @@ class Attachments(Plugin[AttachmentsSettings]):
             options.max_ratio,
             options.max_size,
             2 * options.max_size,
+            10 * options.max_entries,
         )
 
     @hook
