@@ -10,6 +10,7 @@ from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.mime_guard import MimeGuardSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.catalogue import Catalogue
@@ -35,6 +36,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
         ("attachments.md", AttachmentsSettings),
+        ("mime_guard.md", MimeGuardSettings),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

@@ -106,7 +106,11 @@ def test_a_part_is_a_place_in_the_body():
         (message("Content-Transfer-Encoding: x-uuencode\n\nx\n"), Oddity.UNKNOWN_ENCODING),
         (
             message("Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\neA==\n"),
-            Oddity.ENCODED_CONTAINER,
+            Oddity.ENCODED_MESSAGE,
+        ),
+        (
+            mixed("--a\n\nx\n--a--\n", more="\nContent-Transfer-Encoding: base64"),
+            Oddity.ENCODED_MULTIPART,
         ),
         (mixed("--a\nContent-Type: text/plain\n--a--\n"), Oddity.HEADER_UNENDED),
         (mixed("--a\n--a--\n"), Oddity.HEADER_UNENDED),

@@ -27,6 +27,7 @@ _LONGEST_BOUNDARY = 200  # RFC 2046 allows 70
 _LINE = re.compile(rb"\r\n--([^\r\n]{0,300})")
 _BLANKS = b" \t"
 _KNOWN_ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
+_MESSAGES = ("message/rfc822", "message/global")
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 
 
@@ -47,7 +48,8 @@ class Oddity(StrEnum):
     NO_PARTS = "no-parts"
     UNTERMINATED = "unterminated"
     UNKNOWN_ENCODING = "unknown-encoding"
-    ENCODED_CONTAINER = "encoded-container"
+    ENCODED_MULTIPART = "encoded-multipart"
+    ENCODED_MESSAGE = "encoded-message"
     HEADER_UNENDED = "part-header-unended"
     TOO_DEEP = "too-deep"
     TOO_MANY_PARTS = "too-many-parts"
@@ -57,7 +59,7 @@ class Oddity(StrEnum):
 
 UNSEEN = frozenset(
     {Oddity.TOO_DEEP, Oddity.TOO_MANY_PARTS, Oddity.TOO_MUCH_HEADER, Oddity.TOO_MANY_LINES}
-    | {Oddity.NO_BOUNDARY, Oddity.BAD_BOUNDARY, Oddity.ENCODED_CONTAINER}
+    | {Oddity.NO_BOUNDARY, Oddity.BAD_BOUNDARY, Oddity.ENCODED_MESSAGE}
 )
 """Those that leave something unread."""
 
@@ -258,7 +260,7 @@ class _Reader:
             said = part.described
             self._judge(part)
             self._leaf = None
-            holds_message = said.type in ("message/rfc822", "message/global")
+            holds_message = said.type in _MESSAGES
             boundary = self._boundary(said) if said.type.startswith("multipart/") else None
             if boundary is None and not holds_message:
                 self._leaf = part
@@ -280,13 +282,16 @@ class _Reader:
 
     def _judge(self, part: Part) -> None:
         said = part.described
-        container = said.type.startswith("multipart/") or said.type in ("message/rfc822", "message/global")
         if said.repeated:
             self._odd.add(Oddity.REPEATED_FIELD)
         if said.encoding not in _KNOWN_ENCODINGS:
             self._odd.add(Oddity.UNKNOWN_ENCODING)
-        if container and said.encoding not in _PLAIN_ENCODINGS:
-            self._odd.add(Oddity.ENCODED_CONTAINER)
+        if said.encoding in _PLAIN_ENCODINGS:
+            return
+        if said.type.startswith("multipart/"):
+            self._odd.add(Oddity.ENCODED_MULTIPART)
+        elif said.type in _MESSAGES:
+            self._odd.add(Oddity.ENCODED_MESSAGE)
 
     def _boundary(self, said: Described) -> bytes | None:
         if not said.boundaries:
