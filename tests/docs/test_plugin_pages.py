@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, Rewriting
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.compliance import ComplianceSettings
@@ -35,6 +36,9 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("srs.md", SrsSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
+        ("address_rewrite.md", AddressRewriteSettings),
+        ("address_rewrite.md", Rewriting),
+        ("address_rewrite.md", Pattern),
         ("attachments.md", AttachmentsSettings),
         ("mime_guard.md", MimeGuardSettings),
     ],
