@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, Rewriting
+from relayproxy.builtin.aliases import AliasesSettings
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.compliance import ComplianceSettings
@@ -39,6 +40,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("address_rewrite.md", AddressRewriteSettings),
         ("address_rewrite.md", Rewriting),
         ("address_rewrite.md", Pattern),
+        ("aliases.md", AliasesSettings),
         ("attachments.md", AttachmentsSettings),
         ("mime_guard.md", MimeGuardSettings),
     ],

@@ -59,11 +59,15 @@ DomainName = Annotated[str, AfterValidator(_domain)]
 class WatchedFile(Generic[T]):
     """A text file and what `parse` makes of its lines, which it gets with their numbers, comments and blanks removed.
 
-    `parse` raises ValueError for a line, beginning with its number and a colon.
+    `parse` raises ValueError for a line, beginning with its number and a colon. With `folds`, a line that begins with a
+    blank goes on with the one before.
     """
 
-    def __init__(self, path: Path, parse: Callable[[list[tuple[int, str]]], T]) -> None:
+    def __init__(
+        self, path: Path, parse: Callable[[list[tuple[int, str]]], T], *, folds: bool = False
+    ) -> None:
         self.path = path
+        self._folds = folds
         self._parse = parse
         self._stamp: tuple[int, int, int] | None = None
         self._looked = float("-inf")
@@ -75,10 +79,14 @@ class WatchedFile(Generic[T]):
         status = self.path.stat()
         if status.st_size > _LARGEST:
             raise ValueError(f"{self.path} is larger than {_LARGEST} octets")
-        lines = []
+        lines: list[tuple[int, str]] = []
         for number, line in enumerate(self.path.read_text("utf-8").split("\n"), 1):
             text = line.strip()
-            if text and not text.startswith("#"):
+            if not text or text.startswith("#"):
+                continue
+            if self._folds and line[0].isspace() and lines:
+                lines[-1] = (lines[-1][0], f"{lines[-1][1]} {text}")
+            else:
                 lines.append((number, text))
         try:
             self.content = self._parse(lines)
