@@ -32,7 +32,8 @@ class AliasTable:
 
     def expanded(self, address: Address) -> tuple[Address, ...] | None:
         """Return what an address leads to, or None if it is no alias. Raises ValueError."""
-        if self._members_of(address) is None:
+        # A bare <postmaster> is the next hop's own: there is no domain to put its members in.
+        if not address.domain or self._members_of(address) is None:
             return None
         found: dict[str, Address] = {}
         self._expand(address, (), found)
