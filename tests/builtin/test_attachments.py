@@ -3,6 +3,7 @@ import gzip
 import io
 import struct
 import zipfile
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -305,6 +306,16 @@ async def test_what_is_taken_out_leaves_a_note_and_all_else_stays():
     sent = bytes(delivery.sent.data)
     assert sent.endswith(raw.replace(bad, note))
     assert note in sent
+
+
+async def test_it_is_said_whose_signature_breaks(caplog):
+    raw = message(part(PE, "attachment; filename=a.exe"))
+    digest = base64.b64encode(sha256(raw.partition(b"\r\n\r\n")[2]).digest())
+    raw = b"DKIM-Signature: v=1; d=far.example; h=from; bh=" + digest + b"; b=YQ==\r\n" + raw
+    mail = make_mail(raw)
+    assert await call(plugin(dangerous="strip"), "before_forward", mail=mail)
+    assert mail.finding("attachments").props["broken"] == "far.example"
+    assert "1 attachments taken out, which breaks the signature of far.example" in caplog.text
 
 
 async def test_a_message_that_is_nothing_but_the_file():

@@ -11,6 +11,7 @@ from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
+from relayproxy.builtin.footer import Footer, FooterSettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.mime_guard import MimeGuardSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
@@ -42,6 +43,8 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("address_rewrite.md", Pattern),
         ("aliases.md", AliasesSettings),
         ("attachments.md", AttachmentsSettings),
+        ("footer.md", FooterSettings),
+        ("footer.md", Footer),
         ("mime_guard.md", MimeGuardSettings),
     ],
 )

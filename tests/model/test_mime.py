@@ -267,3 +267,13 @@ def test_any_octets_give_a_tree_of_places_in_the_body(data):
         assert ends == sorted(ends)
         assert all(part.body <= child.start and child.stop <= part.stop for child in part.children)
         decoded_octets(mail, part)
+
+
+@given(st.lists(st.sampled_from(PIECES)).map(b"".join), st.integers(1, 50))
+def test_a_body_that_came_in_pieces_is_read_alike(data, size):
+    head = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
+    raw = head + data
+    whole = Message.from_bytes(raw)
+    pieces = Message.from_pieces([head, *(data[n : n + size] for n in range(0, len(data), size))])
+    assert bytes(pieces) == raw
+    assert read_tree(pieces) == read_tree(whole)

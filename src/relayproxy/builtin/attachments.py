@@ -28,6 +28,7 @@ from relayproxy.api import (
 )
 from relayproxy.builtin._attachment_scan import Problem, Wanted, scan
 from relayproxy.builtin._content_kinds import KINDS
+from relayproxy.mailauth.dkim_impact import broken_by_body
 from relayproxy.model.message import split_fields
 from relayproxy.model.mime import Part, read_tree
 
@@ -146,14 +147,27 @@ class Attachments(Plugin[AttachmentsSettings]):
         """Take out what `strip` stands for, and leave a note in its place."""
         if not any(getattr(self.options, name) == "strip" for name in _SORTS):
             return None
+        if mail.message.size > _LARGE:
+            edits, count, broken = await asyncio.to_thread(self._taken_out, mail.message)
+        else:
+            edits, count, broken = self._taken_out(mail.message)
+        if edits:
+            named = f", which breaks the signature of {', '.join(broken)}" if broken else ""
+            self.log.warning("%s: %d attachments taken out%s", mail.id, count, named)
+            mail.note("attachments", "policy", reason=f"{count} taken out", broken=" ".join(broken))
+        return edits
+
+    def _taken_out(self, message: Message) -> tuple[list[Edit], int, tuple[str, ...]]:
+        """Return the edits, how many parts they take out, and whose signatures they break."""
         stripped: dict[int, tuple[Part, Problem]] = {}
-        for problem in await self._problems(mail.message):
+        for problem in self._scanned(message):
             if problem.part is not None and self._action(problem) == "strip":
                 stripped.setdefault(problem.part.body, (problem.part, problem))
         if not stripped:
-            return None
-        self.log.info("%s: %d attachments taken out", mail.id, len(stripped))
-        return list(_without(mail.message, stripped.values()))
+            return [], 0, ()
+        edits = list(_without(message, stripped.values()))
+        body = next(edit.body for edit in edits if isinstance(edit, ReplaceBody))
+        return edits, len(stripped), broken_by_body(message, body)
 
     async def _problems(self, message: Message) -> list[Problem]:
         """Return the problems that something is to be done about."""

@@ -124,7 +124,7 @@ def read_tree(message: Message) -> Tree:
 def encoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
     """Return a part's content as it is in the message, or the first `most` octets of it."""
     stop = part.stop if most is None else min(part.stop, part.body + most)
-    return message.body_part(part.body, stop) if stop > part.body else b""
+    return message.body_part(part.body, stop)
 
 
 def decoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
