@@ -13,6 +13,7 @@ from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.footer import Footer, FooterSettings
 from relayproxy.builtin.headers import HeadersSettings
+from relayproxy.builtin.list_unsubscribe import ListUnsubscribeSettings
 from relayproxy.builtin.mime_guard import MimeGuardSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.srs import SrsSettings
@@ -45,6 +46,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("attachments.md", AttachmentsSettings),
         ("footer.md", FooterSettings),
         ("footer.md", Footer),
+        ("list_unsubscribe.md", ListUnsubscribeSettings),
         ("mime_guard.md", MimeGuardSettings),
     ],
 )
