@@ -7,16 +7,22 @@ import pytest
 from relayproxy.builtin._dnsbl_settings import DnsblSettings, ListSettings
 from relayproxy.builtin._remote import Breaker
 from relayproxy.builtin._score_settings import HeaderNames, ScoreSettings, Thresholds
+from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, Rewriting
+from relayproxy.builtin.aliases import AliasesSettings
 from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.exec import ExecSettings, Program
+from relayproxy.builtin.footer import Footer, FooterSettings
 from relayproxy.builtin.greylist import GreylistSettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.http import HttpSettings, WebService
+from relayproxy.builtin.list_unsubscribe import ListUnsubscribeSettings
 from relayproxy.builtin.milter import MilterServer, MilterSettings
+from relayproxy.builtin.mime_guard import MimeGuardSettings
 from relayproxy.builtin.ratelimit import Limit
 from relayproxy.builtin.reputation import ReputationSettings, Scales
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
@@ -64,6 +70,15 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("score.md", HeaderNames),
         ("score.md", ScoreSettings),
         ("score.md", Thresholds),
+        ("address_rewrite.md", AddressRewriteSettings),
+        ("address_rewrite.md", Rewriting),
+        ("address_rewrite.md", Pattern),
+        ("aliases.md", AliasesSettings),
+        ("attachments.md", AttachmentsSettings),
+        ("footer.md", FooterSettings),
+        ("footer.md", Footer),
+        ("list_unsubscribe.md", ListUnsubscribeSettings),
+        ("mime_guard.md", MimeGuardSettings),
     ],
 )
 def test_a_built_in_page_names_all_settings(page, settings):

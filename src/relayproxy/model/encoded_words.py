@@ -48,6 +48,17 @@ def decode_words(value: str) -> str:
     return "".join((*shown, _text(octets, charset), value[end:]))
 
 
+def codec_of(charset: str) -> str:
+    """Return the codec of a text's character set, "" for an unknown one."""
+    name = normalize_encoding(charset).lower()
+    return name if name in _CHARSETS else ""
+
+
+def in_charset(octets: bytes, charset: str) -> str:
+    """Decode `octets`; what a text's character set can't say becomes U+FFFD, an unknown one is read as UTF-8."""
+    return octets.decode(codec_of(charset) or "utf-8", "replace")
+
+
 def _octets(encoding: str, text: str) -> bytes | None:
     if encoding in "qQ":
         return binascii.a2b_qp(text, header=True)

@@ -140,6 +140,8 @@ class Message:
 
     def body_part(self, start: int, stop: int) -> bytes:
         """Return the octets of the body from `start` to `stop`, without a copy of all of it."""
+        if start >= stop:
+            return b""
         body = self._body
         return body.part(start, stop) if isinstance(body, Pieces) else bytes(body[start:stop])
 

@@ -1,6 +1,6 @@
 """Deliver mail for one address to another: `info@` to the person who reads it this month.
 
-    - aliases:
+    - moved_users:
         addresses: {info@example.com: ana@example.com, sales@example.com: luis@example.net}
 
 The new address is not looked up again. The reply to RCPT is the next hop's own about the new address.
@@ -23,20 +23,20 @@ def _full_address(text: str) -> str:
 FullAddress = Annotated[str, AfterValidator(_full_address)]
 
 
-class AliasesSettings(Settings):
+class MovedUsersSettings(Settings):
     """Who reads whose mail."""
 
     addresses: dict[FullAddress, FullAddress] = Field(min_length=1)
     """The address that mail is sent to, and the one that gets it; capitals don't matter."""
 
 
-class Aliases(Plugin[AliasesSettings]):
+class MovedUsers(Plugin[MovedUsersSettings]):
     """Replace envelope recipients; the header of the message stays as it is."""
 
-    name = "aliases"
-    settings = AliasesSettings
+    name = "moved_users"
+    settings = MovedUsersSettings
 
-    def __init__(self, options: AliasesSettings) -> None:
+    def __init__(self, options: MovedUsersSettings) -> None:
         super().__init__(options)
         pairs = ((_address(old).key.lower(), _address(new)) for old, new in options.addresses.items())
         self._new = dict(pairs)

@@ -21,17 +21,17 @@ async def edits(plugin, rcpt):
     ],
 )
 async def test_a_listed_address_is_replaced(load, given, new):
-    (edit,) = await edits(load("aliases", addresses=ADDRESSES), given)
+    (edit,) = await edits(load("moved_users", addresses=ADDRESSES), given)
     assert edit == ReplaceRecipient(make_address(given), new)
 
 
 @pytest.mark.parametrize("given", ["ana@example.com", "info@example.net", "postmaster", None])
 async def test_others_stay(load, given):
-    assert await edits(load("aliases", addresses=ADDRESSES), given) == []
+    assert await edits(load("moved_users", addresses=ADDRESSES), given) == []
 
 
 async def test_the_options_of_the_recipient_stay(load):
-    (edit,) = await edits(load("aliases", addresses=ADDRESSES), "info@example.com")
+    (edit,) = await edits(load("moved_users", addresses=ADDRESSES), "info@example.com")
     asked = Recipient(make_address("info@example.com"), notify=("SUCCESS",), orcpt="rfc822;info@example.com")
     envelope = apply_to_envelope(make_mail(recipients=[asked]).envelope, [edit])
     assert envelope.recipients == (Recipient(Address("ana", "example.com"), asked.notify, asked.orcpt),)
@@ -40,4 +40,4 @@ async def test_the_options_of_the_recipient_stay(load):
 @pytest.mark.parametrize("addresses", [{}, {"info": "ana@example.com"}, {"info@example.com": "ana"}])
 def test_addresses_are_whole(load, addresses):
     with pytest.raises(ValidationError):
-        load("aliases", addresses=addresses)
+        load("moved_users", addresses=addresses)

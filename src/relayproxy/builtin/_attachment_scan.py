@@ -1,0 +1,171 @@
+"""What is wrong with the attachments of a message: names, contents, archives. Facts only; bounded whatever arrives.
+
+Must not know what follows from a problem.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, TypeAlias
+
+from relayproxy.api import Message, printable
+from relayproxy.builtin._archive_list import Listing, list_gzip, list_zip
+from relayproxy.builtin._content_kinds import (
+    ARCHIVES,
+    HEAD,
+    MACRO_FILES,
+    UNLISTED,
+    extensions_of,
+    has_direction_trick,
+    is_disguised,
+    kind_of,
+)
+from relayproxy.model.mime import Part, Tree, decoded_octets
+
+Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
+
+_UUENCODED = re.compile(rb"(?:\A|\n)begin [0-7]{3,4} ([^\r\n]{1,200})")
+_MOST_UUENCODED = 20
+_VBA = "_VBA_PROJECT".encode("utf-16-le")
+_SHOWN = 60  # characters of a name in a reply
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for, and how far.
+
+    `entries` are those of an archive, `octets` those of a part as encoded; the others are for all of a message.
+    """
+
+    extensions: frozenset[str]
+    kinds: frozenset[str]
+    entries: int
+    ratio: float
+    octets: int
+    all_octets: int
+    all_entries: int
+
+
+@dataclass(slots=True)
+class _Room:
+    """What may still be read of a message."""
+
+    octets: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with one part; `part` is None where it is the message as a whole.
+
+    `name` is the attachment's, printable ASCII, `detail` ours but for an extension.
+    """
+
+    sort: Sort
+    part: Part | None
+    name: str
+    detail: str
+
+
+def scan(message: Message, tree: Tree, wanted: Wanted) -> Iterator[Problem]:
+    """Yield what is wrong, part by part, at most one problem of each sort for a part."""
+    if tree.unseen:
+        yield Problem("unreadable", None, "", "its structure is too large or too odd to be read")
+    room = _Room(wanted.all_octets, wanted.all_entries)
+    for part in tree.root.leaves():
+        looked = _Look(message, part, wanted, room)
+        seen: set[Sort] = set()
+        for problem in looked.problems():
+            if problem.sort not in seen:
+                seen.add(problem.sort)
+                yield problem
+
+
+class _Look:
+    """One leaf, looked at once."""
+
+    def __init__(self, message: Message, part: Part, wanted: Wanted, room: _Room) -> None:
+        self._message, self._part, self._wanted, self._room = message, part, wanted, room
+        head = decoded_octets(message, part, HEAD)
+        self._kind = kind_of(head)
+        self._names = part.described.names
+        if part.type == "text/plain":
+            self._names += tuple(_uuencoded(message, part, head))
+        self._shown = printable(self._names[0], _SHOWN) if self._names else part.type[:_SHOWN]
+        self._extensions = frozenset(e for name in self._names for e in extensions_of(name))
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong, the worst first."""
+        wanted = self._wanted
+        if self._kind in wanted.kinds:
+            yield self._problem("dangerous", f"its content is of the kind {self._kind}")
+        if bad := self._extensions & wanted.extensions:
+            yield self._problem("dangerous", f"its name ends in {_listed(bad)}")
+        if any(map(has_direction_trick, self._names)):
+            yield self._problem("disguised", "its name turns the direction of writing")
+        if is_disguised(self._extensions, self._kind):
+            yield self._problem(
+                "disguised", f"its content, of the kind {self._kind}, is not what its name says"
+            )
+        if self._extensions & MACRO_FILES:
+            yield self._problem("macros", "it is an office file with macros")
+        if self._kind in UNLISTED:
+            yield self._problem("unreadable", f"what is in a {self._kind} file isn't looked at")
+        if self._kind in ("zip", "gzip", "ole") or self._extensions & {"zip", "docx", "xlsx", "pptx"}:
+            yield from self._contents()
+
+    def _contents(self) -> Iterator[Problem]:
+        data = self._all()
+        if data is None:
+            yield self._problem("unreadable", "it is too large to be looked at")
+            return
+        if self._kind == "ole":
+            if _VBA in data:
+                yield self._problem("macros", "it holds macros")
+            return
+        most = min(self._wanted.entries, self._room.entries)
+        listing = list_gzip(data) if self._kind == "gzip" else list_zip(data, most)
+        self._room.entries -= min(len(listing.names), most)
+        yield from self._listed(listing)
+
+    def _listed(self, listing: Listing) -> Iterator[Problem]:
+        inside = frozenset(e for name in listing.names for e in extensions_of(name))
+        if bad := inside & self._wanted.extensions:
+            yield self._problem("dangerous", f"it holds a file whose name ends in {_listed(bad)}")
+        if any(name.lower().endswith("vbaproject.bin") for name in listing.names) or inside & MACRO_FILES:
+            yield self._problem("macros", "it holds macros")
+        if listing.encrypted:
+            yield self._problem("encrypted", "it is encrypted")
+        if listing.ratio > self._wanted.ratio:
+            yield self._problem("bomb", f"it unpacks to {listing.ratio:.0f} times its size")
+        if inside & ARCHIVES:
+            yield self._problem("nested", "it holds another archive")
+        if not listing.full:
+            detail = "it holds too many files" if listing.names else "it can't be listed"
+            yield self._problem("unreadable", detail)
+
+    def _all(self) -> bytes | None:
+        """Return the whole content, unless that is too much for this part or this message."""
+        if self._part.size > min(self._wanted.octets, self._room.octets):
+            return None
+        self._room.octets -= self._part.size
+        return decoded_octets(self._message, self._part)
+
+    def _problem(self, sort: Sort, detail: str) -> Problem:
+        return Problem(sort, self._part, self._shown, detail)
+
+
+def _uuencoded(message: Message, part: Part, head: bytes) -> Iterator[str]:
+    """Yield the names of files that stand in the text itself, as some readers still show them."""
+    found = (
+        _UUENCODED.finditer(head)
+        if part.described.encoding == "base64"
+        else _UUENCODED.finditer(message.body, max(part.body - 1, 0), part.stop)
+    )
+    for match in islice(found, _MOST_UUENCODED):
+        yield match[1].decode("utf-8", "replace")
+
+
+def _listed(extensions: Iterable[str]) -> str:
+    return ", ".join(f".{printable(extension, 20)}" for extension in sorted(extensions))

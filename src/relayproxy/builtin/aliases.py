@@ -1,0 +1,103 @@
+"""aliases: one recipient becomes others, from a file as old mail servers have it, or from the configuration.
+
+Must not know how aliases are written or where a name leads.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from relayproxy.api import (
+    AddRecipient,
+    App,
+    Edits,
+    Mail,
+    Mistake,
+    Plugin,
+    Recipient,
+    ReplaceRecipient,
+    Settings,
+    Setup,
+    hook,
+)
+from relayproxy.builtin._address_map import DomainName, WatchedFile
+from relayproxy.builtin._alias_table import AliasTable, read_lines, read_member, read_name
+
+Name = Annotated[str, AfterValidator(read_name)]
+Member = Annotated[str, AfterValidator(read_member)]
+
+
+class AliasesSettings(Settings):
+    """The aliases, and where names without a domain count."""
+
+    domains: frozenset[DomainName] = frozenset()
+    """The domains whose recipients names without a domain are for. A member without a domain is in that of the
+    recipient."""
+    aliases: dict[Name, Annotated[tuple[Member, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Names, or addresses, and what they lead to. These come before the same names of the file."""
+    file: str = ""
+    """A file of them in the form of aliases(5), read again when it changes."""
+    max_members: int = Field(100, ge=1, le=1000)
+    """Recipients that one may lead to."""
+
+
+class Aliases(Plugin[AliasesSettings]):
+    """Replaces a recipient by the first that it leads to, and adds the others."""
+
+    name = "aliases"
+    settings = AliasesSettings
+    after = ()
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """The file has to be there, and no name may lead back to itself."""
+        try:
+            self._read(setup.folder)
+        except (OSError, ValueError) as error:
+            yield Mistake(str(error), ("file",) if self.options.file else ("aliases",))
+
+    @hook
+    def startup(self, app: App) -> None:
+        """Read the file. Raises OSError and ValueError."""
+        self._clock = app.clock
+        self._table, self._file = self._read(app.folder)
+
+    @hook
+    def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> Edits:
+        """Note an alias as "aliases", and lead on to its members."""
+        if rcpt is None:
+            return None
+        targets = self._current().expanded(rcpt.address)
+        if targets is None:
+            return None
+        mail.note("aliases", "pass", reason=f"{len(targets)} members", original=str(rcpt.address))
+        first, *others = targets
+        copies = (AddRecipient(Recipient(address, rcpt.notify, rcpt.orcpt)) for address in others)
+        return [ReplaceRecipient(rcpt.address, first), *copies]
+
+    def _current(self) -> AliasTable:
+        if self._file is None:
+            return self._table
+        if said := self._file.refresh(self._clock.monotonic()):
+            self.log.error("%s; what was read before still holds", said)
+        return self._file.content
+
+    def _read(self, folder: Path) -> tuple[AliasTable, WatchedFile[AliasTable] | None]:
+        table = self._table_of({})
+        if not self.options.file:
+            return table, None
+        file = WatchedFile(folder / self.options.file, self._parse, folds=True)
+        file.read()
+        return table, file
+
+    def _parse(self, lines: list[tuple[int, str]]) -> AliasTable:
+        found = read_lines(lines)
+        try:
+            return self._table_of(found)
+        except ValueError as error:
+            raise ValueError(f" {error}") from None
+
+    def _table_of(self, found: dict[str, tuple[str, ...]]) -> AliasTable:
+        options = self.options
+        return AliasTable({**found, **options.aliases}, options.domains, options.max_members)
