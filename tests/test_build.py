@@ -22,6 +22,7 @@ from relayproxy.config.models import (
     Relay,
 )
 from relayproxy.config.routes import Route as RouteModel
+from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
@@ -294,7 +295,8 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     config = a_config(relay={"domains": ["example.com", ".example.net"]})
     resolver, clock = FakeResolver({}), FakeClock()
     app = build.app_for(config, resolver, clock, tmp_path)
-    assert app == App("mx.example.org", resolver, clock, tmp_path, frozenset({"example.com", ".example.net"}))
+    domains = frozenset({"example.com", ".example.net"})
+    assert app == App("mx.example.org", resolver, clock, tmp_path, domains, read_yaml=read_file)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 from relayproxy.api import App, Clock, Direction, Plugin, Resolver
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
+from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Entry
@@ -218,5 +219,11 @@ def app_for(config: Config, resolver: Resolver, clock: Clock, folder: Path) -> A
         if upstream.tls == "off" and not all(target.address.is_loopback for target in upstream.targets)
     )
     return App(
-        config.hostname, resolver, clock, folder, frozenset(config.relay.domains), unencrypted=unencrypted
+        config.hostname,
+        resolver,
+        clock,
+        folder,
+        frozenset(config.relay.domains),
+        unencrypted=unencrypted,
+        read_yaml=read_file,
     )

@@ -15,7 +15,6 @@ from relayproxy.bounces.read import read
 from relayproxy.bounces.report import Kind
 from relayproxy.model.message import Message
 
-
 SUITES = Path(os.environ.get("RELAYPROXY_SUITES", Path(__file__).parents[3] / "shared" / "suites"))
 ARF = SUITES / "mail-auth/resources/arf"
 

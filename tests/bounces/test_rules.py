@@ -115,7 +115,7 @@ OK = {"name": "a", "class": "hard", "action": "none"}
     ],
 )
 def test_a_bad_rule_file_says_why(value, message):
-    with pytest.raises(RuleFault, match=".*") as caught:
+    with pytest.raises(RuleFault) as caught:
         rules_of(value)
     assert message in str(caught.value)
 
