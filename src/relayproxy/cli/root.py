@@ -13,6 +13,8 @@ _COMMANDS = {
     "plugin": ("relayproxy.cli.plugin", "plugin"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "dns": ("relayproxy.cli.dns", "dns"),
+    "suppression": ("relayproxy.cli.suppression", "suppression"),
+    "bounces": ("relayproxy.cli.bounces", "bounces"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),
