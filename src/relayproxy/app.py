@@ -36,6 +36,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.connection import Shared
 from relayproxy.server.listener import Listener
@@ -134,11 +135,19 @@ class Worker:
         _bridge_logging(self.log)
         metrics = Metrics(place.memory.arrays, place.slot)
         settings = {name: upstream_settings(config, name, place.memory.workers) for name in config.upstreams}
+        resolver, begin_queries, self._close_resolver = make_resolver(config)
+        policies = TlsPolicies(resolver, clock=self._clock, log=self.log)
         self._upstreams = {
-            name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
+            name: Upstream(
+                one,
+                log=self.log,
+                metrics=metrics,
+                monotonic=time.monotonic,
+                outbox=self._outbox,
+                policies=policies,
+            )
             for name, one in settings.items()
         }
-        resolver, begin_queries, self._close_resolver = make_resolver(config)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),

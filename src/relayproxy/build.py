@@ -21,6 +21,7 @@ from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import ListenerServices, Services
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
+from relayproxy.delivery.tls_policy import FROM_DNS
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 
@@ -78,12 +79,15 @@ def listener_tls(listener: Listener) -> ssl.SSLContext | None:
     return context
 
 
-def upstream_tls(upstream: Upstream) -> ssl.SSLContext | None:
-    """Return the TLS context towards an upstream; raises OSError or ssl.SSLError."""
+def upstream_tls(upstream: Upstream, *, verify: bool = True) -> ssl.SSLContext | None:
+    """Return the TLS context towards an upstream; raises OSError or ssl.SSLError.
+
+    Without `verify` it takes any certificate, as those that opportunistic and required TLS get do.
+    """
     if upstream.tls == "off":
         return None
     context = ssl.create_default_context(cafile=str(upstream.ca) if upstream.ca else None)
-    if upstream.tls in ("opportunistic", "required"):
+    if not verify or upstream.tls in ("opportunistic", "required"):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if upstream.client_cert is not None:
@@ -105,6 +109,8 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
         protocol=upstream.protocol,
         tls=upstream.tls,
         tls_context=upstream_tls(upstream),
+        unverified_context=upstream_tls(upstream, verify=False) if upstream.tls in FROM_DNS else None,
+        policy_domain=upstream.policy_domain or "",
         login=upstream.login or "",
         password=upstream.password.reveal() if upstream.password else "",
         send_client=upstream.send_client,

@@ -14,6 +14,7 @@ from relayproxy.config.models import Config, Listener
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
+from relayproxy.config.values import is_ip
 
 ABSENCE = frozenset({"RP102", "RP309"})
 """Codes that say something is not there: not said where it is there and wrong."""
@@ -142,9 +143,6 @@ def _later(config: Config) -> Iterator[Found]:
     if config.state is not None:
         message = "nothing is kept there yet: counters will be, with a later version"
         yield "RP307", "warning", ("state",), message, "leave it out"
-    for name, upstream in config.upstreams.items():
-        if upstream.tls in ("dane", "mta-sts"):
-            yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
     for number, entry in enumerate(config.pipeline):
         if entry.on_error == "hold":
             at = ("pipeline", number, entry.name, "on_error")
@@ -157,6 +155,14 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
+    if upstream.tls in ("dane", "mta-sts"):
+        for target in upstream.targets:
+            if target.address.is_unix or is_ip(target.address.host):
+                message = f"tls: {upstream.tls} needs the name of a host, and {target.address} has none"
+                yield "RP309", "error", (*at, "tls"), message, "write the name in the address, or tls: verify"
+    if upstream.policy_domain is not None and upstream.tls != "mta-sts":
+        message = "policy_domain is of no use without tls: mta-sts"
+        yield "RP309", "error", (*at, "policy_domain"), message, "leave it out"
     if upstream.protocol == "lmtp" and upstream.login is not None:
         message = "a login over LMTP is not spoken here"
         yield "RP309", "error", (*at, "login"), message, "leave it out, or use protocol: smtp"
