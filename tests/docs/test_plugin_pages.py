@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from relayproxy.builtin.arc import ArcSettings, Sealing
+from relayproxy.builtin.bounces import BouncesSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
 from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.srs import SrsSettings
+from relayproxy.builtin.suppression import SuppressionSettings
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +30,11 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", DkimSignSettings),
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
+        ("bounces.md", BouncesSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
         ("srs.md", SrsSettings),
+        ("suppression.md", SuppressionSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
     ],
