@@ -22,6 +22,7 @@ from relayproxy.config.models import (
     Relay,
 )
 from relayproxy.config.routes import Route as RouteModel
+from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
@@ -309,7 +310,9 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     resolver, clock = FakeResolver({}), FakeClock()
     app = build.app_for(config, resolver, clock, tmp_path)
     domains = frozenset({"example.com", ".example.net"})
-    assert app == App("mx.example.org", resolver, clock, tmp_path, domains, state=app.state)
+    assert app == App(
+        "mx.example.org", resolver, clock, tmp_path, domains, state=app.state, read_yaml=read_file
+    )
     assert isinstance(app.state, MemoryState)
 
 

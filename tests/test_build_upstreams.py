@@ -34,7 +34,7 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
             "login",
             "password",
         ),
-        *("send_client", "timeouts", "pool", "breaker", "source_address", "mx", "mx_port"),
+        *("send_client", "timeouts", "pool", "breaker", "source_address", "mx", "mx_port", "policy_domain"),
     )
     covered(Timeouts, "connect", "command", "data", "final")
     covered(Pool, "size", "idle", "reuse")
@@ -119,3 +119,16 @@ def test_files_that_cannot_be_used(certificates: Certificates, tmp_path: Path):
         an_upstream(
             tls="verify", client_cert=str(certificates.client), client_key=str(certificates.server_key)
         )
+
+
+def test_dane_and_mta_sts_have_a_context_that_verifies_and_one_that_does_not():
+    for tls, more in (("dane", {}), ("mta-sts", {"policy_domain": "example.net"})):
+        made = an_upstream(address="mx.example.net:25", tls=tls, **more)
+        assert made.tls_context is not None
+        assert made.unverified_context is not None
+        assert (made.tls_context.verify_mode, made.unverified_context.verify_mode) == (
+            ssl.CERT_REQUIRED,
+            ssl.CERT_NONE,
+        )
+        assert made.policy_domain == more.get("policy_domain", "")
+    assert an_upstream(tls="verify").unverified_context is None

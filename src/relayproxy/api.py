@@ -146,15 +146,22 @@ class ServiceError(Exception):
     """
 
 
+def _no_yaml(path: Path) -> Any:
+    """Take the place of a reader where there is none."""
+    raise ValueError(f"{path}: nothing here reads YAML")
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a plugin may compare its settings with when a configuration is checked.
 
     `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are.
+    `read_yaml(path)` is that of App.
     """
 
     folder: Path
     listeners: frozenset[str] = frozenset()
+    read_yaml: Callable[[Path], Any] = _no_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +340,10 @@ class App:
 
     `unencrypted` names the upstreams that mail goes to over a network and without TLS.
     `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
-    relayproxy_plugin_alarms. `meter(service)` is for those that ask a service over the network; call it in startup only.
+    relayproxy_plugin_alarms. `meter(service)` is for those that ask a service over the network; call it in
+    startup only.
+    `read_yaml(path)` returns what a YAML file holds, read as the configuration is; it raises OSError, and ValueError with
+    the place of the mistake.
     """
 
     hostname: str
@@ -346,3 +356,4 @@ class App:
     alarm: Callable[[str, int], None] = _unheard
     state: SharedState = field(default_factory=SharedState)
     meter: Callable[[str], Meter] = _unmetered
+    read_yaml: Callable[[Path], Any] = _no_yaml

@@ -39,6 +39,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.connection import Shared
 from relayproxy.server.listener import Listener
@@ -150,12 +151,20 @@ class Worker:
             name: replace(upstream_settings(config, name, place.memory.workers), on_tls=on_tls)
             for name in config.upstreams
         }
+        resolver, begin_queries, self._close_resolver = make_resolver(config)
+        policies = TlsPolicies(resolver, clock=self._clock, log=self.log)
         self._upstreams = {
-            name: Upstream(one, log=self.log, metrics=metrics, monotonic=time.monotonic, outbox=self._outbox)
+            name: Upstream(
+                one,
+                log=self.log,
+                metrics=metrics,
+                monotonic=time.monotonic,
+                outbox=self._outbox,
+                policies=policies,
+            )
             for name, one in settings.items()
             if not config.upstreams[name].mx
         }
-        resolver, begin_queries, self._close_resolver = make_resolver(config)
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
             self._queueing = self._queue_with(pipeline, metrics, resolver)

@@ -12,6 +12,7 @@ from relayproxy.api import App, Clock, Direction, Meter, Plugin, Resolver, Share
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
+from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Entry
@@ -21,6 +22,7 @@ from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import ListenerServices, Services
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
+from relayproxy.delivery.tls_policy import FROM_DNS
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.hop import NAME as QUEUE
@@ -83,12 +85,15 @@ def listener_tls(listener: Listener) -> ssl.SSLContext | None:
     return context
 
 
-def upstream_tls(upstream: Upstream) -> ssl.SSLContext | None:
-    """Return the TLS context towards an upstream; raises OSError or ssl.SSLError."""
+def upstream_tls(upstream: Upstream, *, verify: bool = True) -> ssl.SSLContext | None:
+    """Return the TLS context towards an upstream; raises OSError or ssl.SSLError.
+
+    Without `verify` it takes any certificate, as those that opportunistic and required TLS get do.
+    """
     if upstream.tls == "off":
         return None
     context = ssl.create_default_context(cafile=str(upstream.ca) if upstream.ca else None)
-    if upstream.tls in ("opportunistic", "required"):
+    if not verify or upstream.tls in ("opportunistic", "required"):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if upstream.client_cert is not None:
@@ -110,6 +115,8 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
         protocol=upstream.protocol,
         tls=upstream.tls,
         tls_context=upstream_tls(upstream),
+        unverified_context=upstream_tls(upstream, verify=False) if upstream.tls in FROM_DNS else None,
+        policy_domain=upstream.policy_domain or "",
         login=upstream.login or "",
         password=upstream.password.reveal() if upstream.password else "",
         send_client=upstream.send_client,
@@ -298,4 +305,5 @@ def app_for(
         frozenset(config.relay.domains),
         unencrypted=unencrypted,
         state=state if state is not None else MemoryState(clock.time),
+        read_yaml=read_file,
     )

@@ -12,8 +12,8 @@ from relayproxy.cli.dns import dns
 from relayproxy.cli.dns_check import ORDER, Probes, examine
 from relayproxy.mailauth.audit.records import Facts
 from relayproxy.mailauth.audit.report import Line
-from relayproxy.mailauth.audit.transport import PolicyFile
 from relayproxy.mailauth.dkim_keys import read_key
+from relayproxy.mailauth.mta_sts import PolicyFile
 from relayproxy.testing import FakeClock, FakeResolver
 
 # Ed25519 of RFC 8463 appendix A: its record is short enough to read.

@@ -5,8 +5,9 @@ import pytest
 from tests.servers.process import free_port
 from tests.servers.tls import make_certificates
 
-from relayproxy.cli.dns_probe import fetch_policy, probe_mx
-from relayproxy.mailauth.audit.transport import MOST_OCTETS
+from relayproxy.cli.dns_probe import probe_mx
+from relayproxy.delivery.sts_fetch import fetch_policy
+from relayproxy.mailauth.mta_sts import MOST_OCTETS
 
 
 @pytest.fixture(scope="module")

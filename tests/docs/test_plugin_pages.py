@@ -11,6 +11,7 @@ from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, 
 from relayproxy.builtin.aliases import AliasesSettings
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
+from relayproxy.builtin.bounces import BouncesSettings
 from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
@@ -29,6 +30,7 @@ from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.rspamd import RspamdSettings
 from relayproxy.builtin.spamassassin import SpamassassinSettings
 from relayproxy.builtin.srs import SrsSettings
+from relayproxy.builtin.suppression import SuppressionSettings
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", NamedKey),
         ("dkim_sign.md", Bound),
         ("clamav.md", ClamavSettings),
+        ("bounces.md", BouncesSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
         ("milter.md", MilterServer),
@@ -59,6 +62,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("services.md", Breaker),
         ("spamassassin.md", SpamassassinSettings),
         ("srs.md", SrsSettings),
+        ("suppression.md", SuppressionSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
         ("dnsbl.md", DnsblSettings),

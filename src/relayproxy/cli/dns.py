@@ -205,7 +205,8 @@ async def _check(
 
     from relayproxy.builtin._lookup import fetch_from
     from relayproxy.cli.dns_check import Probes, examine
-    from relayproxy.cli.dns_probe import fetch_policy, probe_mx
+    from relayproxy.cli.dns_probe import probe_mx
+    from relayproxy.delivery.sts_fetch import fetch_policy
 
     probes = Probes(fetch_policy, partial(probe_mx, hostname=facts[0].hostname) if connect else None)
     async with asking(loaded, servers) as resolver:

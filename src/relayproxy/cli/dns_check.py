@@ -15,8 +15,9 @@ from relayproxy.mailauth.audit.mx import audit_mx, audit_ptr, mx_hosts
 from relayproxy.mailauth.audit.records import Facts, spf_value
 from relayproxy.mailauth.audit.report import Line
 from relayproxy.mailauth.audit.spf import audit_spf
-from relayproxy.mailauth.audit.transport import PolicyFile, audit_policy, audit_tls_reports, sts_record
+from relayproxy.mailauth.audit.transport import audit_policy, audit_tls_reports, sts_record
 from relayproxy.mailauth.lookup import Fetch
+from relayproxy.mailauth.mta_sts import PolicyFile
 
 ORDER = ("spf", "dkim", "dmarc", "mx", "mta-sts", "tls-rpt", "ptr")
 """The subjects as they are shown."""

@@ -18,6 +18,8 @@ _COMMANDS = {
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
+    "suppression": ("relayproxy.cli.suppression", "suppression"),
+    "bounces": ("relayproxy.cli.bounces", "bounces"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

@@ -15,11 +15,11 @@ from relayproxy.config.models import Config, Listener, Queue
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
+from relayproxy.config.values import is_ip
 
 ABSENCE = frozenset({"RP102", "RP309"})
 """Codes that say something is not there: not said where it is there and wrong."""
 
-_LATER = "comes with a later version"
 _SPOOL = 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'
 _MOST_GUESSES = 50  # each compares a word with every name there is
 
@@ -44,7 +44,6 @@ def check_config(
     """
     yield from _names(config, named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
-    yield from _later(config)
     yield from _reports(config)
     yield from _queue(config)
     for name, upstream in config.upstreams.items():
@@ -145,13 +144,6 @@ def _reports(config: Config) -> Iterator[Found]:
         yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
 
 
-def _later(config: Config) -> Iterator[Found]:
-    """Words that are part of the format and that this version can't act on."""
-    for name, upstream in config.upstreams.items():
-        if upstream.tls in ("dane", "mta-sts"):
-            yield "RP307", "error", ("upstreams", name, "tls"), f"tls: {upstream.tls} {_LATER}", "use verify"
-
-
 def _queue(config: Config) -> Iterator[Found]:
     """What queues has a spool, and routes of one name queue alike."""
     queues: dict[str, Queue] = {}
@@ -219,6 +211,14 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
+    if upstream.tls in ("dane", "mta-sts"):
+        for target in upstream.targets:
+            if target.address.is_unix or is_ip(target.address.host):
+                message = f"tls: {upstream.tls} needs the name of a host, and {target.address} has none"
+                yield "RP309", "error", (*at, "tls"), message, "write the name in the address, or tls: verify"
+    if upstream.policy_domain is not None and upstream.tls != "mta-sts":
+        message = "policy_domain is of no use without tls: mta-sts"
+        yield "RP309", "error", (*at, "policy_domain"), message, "leave it out"
     if upstream.protocol == "lmtp" and upstream.login is not None:
         message = "a login over LMTP is not spoken here"
         yield "RP309", "error", (*at, "login"), message, "leave it out, or use protocol: smtp"

@@ -112,7 +112,9 @@ class _Loading:
                         at = ("pipeline", one.number, one.name)
                         self._check(check_secrets(one.settings, at), partial)
             if ask:
-                self._ask(chosen, Setup(self._context.folder, frozenset(named(raw, "listeners"))))
+                self._ask(
+                    chosen, Setup(self._context.folder, frozenset(named(raw, "listeners")), yaml.read_file)
+                )
         problems = tuple(sorted(self._problems, key=self._layers.rank))
         failed = any(problem.severity == "error" for problem in problems)
         return Loaded(

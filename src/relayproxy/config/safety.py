@@ -78,7 +78,7 @@ def _listener(number: int, listener: Listener) -> Iterator[Found]:
 
 def _upstream(name: str, upstream: Upstream) -> Iterator[Found]:
     local = all(target.address.is_loopback for target in upstream.targets)
-    if upstream.login and upstream.tls not in ("verify", "implicit") and not local:
+    if upstream.login and upstream.tls not in ("verify", "implicit", "dane", "mta-sts") and not local:
         message = "a password would go to whoever answers"
         yield "RP703", "error", ("upstreams", name, "login"), message, "use tls: verify, or implicit"
 

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relayproxy.config.base import Model
 from relayproxy.config.quantities import Duration
-from relayproxy.config.values import FilePath, HopAddress, IpAddress
+from relayproxy.config.values import FilePath, HopAddress, HostName, IpAddress
 from relayproxy.secrets import SecretRef
 
 
@@ -96,7 +96,10 @@ class Upstream(Model):
         "opportunistic"
     )
     """`opportunistic` takes what is offered, `required` insists on STARTTLS, `verify` also on a valid
-    certificate, `implicit` begins with TLS and verifies. `dane` and `mta-sts` come with a later version."""
+    certificate, `implicit` begins with TLS and verifies. `dane` and `mta-sts` insist on the certificate that TLSA
+    records, or on the policy that the domain's MTA-STS file, ask for; without either, nothing is sent."""
+    policy_domain: HostName | None = None
+    """With `mta-sts`: the domain whose policy counts. Left out: the host's own name."""
     ca: FilePath | None = None
     """PEM file of the CAs that are trusted here. Left out: the system's."""
     client_cert: FilePath | None = None

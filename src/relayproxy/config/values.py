@@ -256,6 +256,15 @@ Name: TypeAlias = Annotated[
 ]
 
 
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _host_name(text: str) -> str:
     host = to_a_label(text).rstrip(".")
     if not _HOST.match(host) or len(host) > 253:

@@ -4,6 +4,7 @@ Plain scalars are resolved as YAML 1.2's core schema does, which is what editors
 text, `22:30` is text, `0600` is text. Must not know what the values are for.
 """
 
+import pathlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,6 +88,15 @@ def read(text: str) -> Document:
     if node is not None:
         _Builder(document).build(node)
     return document
+
+
+def read_file(path: pathlib.Path) -> Any:
+    """Return the value of a YAML file (UTF-8). Raises OSError, and ValueError with file, line and column of a mistake."""
+    document = read(path.read_text("utf-8"))
+    if document.faults:
+        fault = document.faults[0]
+        raise ValueError(f"{path}:{fault.span.line}:{fault.span.column}: {fault.message}")
+    return document.value
 
 
 def _unparsable(text: str) -> Fault | None:

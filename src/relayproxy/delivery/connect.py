@@ -8,7 +8,7 @@ login.py are the only ones that import it.
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import cast
 
@@ -18,6 +18,7 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
 from relayproxy.delivery import tls_results
 from relayproxy.delivery.settings import Address, UpstreamSettings
+from relayproxy.delivery.tls_policy import FROM_DNS, DaneError, Demand, PolicyError, TlsPolicies
 from relayproxy.delivery.wire import Wire, WireError
 from relayproxy.model.client import Client
 from relayproxy.model.reply import Reply, printable
@@ -46,21 +47,38 @@ class Connection:
     fresh: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """What a connection has to be once TLS has begun, and who can tell."""
+
+    policies: TlsPolicies
+    demand: Demand
+
+    def check(self, transport: asyncio.BaseTransport) -> None:
+        """Compare the certificates that were shown with the TLSA records. Raises DaneError."""
+        self.policies.check(self.demand, transport.get_extra_info("ssl_object"))
+
+
 async def connect(
     settings: UpstreamSettings,
     address: Address,
     client: Client | None,
     key: tuple[object, ...],
     outbox: Outbox | None = None,
+    policies: TlsPolicies | None = None,
 ) -> Connection:
     """Open one connection within `timeouts.connect`. Raises ConnectError.
 
-    Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back.
+    Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back. `policies` is
+    needed where `tls` is dane or mta-sts.
     """
     try:
         async with asyncio.timeout(settings.timeouts.connect):
             try:
-                made = await _connect(settings, address, client, key, settings.tls, outbox)
+                if settings.tls in FROM_DNS:
+                    made = await _by_policy(settings, address, client, key, outbox, policies)
+                else:
+                    made = await _connect(settings, address, client, key, settings.tls, outbox)
             except ConnectError as error:
                 tls_results.report(settings, address, error=error)
                 if settings.tls != "opportunistic" or not _tls_failed(settings, error.__cause__):
@@ -70,6 +88,36 @@ async def connect(
             return made
     except TimeoutError:
         raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
+
+
+async def _by_policy(
+    settings: UpstreamSettings,
+    address: Address,
+    client: Client | None,
+    key: tuple[object, ...],
+    outbox: Outbox | None,
+    policies: TlsPolicies | None,
+) -> Connection:
+    """Connect as DNS and policies demand; a policy in mode testing does without a CA, but never without TLS."""
+    assert policies is not None
+    try:
+        demand = await policies.demand(
+            settings.tls, address.host, address.port, settings.policy_domain or address.host
+        )
+    except PolicyError as error:
+        raise ConnectError(f"{address}: {error}") from error
+    secured = Secured(policies, demand)
+    context = settings.tls_context if demand.verified else settings.unverified_context
+    try:
+        return await _connect(
+            replace(settings, tls_context=context), address, client, key, "verify", outbox, secured
+        )
+    except ConnectError as error:
+        if not demand.lenient or settings.login or not _tls_failed(settings, error.__cause__):
+            raise
+        policies.tested(address.host, str(error))
+        blind = replace(settings, tls_context=settings.unverified_context)
+        return await _connect(blind, address, client, key, "required", outbox, secured)
 
 
 def _tls_failed(settings: UpstreamSettings, error: BaseException | None) -> bool:
@@ -91,6 +139,7 @@ async def _connect(
     key: tuple[object, ...],
     tls: str,
     outbox: Outbox | None,
+    secured: Secured | None = None,
 ) -> Connection:
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
@@ -112,25 +161,32 @@ async def _connect(
             if settings.protocol == "lmtp"
             else {"off": False, "implicit": False, "opportunistic": None}.get(tls, True),
             tls_context=settings.tls_context,
-            username=settings.login or None,
-            password=settings.password or None,
+            # A password waits until the certificate has been compared with what DNS says of it.
+            username=(settings.login or None) if secured is None else None,
+            password=(settings.password or None) if secured is None else None,
             timeout=settings.timeouts.connect,
         )
         await library.connect()
         assert library.transport is not None
+        if secured is not None and settings.protocol != "lmtp":
+            secured.check(library.transport)
+            if settings.login:
+                await library.login(settings.login, settings.password)
         transport = cast("asyncio.Transport", library.transport)
         transport.set_protocol(wire)
         wire.connection_made(transport)
         capabilities = await _hello(wire, settings)
         if settings.protocol == "lmtp" and tls not in ("off", "implicit"):
-            secured = await _starttls(loop, wire, transport, settings, address, capabilities, tls)
+            started = await _starttls(loop, wire, transport, settings, address, capabilities, tls)
+            if started is not None:
+                transport, capabilities = started
             if secured is not None:
-                transport, capabilities = secured
+                secured.check(transport)
         cipher = transport.get_extra_info("cipher")
         connection = Connection(wire, address, capabilities, key, tls=cipher[1] if cipher else "")
         if settings.send_client == "xclient" and client is not None:
             await _xclient(connection, settings, client)
-    except (aiosmtplib.SMTPException, NoTlsError, OSError, WireError, ValueError) as error:
+    except (aiosmtplib.SMTPException, NoTlsError, DaneError, OSError, WireError, ValueError) as error:
         wire.close()
         if library is not None:
             library.close()

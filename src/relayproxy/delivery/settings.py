@@ -8,7 +8,7 @@ from typing import Literal
 from relayproxy.model.event import TlsEvent
 
 TlsPolicy = str
-"""off, opportunistic, required, verify or implicit."""
+"""off, opportunistic, required, verify, implicit, dane or mta-sts."""
 SendClient = Literal["off", "xclient", "xforward", "proxy"]
 
 
@@ -39,7 +39,11 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """One upstream. `login` and `password` are empty without AUTH; the TLS context fits `tls`."""
+    """One upstream. `login` and `password` are empty without AUTH; the TLS context fits `tls`.
+
+    With `dane` and `mta-sts` it verifies, and `unverified_context` is for what needs no CA. `policy_domain` is the domain
+    whose MTA-STS policy counts, "" for the host's own name.
+    """
 
     name: str
     addresses: tuple[Address, ...]
@@ -47,6 +51,8 @@ class UpstreamSettings:
     protocol: Literal["smtp", "lmtp"] = "smtp"
     tls: TlsPolicy = "off"
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
+    unverified_context: ssl.SSLContext | None = field(default=None, repr=False)
+    policy_domain: str = ""
     login: str = ""
     password: str = field(default="", repr=False)
     send_client: SendClient = "off"

@@ -17,6 +17,7 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
 from relayproxy.delivery.connect import ConnectError, Connection, connect
 from relayproxy.delivery.settings import Address, UpstreamSettings
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.transaction import SmtpTransaction
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
@@ -42,8 +43,10 @@ class Upstream:
         monotonic: Callable[[], float],
         choose: Callable[[], float] = random.random,
         outbox: Outbox | None = None,
+        policies: TlsPolicies | None = None,
     ) -> None:
         self.settings = settings
+        self._policies = policies
         self.name = settings.name
         self.per_recipient = settings.protocol == "lmtp"
         self._personal = settings.send_client in ("xclient", "proxy")
@@ -135,7 +138,12 @@ class Upstream:
             for address in self._order():
                 try:
                     connection = await connect(
-                        self.settings, address, client, self._key(address, client), self._outbox
+                        self.settings,
+                        address,
+                        client,
+                        self._key(address, client),
+                        self._outbox,
+                        self._policies,
                     )
                 except ConnectError as error:
                     problems.append(str(error))

@@ -31,6 +31,7 @@ from relayproxy.api import (
     TlsInfo,
 )
 from relayproxy.catalogue import hooks_of
+from relayproxy.config.yaml import read_file
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -168,6 +169,7 @@ class SessionDriver:
                 folder or Path.cwd(),
                 self.services.relay.domains,
                 state=self.state,
+                read_yaml=read_file,
             )
             for call in self.services.pipeline.calls("startup"):
                 answer = call.function(*[{"app": app}[name] for name in call.names])

@@ -9,8 +9,9 @@ from relayproxy.mailauth.audit.mx import audit_mx, audit_ptr
 from relayproxy.mailauth.audit.records import Facts, policy_text, records_for, spf_value
 from relayproxy.mailauth.audit.report import Line, Record, worst
 from relayproxy.mailauth.audit.spf import audit_spf
-from relayproxy.mailauth.audit.transport import PolicyFile, audit_policy, audit_tls_reports, sts_record
+from relayproxy.mailauth.audit.transport import audit_policy, audit_tls_reports, sts_record
 from relayproxy.mailauth.dkim_keys import new_ed25519_key, new_rsa_key
+from relayproxy.mailauth.mta_sts import PolicyFile
 from relayproxy.testing import FakeResolver
 
 RSA, ED25519 = new_rsa_key(4096), new_ed25519_key()

@@ -4,14 +4,8 @@ from hypothesis import strategies as st
 
 from relayproxy.api import DnsStatus
 from relayproxy.builtin._lookup import fetch_from
-from relayproxy.mailauth.audit.transport import (
-    MOST_OCTETS,
-    PolicyFile,
-    audit_policy,
-    audit_tls_reports,
-    parse_policy,
-    sts_record,
-)
+from relayproxy.mailauth.audit.transport import audit_policy, audit_tls_reports, sts_record
+from relayproxy.mailauth.mta_sts import MOST_OCTETS, PolicyFile, parse_policy
 from relayproxy.testing import FakeResolver
 
 POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmx: *.example.net\r\nmax_age: 604800\r\n"

@@ -5,79 +5,23 @@ The policy file is fetched elsewhere: this judges what came. Must not know HTTP 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from relayproxy.mailauth.audit.report import Line, Record
 from relayproxy.mailauth.lookup import Fetch
+from relayproxy.mailauth.mta_sts import (
+    MOST_OCTETS,
+    PolicyFile,
+    parse_policy,
+    record_id,
+    sts_name,
+    sts_records,
+)
 from relayproxy.model.reply import printable
 
-MOST_OCTETS = 65_536
-"""RFC 8461 section 3.3: a larger policy is refused by some."""
-
 _DAY = 86_400
-_YEAR = 31_557_600  # section 3.2: the most that max_age may say
-_ID = re.compile(rb"v=STSv1\s*;.*?\bid\s*=\s*([A-Za-z0-9]{1,32})\s*(?:;|\Z)", re.DOTALL)
-_STS = re.compile(rb"v=STSv1\s*(?:;|\Z)")
 _REPORT = re.compile(rb"v=TLSRPTv1\s*(?:;|\Z)")
 _RUA = re.compile(rb"(?:;|\A)\s*rua\s*=\s*([^;]+)")
-_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9])?\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyFile:
-    """What came for https://mta-sts.DOMAIN/.well-known/mta-sts.txt; with a `fault` nothing did."""
-
-    status: int = 0
-    text: bytes = b""
-    media_type: str = ""
-    fault: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A policy: `mode` is "enforce", "testing" or "none", `max_age` in seconds; `faults` are its mistakes."""
-
-    mode: str = ""
-    max_age: int = 0
-    mx: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
-
-    def covers(self, host: str) -> bool:
-        """Whether a pattern matches the name of an MX host (section 4.1): a wildcard stands for one label."""
-        host = host.lower().rstrip(".")
-        return host in self.mx or f"*.{host.partition('.')[2]}" in self.mx
-
-
-def parse_policy(text: bytes) -> Policy:
-    """Read a policy file (section 3.2), with all its mistakes."""
-    keys: dict[str, list[str]] = {}
-    faults = []
-    for line in text.decode("utf-8", "replace").splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            keys.setdefault(key.strip(), []).append(value.strip())
-        elif line.strip():
-            faults.append(f"the line {printable(line, 60)!r} has no colon")
-    if keys.get("version") != ["STSv1"]:
-        faults.append("version: STSv1 is missing")
-    mode = keys.get("mode", [""])[0]
-    if mode not in ("enforce", "testing", "none"):
-        faults.append("mode is not enforce, testing or none")
-    age = keys.get("max_age", [""])[0]
-    if not (age.isascii() and age.isdigit() and len(age) <= 8 and int(age) <= _YEAR):
-        faults.append("max_age is not a number of seconds up to 31557600")
-        age = "0"
-    mx = tuple(pattern.lower().rstrip(".") for pattern in keys.get("mx", ()))
-    faults += [f"mx: {printable(pattern, 100)} is no name" for pattern in mx if not _PATTERN.match(pattern)]
-    if not mx and mode in ("enforce", "testing"):
-        faults.append("there is no mx: line")
-    return Policy(mode, int(age), mx, tuple(faults))
-
-
-def sts_name(domain: str) -> str:
-    """Return where the record is that a domain has a policy."""
-    return f"_mta-sts.{domain}"
 
 
 async def sts_record(domain: str, fetch: Fetch) -> tuple[Literal["none", "unknown", "there", "broken"], Line]:
@@ -86,19 +30,19 @@ async def sts_record(domain: str, fetch: Fetch) -> tuple[Literal["none", "unknow
     (answer,) = await fetch([(name, "TXT")])
     if answer.failed:
         return "unknown", Line("mta-sts", name, "error", f"DNS gave no answer ({answer.status.value})")
-    records = [text for text in answer.records if _STS.match(text)]
+    records = sts_records(answer)
     if not records:
         text = "there is no MTA-STS: senders can be kept from using TLS"
         return "none", Line("mta-sts", name, "warning", text)
     if len(records) > 1:
         text = f"there are {len(records)} records, which is as good as none: leave one"
         return "broken", Line("mta-sts", name, "error", text)
-    found = _ID.match(records[0])
-    if found is None:
+    found = record_id(records[0])
+    if not found:
         return "broken", Line(
             "mta-sts", name, "error", "id= is missing, or not letters and digits, at most 32"
         )
-    return "there", Line("mta-sts", name, "ok", f"id {found[1].decode()}")
+    return "there", Line("mta-sts", name, "ok", f"id {found}")
 
 
 def audit_policy(domain: str, file: PolicyFile, hosts: Sequence[str]) -> list[Line]:

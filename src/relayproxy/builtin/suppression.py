@@ -1,0 +1,104 @@
+"""suppression: recipients that get no more mail are refused, or their mail is dropped, at RCPT.
+
+The list is filled by the plugin bounces and by `relayproxy suppression`. Must not know why somebody is on it.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from relayproxy.api import (
+    App,
+    Direction,
+    Mail,
+    Mistake,
+    Opinion,
+    Plugin,
+    Recipient,
+    Setup,
+    discard,
+    hook,
+    reject,
+)
+from relayproxy.builtin._campaign import KeyedSettings, keys_of
+from relayproxy.builtin._suppression import Store, scopes_of
+
+_SWEEP = 3600.0
+
+
+class SuppressionSettings(KeyedSettings):
+    """Where the list is, and what happens to mail for those who are on it."""
+
+    file: str = Field("suppression.db", min_length=1)
+    """The list, an SQLite file; relative paths start at the folder of the configuration. It is made if it isn't there."""
+    action: Literal["refuse", "drop"] = "refuse"
+    """`refuse`: 550 5.7.1 at RCPT. `drop`: the client hears 250 and the mail goes nowhere."""
+    text: str = "This recipient takes no more mail from us"
+    """What a refusal says; printable ASCII."""
+
+    @field_validator("text")
+    @classmethod
+    def _printable(cls, text: str) -> str:
+        if not (text and len(text) <= 300 and text.isascii() and text.isprintable()):
+            raise ValueError("the text is 1 to 300 printable ASCII characters")
+        return text
+
+
+class Suppression(Plugin[SuppressionSettings]):
+    """Looks every recipient of outgoing mail up."""
+
+    name = "suppression"
+    settings = SuppressionSettings
+    after = ()
+    directions = frozenset({Direction.OUTBOUND, Direction.INTERNAL})
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """The file is made at start, its folder's parent has to be there."""
+        path = store_path(setup.folder, self.options.file)
+        if path.is_dir() or not path.parent.is_dir():
+            yield Mistake(
+                f"{path} can't be a file: {path.parent} is no folder, or it is one itself", ("file",)
+            )
+
+    @hook
+    async def startup(self, app: App) -> None:
+        """Open the list. Raises StoreFault."""
+        self._clock = app.clock
+        self._store = await asyncio.to_thread(Store, store_path(app.folder, self.options.file))
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    @hook
+    async def shutdown(self) -> None:
+        """Close the list."""
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+        self._store.close()
+
+    @hook
+    def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
+        """Refuse or drop what is for somebody on the list; note it as "suppression"."""
+        tenant, campaign = keys_of(self.options, mail)
+        found = self._store.find(str(rcpt.address), scopes_of(tenant, campaign), self._clock.time())
+        if found is None:
+            return None
+        mail.note("suppression", "hit", reason=found.reason, kind=found.class_, scope=found.scope)
+        reason = f"suppression: {found.class_} ({found.scope})"
+        return discard(reason) if self.options.action == "drop" else reject(self.options.text, reason=reason)
+
+    async def _sweep(self) -> None:
+        """Remove now and then what has expired; a fault here decides nothing, as expired lines are not looked at."""
+        while True:
+            try:
+                await asyncio.to_thread(self._store.sweep, self._clock.time())
+            except sqlite3.Error as error:
+                self.log.warning("the list can't be swept: %s", error)
+            await asyncio.sleep(_SWEEP)
+
+
+def store_path(folder: Path, file: str) -> Path:
+    """Return the path that the settings mean."""
+    return folder / Path(file).expanduser()
