@@ -23,7 +23,7 @@ from relayproxy.api import (
     hook,
 )
 from relayproxy.builtin import _script
-from relayproxy.builtin._changes import Kept
+from relayproxy.builtin._changes import Kept, weight
 from relayproxy.builtin._remote import Breaker, Service, service_of
 
 Stage = Literal["mail", "rcpt", "message"]
@@ -90,7 +90,7 @@ class Asking(Plugin[S], Generic[S, C]):
         """Ask the scripts of this stage, and keep the edits that they want."""
         self._kept.put(mail, ())
         verdict, edits = await self._asked("message", mail, None)
-        self._kept.put(mail, edits)
+        self._kept.put(mail, edits, weight(edits))
         return verdict
 
     @hook
