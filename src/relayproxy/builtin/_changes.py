@@ -50,10 +50,10 @@ class Kept(Generic[T]):
         self._forget(mail.id)
         self._values[mail.id] = (now, octets + _LEAST, value)
         self._octets += octets + _LEAST
-        for name, (since, _, _) in tuple(self._values.items()):
-            if name == mail.id or (since > now - _STALE and self._octets <= _ROOM):
+        while (oldest := next(iter(self._values))) != mail.id:
+            if self._values[oldest][0] > now - _STALE and self._octets <= _ROOM:
                 break
-            self._forget(name)
+            self._forget(oldest)
 
     def get(self, mail: Mail, method: str) -> T | None:
         """Return the value; None for a message that was not asked about.
