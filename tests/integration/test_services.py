@@ -135,7 +135,7 @@ async def scene(request: pytest.FixtureRequest, relay: Relay) -> AsyncIterator[S
     try:
         await server.start()
         async with UpstreamSink() as sink:
-            options = {"breaker": BREAKER, "timeout": "1s", **case.options(server.address)}
+            options = {"breaker": BREAKER, "timeout": "2s", **case.options(server.address)}
             monitor = free_port()
             relay.configure(
                 sink.address,
@@ -143,7 +143,9 @@ async def scene(request: pytest.FixtureRequest, relay: Relay) -> AsyncIterator[S
                 metrics={"listen": f"127.0.0.1:{monitor}"},
             )
             await relay.start()
-            yield Scene(case, server, relay, sink, monitor)
+            scene = Scene(case, server, relay, sink, monitor)
+            await scene.until_taken()  # the first message of a service that has just begun may take longer
+            yield scene
     finally:
         await server.stop()
 
