@@ -348,3 +348,16 @@ def test_alarms_of_plugins_are_gauges():
     assert cell.value == 0
     alarm("plain", 2)
     assert cell.value == 2
+
+
+def test_a_service_has_its_numbers():
+    metrics = Metrics()
+    meter = build.meters_of(metrics)("scanner")
+    meter.asked("ok", 0.5)
+    meter.asked("refused", 0.0)
+    meter.breaker(True)
+    assert metrics.cell("service_requests_total", "scanner", "ok").value == 1
+    assert metrics.cell("service_requests_total", "scanner", "refused").value == 1
+    assert metrics.cell("service_breaker_open", "scanner").value == 1
+    durations = next(one for one in metrics.samples() if one.family.name == "service_duration_seconds")
+    assert (durations.value, durations.buckets[-1][1]) == (0.5, 1)

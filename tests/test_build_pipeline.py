@@ -57,6 +57,12 @@ def test_what_the_configuration_says():
     assert (entry.observe, entry.on_error, entry.timeout) == (True, "skip", 7.0)
 
 
+def test_a_plugin_knows_how_long_its_hooks_may_take():
+    assert an_entry().plugin.timeout == 3.0
+    assert an_entry(timeout="7s").plugin.timeout == 7.0
+    assert an_entry(Plain).plugin.timeout == 10.0
+
+
 def test_a_plugin_without_wishes():
     entry = an_entry(Plain)
     assert (entry.after, entry.signer, entry.timeout, entry.when) == (None, False, 10.0, Condition())

@@ -1,8 +1,17 @@
 import pytest
 from tests.builtin.scanning import RAW
 
-from relayproxy.api import AddHeader, DropHeader, Finding, Message, Origin, ReplaceHeader, ServiceError
-from relayproxy.builtin._changes import Kept, added, dropped, fit, replaced
+from relayproxy.api import (
+    AddHeader,
+    DropHeader,
+    Finding,
+    Message,
+    Origin,
+    ReplaceBody,
+    ReplaceHeader,
+    ServiceError,
+)
+from relayproxy.builtin._changes import Kept, added, dropped, fit, replaced, weight
 from relayproxy.model.edits import apply_to_message
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_mail
@@ -29,9 +38,24 @@ def test_values_of_messages_that_were_refused_are_forgotten():
     kept = Kept(clock.monotonic)
     for name in ("a", "b", "a"):
         kept.put(mail_called(name), name)
-        clock.advance(500)
+        clock.advance(200)
     kept.put(mail_called("c"), "c")
-    assert len(kept) == 2
+    assert [kept.get(mail_called(name), "x") for name in "abc"] == ["a", None, "c"]
+
+
+def test_there_is_room_for_so_many_octets():
+    kept = Kept(FakeClock().monotonic)
+    for number in range(100):
+        kept.put(mail_called(str(number)), number, 1024 * 1024)
+    assert 60 <= len(kept) <= 64
+    assert kept.get(mail_called("99"), "x") == 99
+    with pytest.raises(ServiceError, match="no longer known"):
+        kept.get(mail_called("0", [Finding("x", "hit")]), "x")
+    kept.put(mail_called("large"), 0, 100 * 1024 * 1024)
+    assert len(kept) == 1
+    for number in range(100_000):
+        kept.put(mail_called("same"), number)
+    assert len(kept) == 1
 
 
 def test_a_message_that_was_asked_about_does_not_leave_without_what_was_wanted():
@@ -84,3 +108,7 @@ def test_fields_are_counted_from_the_top_or_the_bottom(number, left):
 def test_what_is_not_there_needs_no_edit():
     assert dropped(Message.from_bytes(RAW), "X-None", 0) == []
     assert dropped(Message.from_bytes(RAW), "From", 0) == [DropHeader("From")]
+
+
+def test_a_body_weighs_what_it_holds():
+    assert weight([ReplaceBody(b"x" * 5000), DropHeader("X")]) == 6024

@@ -40,8 +40,17 @@ async def test_the_message_is_in_it_if_wanted():
     seen = []
     await answered({}, seen, send="message")
     await answered({}, seen, send="message", max_size=10)
+    large = RAW + b"x" * 200_000 + b"\r\n"
+    await answered({}, seen, large, send="message")
     assert base64.b64decode(orjson.loads(seen[0][1])["message"]) == RAW
     assert "message" not in orjson.loads(seen[1][1])
+    assert base64.b64decode(orjson.loads(seen[2][1])["message"]) == large
+
+
+async def test_a_large_answer():
+    body = base64.b64encode(b"new\r\n" * 50_000).decode()
+    _, _, message = await answered({"edits": [{"edit": "replace_body", "base64": body}]})
+    assert message.body == b"new\r\n" * 50_000
 
 
 async def test_the_token(tmp_path):

@@ -23,7 +23,7 @@ class Bench:
         self.clock = FakeClock()
         self.metrics = Metrics()
         app = an_app(clock=self.clock, meter=meters_of(self.metrics))
-        self.service = Service("scanner", Breaker(failures=failures, retry=retry), deadline, app, LOG)
+        self.service = Service("scanner", Breaker(failures=failures, retry=f"{retry}s"), deadline, app, LOG)
         self.asked = 0
 
     async def ask(self, fault=None):
@@ -242,13 +242,7 @@ def test_what_is_no_address(text):
 
 def test_durations():
     pause = TypeAdapter(Pause)
-    assert [pause.validate_python(text) for text in ("250ms", "30s", "5m", "1h", 7)] == [
-        0.25,
-        30,
-        300,
-        3600,
-        7,
-    ]
-    for wrong in ("5", "5 weeks", "0s", -1):
+    assert [pause.validate_python(text) for text in ("250ms", "30s", "5m", "1h")] == [0.25, 30, 300, 3600]
+    for wrong in ("5", "5 weeks", "0s", 7, -1):
         with pytest.raises(ValidationError):
             pause.validate_python(wrong)

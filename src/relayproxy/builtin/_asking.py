@@ -3,8 +3,9 @@
 Must not know how a script is reached.
 """
 
+import asyncio
 from collections.abc import Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -23,8 +24,11 @@ from relayproxy.api import (
     hook,
 )
 from relayproxy.builtin import _script
-from relayproxy.builtin._changes import Kept
+from relayproxy.builtin._changes import Kept, weight
 from relayproxy.builtin._remote import Breaker, Service, service_of
+
+ON_THE_LOOP: Final = 65_536
+"""Octets of JSON that are written or read at once; more would keep other sessions waiting."""
 
 Stage = Literal["mail", "rcpt", "message"]
 
@@ -90,7 +94,7 @@ class Asking(Plugin[S], Generic[S, C]):
         """Ask the scripts of this stage, and keep the edits that they want."""
         self._kept.put(mail, ())
         verdict, edits = await self._asked("message", mail, None)
-        self._kept.put(mail, edits)
+        self._kept.put(mail, edits, weight(edits))
         return verdict
 
     @hook
@@ -128,7 +132,10 @@ class Asking(Plugin[S], Generic[S, C]):
     async def _ask(self, script: C, mail: Mail, recipient: Recipient | None) -> _script.Decision:
         async def work() -> _script.Decision:
             answer = await self.reach(script, mail, recipient)
-            return _script.read(answer, may_edit=script.at == "message")
+            may_edit = script.at == "message"
+            if len(answer) > ON_THE_LOOP:
+                return await asyncio.to_thread(_script.read, answer, may_edit=may_edit)
+            return _script.read(answer, may_edit=may_edit)
 
         return await self._services[script.name].ask(work)
 

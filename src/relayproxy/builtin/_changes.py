@@ -5,38 +5,55 @@ program wants it, nor how edits are applied.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-from relayproxy.api import AddHeader, DropHeader, Edit, Mail, Message, Origin, ReplaceHeader, ServiceError
+from relayproxy.api import (
+    AddHeader,
+    DropHeader,
+    Edit,
+    Mail,
+    Message,
+    Origin,
+    ReplaceBody,
+    ReplaceHeader,
+    ServiceError,
+)
 
 T = TypeVar("T")
 
-_STALE: Final = 900.0  # seconds after which a message that has not been forwarded never will be
+_STALE: Final = 300.0  # seconds after which a message that has not been forwarded never will be
+_ROOM: Final = 64 * 1024 * 1024  # octets that may be kept for messages in progress and those refused lately
+_LEAST: Final = 1024  # octets that a value counts for, however small it is
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST_VALUE = 8192
 
 
 class Kept(Generic[T]):
-    """One value for each message that is in progress."""
+    """One value for each message that is in progress.
+
+    Nobody says when a message is refused elsewhere, so values grow old; and there is room for so many octets of them, the
+    oldest go first. A message in progress that loses its value so is a fault, see `get`.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._values: dict[str, tuple[float, T]] = {}
+        self._values: dict[str, tuple[float, int, T]] = {}
+        self._octets = 0
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def put(self, mail: Mail, value: T) -> None:
-        """Keep `value` for this message, and forget those of messages that were refused long ago."""
+    def put(self, mail: Mail, value: T, octets: int = 0) -> None:
+        """Keep `value`, of so many octets, for this message."""
         now = self._monotonic()
-        while self._values:
-            oldest = next(iter(self._values))
-            if self._values[oldest][0] > now - _STALE:
+        self._forget(mail.id)
+        self._values[mail.id] = (now, octets + _LEAST, value)
+        self._octets += octets + _LEAST
+        while (oldest := next(iter(self._values))) != mail.id:
+            if self._values[oldest][0] > now - _STALE and self._octets <= _ROOM:
                 break
-            del self._values[oldest]
-        self._values.pop(mail.id, None)
-        self._values[mail.id] = (now, value)
+            self._forget(oldest)
 
     def get(self, mail: Mail, method: str) -> T | None:
         """Return the value; None for a message that was not asked about.
@@ -45,14 +62,23 @@ class Kept(Generic[T]):
         leave without what was wanted. What a human released has been seen, and goes as it is.
         """
         if mail.id in self._values:
-            return self._values[mail.id][1]
+            return self._values[mail.id][2]
         if mail.finding(method) is None or mail.origin is not Origin.SMTP:
             return None
         raise ServiceError(f"{method}: what was wanted for this message is no longer known")
 
     def drop(self, mail: Mail) -> None:
         """Forget the value of a message whose fate is known."""
-        self._values.pop(mail.id, None)
+        self._forget(mail.id)
+
+    def _forget(self, name: str) -> None:
+        _, octets, _ = self._values.pop(name, (0.0, 0, None))
+        self._octets -= octets
+
+
+def weight(edits: Iterable[Edit]) -> int:
+    """Return how many octets edits take, about."""
+    return sum(len(edit.body) if isinstance(edit, ReplaceBody) else _LEAST for edit in edits)
 
 
 def fit(value: str) -> str:

@@ -4,6 +4,7 @@ The home of httpx among the plugins. Must not know what is asked, and has no tim
 deadline.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Final
 
@@ -34,7 +35,12 @@ class Caller:
     """A client for one service. Its connections are kept and used again."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113  (whoever asks has a deadline)
+        self._client = httpx.AsyncClient(
+            verify=ssl.create_default_context(),
+            timeout=None,  # noqa: S113  (whoever asks has a deadline)
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     async def post(self, url: str, content: Message | bytes, headers: Iterable[tuple[str, bytes]]) -> bytes:
         """Return the answer to a POST. Raises ServiceError for all that is not a 200 with a reasonable body."""

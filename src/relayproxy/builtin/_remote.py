@@ -31,10 +31,8 @@ _FAULTS = (OSError, EOFError, asyncio.LimitOverrunError)
 
 
 def _seconds(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    found = _DURATION.match(value.strip())
-    if found is None:
+    found = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    if found is None:  # a bare number would hide its unit
         raise ValueError("write a number and a unit: 30s, 5m")
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
@@ -43,7 +41,7 @@ Pause = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(gt=0, le=86_400),
-    WithJsonSchema({"type": ["string", "number"], "examples": ["30s", "5m"], "title": "duration"}),
+    WithJsonSchema({"type": "string", "examples": ["30s", "5m"], "title": "duration"}),
 ]
 
 

@@ -3,6 +3,7 @@
 Must not know what the JSON says, beyond putting the message into it.
 """
 
+import asyncio
 import base64
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator
 
 from relayproxy.api import App, Mail, Recipient, SecretRef, hook
 from relayproxy.builtin import _script
-from relayproxy.builtin._asking import Asking, Script, ScriptsSettings, whole
+from relayproxy.builtin._asking import ON_THE_LOOP, Asking, Script, ScriptsSettings, whole
 from relayproxy.builtin._http import Caller, Url
 
 
@@ -64,10 +65,18 @@ class Http(Asking[HttpSettings, WebService]):
 
     async def reach(self, script: WebService, mail: Mail, recipient: Recipient | None) -> bytes:
         """Post the JSON; the message is in it as base64."""
-        values = _script.facts(mail, script.at, recipient)
-        if whole(script, mail):
-            values["message"] = base64.b64encode(bytes(mail.message)).decode()
+        if whole(script, mail) and mail.message.size > ON_THE_LOOP:
+            body = await asyncio.to_thread(_body, script, mail, recipient)
+        else:
+            body = _body(script, mail, recipient)
         headers = [("Content-Type", b"application/json")]
         if script.name in self._tokens:
             headers.append(("Authorization", f"Bearer {self._tokens[script.name]}".encode()))
-        return await self._caller.post(script.url, _script.written(values), headers)
+        return await self._caller.post(script.url, body, headers)
+
+
+def _body(script: WebService, mail: Mail, recipient: Recipient | None) -> bytes:
+    values = _script.facts(mail, script.at, recipient)
+    if whole(script, mail):
+        values["message"] = base64.b64encode(bytes(mail.message)).decode()
+    return _script.written(values)

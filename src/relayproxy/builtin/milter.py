@@ -23,7 +23,7 @@ from relayproxy.api import (
     Verdict,
     hook,
 )
-from relayproxy.builtin._changes import Kept
+from relayproxy.builtin._changes import Kept, weight
 from relayproxy.builtin._milter_talk import Said, Talk
 from relayproxy.builtin._remote import Breaker, Place, Service, Where, service_of
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
@@ -86,7 +86,7 @@ class Milter(Plugin[MilterSettings]):
             return None
         self._kept.put(mail, ())
         verdict, edits = await self._asked(servers, mail)
-        self._kept.put(mail, edits)
+        self._kept.put(mail, edits, weight(edits))
         return verdict
 
     @hook

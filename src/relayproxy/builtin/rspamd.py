@@ -120,7 +120,8 @@ class Rspamd(Plugin[RspamdSettings]):
         if deed is None:
             raise ServiceError(f"rspamd: the action {action!r} has no meaning; give it one in `actions`")
         mail.noted.append(_finding(answer, deed, self.options.weight))
-        self._kept.put(mail, {**answer, "deed": deed})
+        wanted = {key: answer[key] for key in ("milter", "dkim-signature", "subject") if key in answer}
+        self._kept.put(mail, {**wanted, "deed": deed}, len(orjson.dumps(wanted)))
         said = answer.get("messages")
         text = said.get("smtp_message") if isinstance(said, dict) else None
         return _verdict(deed, action, printable(text) if isinstance(text, str) else "")
