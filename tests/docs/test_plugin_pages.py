@@ -8,6 +8,7 @@ from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, 
 from relayproxy.builtin.aliases import AliasesSettings
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
+from relayproxy.builtin.bayes import BayesSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
 from relayproxy.builtin.dkim_verify import DkimVerifySettings
@@ -44,6 +45,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("address_rewrite.md", Pattern),
         ("aliases.md", AliasesSettings),
         ("attachments.md", AttachmentsSettings),
+        ("bayes.md", BayesSettings),
         ("footer.md", FooterSettings),
         ("footer.md", Footer),
         ("list_unsubscribe.md", ListUnsubscribeSettings),

@@ -13,6 +13,7 @@ _COMMANDS = {
     "plugin": ("relayproxy.cli.plugin", "plugin"),
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "dns": ("relayproxy.cli.dns", "dns"),
+    "learn": ("relayproxy.cli.learn", "learn"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),
