@@ -73,7 +73,8 @@ class Hooks:
         """Change an envelope address before the next hop is asked. Kind: rewrite.
 
         Called with `rcpt=None` for the sender at MAIL (return SetSender) and for each recipient at RCPT
-        (return ReplaceRecipient, or AddRecipient for a copy).
+        (return ReplaceRecipient, or AddRecipient for a copy). A plugin is asked about what those before it have made of a
+        recipient.
         """
 
     @hookspec
