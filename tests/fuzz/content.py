@@ -66,7 +66,7 @@ def impact(data: bytes) -> None:
 
 
 def learned_words(data: bytes) -> None:
-    words_of(Message.from_bytes(data))
+    words_of(Message.from_bytes(b"Content-Type: text/html\r\n\r\n" + data))
 
 
 def token(data: bytes) -> None:
