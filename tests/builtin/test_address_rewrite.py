@@ -1,4 +1,6 @@
+import base64
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from relayproxy.api import App, Setup
 from relayproxy.builtin._address_map import WatchedFile, read_address
 from relayproxy.builtin._replacing import PatternFault, Replacement
 from relayproxy.builtin.address_rewrite import AddressRewrite, AddressRewriteSettings
+from relayproxy.model.edits import apply_to_message
 from relayproxy.testing import FakeClock, FakeResolver
 from relayproxy.testing.mail import call, make_address, make_mail
 from relayproxy.testing.session import SessionDriver
@@ -183,6 +186,57 @@ async def test_over_smtp_the_next_hop_is_asked_about_the_new_addresses():
     assert [str(one.address) for one in delivery.sent.recipients] == ["new@example.net"]
     assert bytes(delivery.sent.data).endswith(MESSAGE)
     assert delivery.mail.finding("address_rewrite").props["original"] == "old@example.net"
+
+
+HEADER = (
+    b'From: "root@host.example.org" <Root@host.example.org>\r\nX-From: root@host.example.org\r\n'
+    b"Reply-To: a@example.com,\r\n b@host.example.org, not@host.example.org.uk\r\n\r\nroot@host.example.org\r\n"
+)
+
+
+async def header(raw, **settings):
+    made = plugin(**{"senders": {"domains": {"host.example.org": "example.org"}}, "header": True, **settings})
+    mail = make_mail(raw)
+    edits = await call(made, "before_forward", mail=mail)
+    return bytes(apply_to_message(mail.message, edits)), mail
+
+
+async def test_senders_in_the_header():
+    assert (await header(HEADER))[0] == (
+        b'From: "root@example.org" <Root@example.org>\r\nX-From: root@host.example.org\r\n'
+        b"Reply-To: a@example.com, b@example.org, not@host.example.org.uk\r\n\r\nroot@host.example.org\r\n"
+    )
+    assert (await header(HEADER, header=False))[0] == HEADER
+    assert (await header(MESSAGE))[0] == MESSAGE
+
+
+async def test_of_several_fields_the_right_one_is_changed():
+    raw = b"From: a@example.org\r\nFrom: b@host.example.org\r\n\r\n"
+    assert (await header(raw))[0] == b"From: a@example.org\r\nFrom: b@example.org\r\n\r\n"
+
+
+async def test_octets_that_are_no_text_stay():
+    raw = b"From: \xe4 <b@host.example.org>, x..y@host.example.org, @host.example.org\r\n\r\n"
+    assert (await header(raw))[0] == (
+        b"From: \xe4 <b@example.org>, x..y@example.org, @host.example.org\r\n\r\n"
+    )
+
+
+async def test_a_field_that_can_not_be_written_stays(caplog):
+    raw = b"From: \x01 <b@host.example.org>\r\nSender: b@host.example.org\r\n\r\n"
+    assert (await header(raw))[0] == b"From: \x01 <b@host.example.org>\r\nSender: b@example.org\r\n\r\n"
+    assert "From in the header stays" in caplog.text
+
+
+async def test_a_signature_of_the_header(caplog):
+    digest = base64.b64encode(sha256(b"root@host.example.org\r\n").digest())
+    raw = b"DKIM-Signature: v=1; d=x.example; h=from; bh=" + digest + b"; b=YQ==\r\n" + HEADER
+    kept, mail = await header(raw)
+    assert kept == raw
+    assert mail.finding("address_rewrite").reason == "the header stays, as its signature would break"
+    changed, _ = await header(raw, signed="break")
+    assert b"<Root@example.org>" in changed
+    assert "breaks its signature: x.example" in caplog.text
 
 
 @pytest.mark.parametrize(

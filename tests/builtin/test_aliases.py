@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from relayproxy.api import App, Setup
 from relayproxy.builtin._alias_table import AliasTable, read_lines
+from relayproxy.builtin.address_rewrite import AddressRewrite, AddressRewriteSettings
 from relayproxy.builtin.aliases import Aliases, AliasesSettings
 from relayproxy.testing import FakeClock, FakeResolver
 from relayproxy.testing.mail import call, make_mail
@@ -138,6 +139,23 @@ async def test_over_smtp_one_becomes_two_and_the_copy_keeps_its_options():
     assert delivery.reply.ok
     assert [str(one.address) for one in delivery.sent.recipients] == ["jane@example.net", "john@example.net"]
     assert delivery.mail.finding("aliases").props["original"] == "team@example.net"
+
+
+async def test_behind_a_rewriter_the_new_address_is_looked_up():
+    rewriter = AddressRewrite(
+        AddressRewriteSettings(
+            recipients={"domains": {"old.example.net": "example.net"}, "separator": "+", "tags": "drop"}
+        )
+    )
+    made = Aliases(AliasesSettings(domains=["example.net"], aliases={"team": ["jane", "john"]}))
+    for address in ("team@old.example.net", "team+x@example.net"):
+        delivery = await SessionDriver(rewriter, made, domains=("example.net", "old.example.net")).deliver(
+            MESSAGE, recipients=(address,)
+        )
+        assert [str(one.address) for one in delivery.sent.recipients] == [
+            "jane@example.net",
+            "john@example.net",
+        ]
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e@example.net", "f@far.example"])

@@ -137,6 +137,38 @@ async def test_a_recipient_is_rewritten_and_keeps_its_options():
     assert delivery.sent.recipients == (Recipient(EVE, ("NEVER",), "rfc822;B@example.net"),)
 
 
+async def test_a_later_plugin_is_asked_about_what_an_earlier_one_has_made_of_a_recipient():
+    asked = []
+
+    def moved(_self, rcpt):
+        return [ReplaceRecipient(rcpt.address, EVE), AddRecipient(Recipient(BOB))] if rcpt else None
+
+    def noted(_self, rcpt):
+        asked.append(rcpt and str(rcpt.address))
+        return ReplaceRecipient(EVE, make_address("f@example.net")) if rcpt and rcpt.address == EVE else None
+
+    driver = SessionDriver(plugin("moved", rewrite_envelope=moved), plugin("noted", rewrite_envelope=noted))
+    delivery = await driver.deliver(RAW, recipients=["c@example.net"])
+    assert asked == [None, "eve@example.net", "b@example.net"]
+    assert [str(one.address) for one in delivery.sent.recipients] == ["f@example.net", "b@example.net"]
+
+
+async def test_nobody_is_asked_about_a_recipient_that_has_become_nobody():
+    asked = []
+
+    def dropped(_self, rcpt):
+        return DropRecipient(rcpt.address) if rcpt else None
+
+    def noted(_self, rcpt):
+        asked.append(rcpt)
+
+    driver = SessionDriver(
+        plugin("dropped", rewrite_envelope=dropped), plugin("noted", rewrite_envelope=noted)
+    )
+    assert str((await driver.deliver(RAW)).reply) == "550 5.1.1 No such recipient"
+    assert asked == [None]
+
+
 async def test_a_copy_goes_along_once_and_its_refusal_is_nobodys_business():
     def rewrite_envelope(_self, rcpt):
         return [AddRecipient(Recipient(EVE)), AddRecipient(Recipient(BOB))] if rcpt else None

@@ -11,6 +11,7 @@ from relayproxy.builtin.address_rewrite import AddressRewriteSettings, Pattern, 
 from relayproxy.builtin.aliases import AliasesSettings
 from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
+from relayproxy.builtin.bayes import BayesSettings
 from relayproxy.builtin.bounces import BouncesSettings
 from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
@@ -79,6 +80,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("address_rewrite.md", Pattern),
         ("aliases.md", AliasesSettings),
         ("attachments.md", AttachmentsSettings),
+        ("bayes.md", BayesSettings),
         ("footer.md", FooterSettings),
         ("footer.md", Footer),
         ("list_unsubscribe.md", ListUnsubscribeSettings),

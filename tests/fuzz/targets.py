@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from tests.fuzz import content
 from tests.fuzz.hostile import Hostile
 from tests.fuzz.words import (
     ADDRESS_WORDS,
@@ -403,5 +404,16 @@ TARGETS = (
     Target("received", received, (b"\r\nReceived:", b"received:", b"\r\n ", b"[", b"(")),
     Target("data stream", data_stream, (b"\r\n", b".", b"\r", b"\n", b"\0", b"\r\n.\r\n")),
     Target("canonical", canonical, (b" ", b"\t", b"\r\n", b"\r", b"\n", b":", b"x")),
+    Target("mime tree", content.mime_tree, content.MIME_WORDS),
+    Target("mime header", content.mime_tree, content.MIME_WORDS, HEAD, (b"Content-Type: ", b"Content-Disposition: a; filename=")),
+    Target("attachments", content.attachments, content.MIME_WORDS),
+    Target("header form", content.header_form, HEADER_LINES, HEAD, (b"From: ", b"To: ", b"Content-Type: ", b"")),
+    Target("archive", content.archive, (b"PK\x03\x04", b"PK\x01\x02", b"\x00" * 20, b"\x05\x00", b"a.exe", b"\x01")),
+    Target("file name", content.file_name, (b".", b"exe", b" ", b":", b"%2E", b"\xe2\x80\xae", b"\xef\xbc\x8e", b"/", b"\\")),
+    Target("appended text", content.appended_text, content.MIME_WORDS),
+    Target("signatures", content.impact, (*SIGNATURE_TAGS, b"DKIM-Signature: ", b"\r\n"), HEAD, (b"DKIM-Signature: ", b"ARC-Message-Signature: ")),
+    Target("words", content.learned_words, (*content.MIME_WORDS, b"https://", b"<", b">", b"\xe4\xb8\xad\xe6\x96\x87")),
+    Target("token", content.token, (b".", b"A", b"-", b"_", b"=", b"MQo")),
+    Target("aliases", content.alias_lines, (b":", b",", b"\n", b"a", b"b", b"@example.org", b'"', b"|", b" "), 20_000),
     Target("a-label", lambda data: to_a_label(text(data)), (b".", b"xn--", b"\xc3\xa4", b"\xe2\x80\x8d", b"\xe3\x80\x82", b"a")),
 )  # fmt: skip

@@ -1,9 +1,11 @@
 """address_rewrite: other envelope addresses, by lists, files, patterns, domains, tags, and a box for all that is left.
 
-What is rewritten is the envelope, before the next hop is asked, so the client hears the answer about the new address;
-the header stays as it came. Must not know how a file is watched or a pattern matched.
+What is rewritten is the envelope, before the next hop is asked, so the client hears the answer about the new address.
+The header stays as it came unless the admin says that senders change there, too. Must not know how a file is watched or a pattern matched.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from relayproxy.api import (
     Mistake,
     Plugin,
     Recipient,
+    ReplaceHeader,
     ReplaceRecipient,
     SetSender,
     Settings,
@@ -33,6 +36,7 @@ from relayproxy.builtin._address_map import (
     read_address,
 )
 from relayproxy.builtin._replacing import PatternFault, Replacement
+from relayproxy.mailauth.dkim_impact import broken_by_fields
 
 
 class Pattern(Settings):
@@ -77,12 +81,23 @@ class AddressRewriteSettings(Settings):
     """How recipients are rewritten."""
     senders: Rewriting = Rewriting()
     """How envelope senders are rewritten; the null sender always stays."""
+    header: bool = False
+    """Whether addresses in From, Sender and Reply-To become what `senders` makes of them, too."""
+    signed: Literal["skip", "break"] = "skip"
+    """What is done with a header whose change would break a signature: left as it is, or changed."""
     catch_all: dict[DomainName, AddressText] = Field(default_factory=dict)
     """Where recipients of a domain go that nothing else applies to and that are none of `known`."""
     known: frozenset[AddressKey] = frozenset()
     """Recipients that are there, and never go to `catch_all`."""
     known_file: str = ""
     """A file of them, one on each line, read again when it changes."""
+
+
+_SENDERS = ("from", "sender", "reply-to")
+# An address begins where a word does, so that a long text without one is gone through once.
+_ADDRESS = re.compile(
+    r"(?<![A-Za-z0-9!#$%&'*+/=?^_`{|}~.-])[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{0,252}[A-Za-z0-9]"
+)
 
 
 class _Rewriter:
@@ -166,6 +181,47 @@ class AddressRewrite(Plugin[AddressRewriteSettings]):
             return SetSender(new) if new and new != sender else None
         new = self._tried(mail, self._recipients, rcpt.address)
         return ReplaceRecipient(rcpt.address, new) if new and new != rcpt.address else None
+
+    @hook
+    def before_forward(self, mail: Mail) -> Edits:
+        """Rewrite the senders in the header, if that is wanted and breaks no signature."""
+        if not self.options.header:
+            return None
+        self._refresh()
+        edits = list(self._header_edits(mail))
+        if not edits:
+            return None
+        broken = broken_by_fields(mail.message, {edit.name for edit in edits})
+        if broken:
+            skip = self.options.signed == "skip"
+            told = "stays, as its signature would break" if skip else "changes, which breaks its signature"
+            self.log.warning("%s: the header %s: %s", mail.id, told, ", ".join(broken))
+            mail.note("address_rewrite", "none" if skip else "pass", reason=f"the header {told}")
+            return None if skip else edits
+        return edits
+
+    def _header_edits(self, mail: Mail) -> Iterator[ReplaceHeader]:
+        counts: Counter[str] = Counter()
+        for field in mail.message.fields:
+            name = field.name.lower()
+            if name not in _SENDERS:
+                continue
+            value = (
+                field.raw.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "surrogateescape").strip()
+            )
+            new = _ADDRESS.sub(lambda found: self._in_header(mail, found[0]), value)
+            if new != value:
+                try:
+                    yield ReplaceHeader(field.name, new, counts[name])
+                except ValueError as error:
+                    self.log.warning("%s: %s in the header stays: %s", mail.id, field.name, error)
+            counts[name] += 1
+
+    def _in_header(self, mail: Mail, text: str) -> str:
+        try:
+            return str(self._tried(mail, self._senders, read_address(text)) or text)
+        except ValueError:
+            return text  # it looks like an address and is none
 
     def _tried(self, mail: Mail, rewriter: _Rewriter, address: Address) -> Address | None:
         try:

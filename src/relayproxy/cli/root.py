@@ -20,6 +20,7 @@ _COMMANDS = {
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),
     "bounces": ("relayproxy.cli.bounces", "bounces"),
+    "learn": ("relayproxy.cli.learn", "learn"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

@@ -499,19 +499,24 @@ class Pipeline:
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
         """Ask for edits of the sender (`rcpt` None) or of one recipient; all apply to that one address.
 
-        A fault under `on_error: hold` is owed by the scope: the message will not pass.
+        A plugin is asked about what those before it have made of a recipient, one by one where it has become several,
+        so that a list of aliases behind a rewriter finds the rewritten address. A fault under `on_error: hold` is owed by the scope: the message will not pass.
         """
         edits: list[Edit] = []
+        targets: tuple[Recipient | None, ...] = (rcpt,)
         for call in self._calls["rewrite_envelope"]:
-            if call.entry.when.holds(mail.client, mail.direction):
-                mine, verdict = await self._edits(call, mail, scope, {"rcpt": rcpt}, _ENVELOPE_EDITS)
+            if not call.entry.when.holds(mail.client, mail.direction):
+                continue
+            before = len(edits)
+            for target in targets:
+                mine, verdict = await self._edits(call, mail, scope, {"rcpt": target}, _ENVELOPE_EDITS)
                 if verdict is not None:
                     scope.owe(verdict)
                     return (), verdict
                 edits.extend(mine)
-                if mine and rcpt is not None:  # the next plugin sees where the recipient leads by now
-                    left = apply_to_envelope(Envelope(mail.envelope.sender, (rcpt,)), mine).recipients
-                    rcpt = left[0] if left else rcpt
+            if rcpt is not None and len(edits) > before:
+                made = apply_to_envelope(Envelope(mail.envelope.sender, (rcpt,)), edits).recipients
+                targets = tuple({target.address.key: target for target in made}.values())
         return tuple(edits), None
 
     async def before_forward(

@@ -1,0 +1,80 @@
+"""What looks into messages, as functions of octets: the MIME tree, attachments, archives, the form, words, aliases."""
+
+from contextlib import suppress
+
+from relayproxy.api import Client, Envelope, Mail, Message
+from relayproxy.builtin._alias_table import AliasTable, read_lines
+from relayproxy.builtin._anomalies import find
+from relayproxy.builtin._append import appended
+from relayproxy.builtin._archive_list import list_gzip, list_zip
+from relayproxy.builtin._attachment_scan import Wanted, scan
+from relayproxy.builtin._bayes_words import words_of
+from relayproxy.builtin._content_kinds import extensions_of, kind_of
+from relayproxy.mailauth.dkim_impact import broken_by_body, broken_by_fields
+from relayproxy.mailauth.unsubscribe_token import TokenFault, read_token
+from relayproxy.model.mime import decoded_octets, read_tree
+
+MIME_HEAD = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
+MIME_WORDS = (
+    b"\r\n--a\r\n", b"\r\n--a--\r\n", b"--", b"\r\n", b"\r\n\r\n", b"Content-Type: ", b"multipart/mixed; boundary=", b"a", b'"',
+    b"message/rfc822", b"text/html; charset=", b"Content-Transfer-Encoding: ", b"base64", b"quoted-printable", b"=", b";",
+    b"Content-Disposition: attachment; filename=", b"filename*0*=utf-8''", b"*", b"%41", b".exe", b"=?utf-8?b?YQ==?=",
+    b"UEsDBA==", b"</body>", b"begin 644 a.exe\r\n",
+)  # fmt: skip
+_WANTED = Wanted(frozenset({"exe"}), frozenset({"executable"}), 100, 100.0, 1 << 25, 1 << 26, 1000)
+
+
+def mime_tree(data: bytes) -> None:
+    for message in (Message.from_bytes(MIME_HEAD + data), Message.from_bytes(data)):
+        for part in read_tree(message).root.walk():
+            decoded_octets(message, part, 1000)
+
+
+def attachments(data: bytes) -> None:
+    message = Message.from_bytes(MIME_HEAD + data)
+    for problem in scan(message, read_tree(message), _WANTED):
+        assert problem.name.isascii()
+        assert problem.detail.isprintable()
+
+
+def header_form(data: bytes) -> None:
+    message = Message.from_bytes(data)
+    list(find(Mail("1", Client("1", "in", "192.0.2.1"), Envelope(), message), 1000, 262_144))
+
+
+def archive(data: bytes) -> None:
+    kind_of(data)
+    list_gzip(b"\x1f\x8b\x08\x0c" + data)
+    for signature in (b"", b"PK\x03\x04", b"PK\x01\x02"):
+        list_zip(signature + data, 100)
+
+
+def file_name(data: bytes) -> None:
+    extensions_of(data.decode("utf-8", "replace"))
+
+
+def appended_text(data: bytes) -> None:
+    for head in (b"", b"Content-Type: text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"):
+        message = Message.from_bytes(head + data)
+        appended(message, read_tree(message).root, "B\xfce\n")
+
+
+def impact(data: bytes) -> None:
+    message = Message.from_bytes(data)
+    broken_by_body(message, b"x\r\n")
+    broken_by_fields(message, ["Subject"])
+
+
+def learned_words(data: bytes) -> None:
+    words_of(Message.from_bytes(b"Content-Type: text/html\r\n\r\n" + data))
+
+
+def token(data: bytes) -> None:
+    with suppress(TokenFault):
+        read_token(data.decode("utf-8", "replace"), (b"a key",), 0)
+
+
+def alias_lines(data: bytes) -> None:
+    lines = enumerate(data.decode("utf-8", "replace").split("\n"), 1)
+    with suppress(ValueError):
+        AliasTable(read_lines(lines), frozenset({"example.org"}), 100)
