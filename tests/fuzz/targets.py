@@ -24,6 +24,9 @@ from tests.fuzz.words import (
 )
 
 from relayproxy.api import AddHeader, Address, Answer, DnsStatus, DropHeader, Finding, ReplaceHeader
+from relayproxy.bounces.read import read as read_bounce
+from relayproxy.bounces.rules import normal_form
+from relayproxy.bounces.trace import TraceFault, Tracer
 from relayproxy.core.policy import Limits
 from relayproxy.mailauth import (
     arc_chain,
@@ -41,6 +44,7 @@ from relayproxy.mailauth.dkim_sign import sign
 from relayproxy.mailauth.dkim_tags import Flaw, parse_tags, without_b
 from relayproxy.mailauth.dmarc import Identifier, evaluate
 from relayproxy.mailauth.dmarc_record import parse_record
+from relayproxy.mailauth.mta_sts import parse_policy
 from relayproxy.mailauth.psl import organizational_domain
 from relayproxy.mailauth.spf import Spf
 from relayproxy.mailauth.srs import Srs, SrsFault
@@ -58,6 +62,11 @@ from relayproxy.smtp.xclient import XCLIENT_NAMES, parse_attributes, xtext_decod
 from relayproxy.testing.mail import make_client
 
 NOW = 1_790_000_000.0
+BOUNCE_WORDS = (
+    b"Content-Type: message/delivery-status\r\n", b"Content-Type: text/html\r\n", b"--b\r\n", b"--b--\r\n", b"\r\n", b"\r\n\r\n",
+    b"Final-Recipient: rfc822;a@b.example\r\n", b"Action: failed\r\n", b"Feedback-Type: abuse\r\n", b"<a@b.example>: ", b"550 5.1.1 ",
+    b"X-Failed-Recipients: ", b"Subject: failure notice\r\n", b"<style>", b"<br ", b" ", b"to ", b"----", b"a@", b"base64", b"\xc3\xa4",
+)  # fmt: skip
 LIMITS = Limits()
 SIGNER = new_ed25519_key()
 HEAD = LIMITS.header_bytes - 2000
@@ -347,6 +356,19 @@ def received(data: bytes) -> None:
     assert line.count(b"\r\n") == 3
 
 
+def bounce(data: bytes) -> None:
+    message = Message.from_bytes(data)
+    report = read_bounce(message)
+    for fate in report.fates if report else ():
+        normal_form(fate.diagnosis)
+
+
+def bounce_address(data: bytes) -> None:
+    tracer = Tracer("bounce.example", (b"key",))
+    with suppress(TraceFault):
+        tracer.read_address(Address("b+" + text(data), "bounce.example"), NOW)
+
+
 def data_stream(data: bytes) -> None:
     class Kept:
         def write(self, data: bytes) -> None:
@@ -394,6 +416,9 @@ TARGETS = (
     Target("header value", header_value, (b"=?utf-8?q?", b"=?", b"?=", b"=?x?b?", b"\r\n ", b"=C3", b"YWI", b" ")),
     Target("encoded words", lambda data: decode_words(text(data)), (b"=?utf-8?q?", b"=?", b"?=", b"?b?", b"=?koi8-r*en?B?", b"=C3", b" ")),
     Target("bulk rules", bulk, (b"Mon, 21 Sep 2026 14:00:00 +0000", b"<", b">", b"@", b"https://", b"(", b")", b"+9999", b"\r\n"), HEAD, (b"Date: ", b"Message-ID: ", b"List-Unsubscribe: ", b"Precedence: ", b"DKIM-Signature: ")),
+    Target("bounce", bounce, BOUNCE_WORDS, fields=(b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\n", b"From: mailer-daemon@x\r\n\r\n")),
+    Target("bounce address", bounce_address, (b"abcdefghijkl", b"=", b"aa", b"~41", b"~", b".", b"m.1")),
+    Target("policy file", parse_policy, (b"version: STSv1\n", b"mode: ", b"enforce", b"mx: *.", b"max_age: ", b"9" * 9, b":", b"\n")),
     Target("mail command", mail_command, ADDRESS_WORDS, LINE),
     Target("rcpt command", rcpt_command, ADDRESS_WORDS, LINE),
     Target("xclient", xclient, (b"NAME=", b"ADDR=IPV6:", b"PORT=", b"+41", b"+00", b"[UNAVAILABLE]", b" ", b"HELO"), LINE),

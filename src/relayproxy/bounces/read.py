@@ -29,8 +29,10 @@ _LOOSE_STATUS = re.compile(
     rb"\s*(?:Reporting-MTA|Original-Envelope-Id|(?:Final|Original)-Recipient)\s*:", re.IGNORECASE
 )
 _LOOSE_FEEDBACK = re.compile(rb"\s*(?:Feedback-Type|User-Agent|Version)\s*:", re.IGNORECASE)
-_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]{0,2000}>", re.IGNORECASE | re.DOTALL)
-_BREAK = re.compile(r"<(?:br|/p|/div|/tr|/h\d)\b[^>]{0,200}>", re.IGNORECASE)
+_LONGEST_WORDS = 100_000
+_HIDDEN = re.compile(r"<(/?)(?:style|script)\b", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]{0,2000}>")
+_BREAK = re.compile(r"<(?:br|/p|/div|/tr|/h\d)\b[^<>]{0,200}>", re.IGNORECASE)
 _AUTO = re.compile(r"auto[-_ ]?(?:repl\w*|respon\w*)|vacation", re.IGNORECASE)
 _AWAY = re.compile(
     r"^\W*(?:automatic reply|auto(?:mated)?[- ]?(?:reply|response)|out of (?:the )?office|away from|on (?:vacation|leave)|"
@@ -147,13 +149,22 @@ def _words(parts: Sequence[Part]) -> str:
     """Return what is written for people: the first plain text, else the first HTML without its tags."""
     for part in parts:
         if part.kind == "text/plain" and part.body.strip() and not _LOOSE_STATUS.match(part.body):
-            return part.text
+            return part.text[:_LONGEST_WORDS]
     for part in parts:
         if part.kind == "text/html":
-            return (
-                _TAG.sub(" ", _BREAK.sub("\n", part.text[:100_000])).replace("&lt;", "<").replace("&gt;", ">")
-            )
+            shown = _TAG.sub(" ", _BREAK.sub("\n", _visible(part.text[:_LONGEST_WORDS])))
+            return shown.replace("&lt;", "<").replace("&gt;", ">")
     return ""
+
+
+def _visible(html: str) -> str:
+    """Leave out what stands between the tags of styles and scripts."""
+    kept, at, hidden = [], 0, False
+    for tag in _HIDDEN.finditer(html):
+        if not hidden:
+            kept.append(html[at : tag.start()])
+        at, hidden = tag.start(), not tag[1]
+    return "".join((*kept, "" if hidden else html[at:]))
 
 
 def _returned(parts: Sequence[Part]) -> bytes:

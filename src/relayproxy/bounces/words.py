@@ -11,10 +11,11 @@ from relayproxy.bounces.dsn import status_in, tidy
 from relayproxy.bounces.report import Fate
 
 _MOST_LINES = 400
+_LONGEST_LINE = 1000
 _MOST_FATES = 50
 _MOST_DIAGNOSIS = 12  # lines
 _RETURNED = re.compile(
-    r"^[ \t>]*(?:-{2,}|={2,}|_{2,})?[ \t]*(?:below this line is a copy of the message|this is a copy of (?:the|your) message|"
+    r"^[ \t>]{0,20}(?:-{2,80}|={2,80}|_{2,80})?[ \t]{0,20}(?:below this line is a copy of the message|this is a copy of (?:the|your) message|"
     r"(?:the )?(?:header of the )?original message|returned message|message headers? follows?|"
     r"(?:start|begin(?:ning)?) of (?:the )?(?:returned|original|forwarded) message|undelivered message|"
     r"your message|transcript of (?:the )?message|unsent message|message header)\b.{0,60}$",
@@ -22,7 +23,7 @@ _RETURNED = re.compile(
 )
 _ADDRESS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,253}"
 _OPENS = re.compile(
-    rf"\s*(?:[-*\u2022]\s*)?(?:(?:to|recipient|rcpt to|failed recipient|address)\s*:?\s*)?<?(?:mailto:)?({_ADDRESS})>?\s*(?:[:;,(.]|$)(.*)",
+    rf"[ \t]{{0,20}}(?:[-*\u2022][ \t]{{0,4}})?(?:(?:to|recipient|rcpt to|failed recipient|address)[ \t]{{0,4}}:?[ \t]{{0,4}})?<?(?:mailto:)?({_ADDRESS})>?[ \t]{{0,20}}(?:[:;,(.]|$)(.*)",
     re.IGNORECASE,
 )
 _NAMED = re.compile(
@@ -68,7 +69,7 @@ def fates_in(text: str, named: tuple[str, ...] = ()) -> tuple[Fate, ...]:
 
     Without anybody it is one fate of an unknown recipient, if the text has a reply or status code at all.
     """
-    lines = text.split("\n")[:_MOST_LINES]
+    lines = [line[:_LONGEST_LINE] for line in text.split("\n", _MOST_LINES)[:_MOST_LINES]]
     action = "delayed" if is_delay(text) else "failed"
     found: dict[str, Fate] = {}
     for address, diagnosis in _paragraphs(lines):
@@ -79,7 +80,7 @@ def fates_in(text: str, named: tuple[str, ...] = ()) -> tuple[Fate, ...]:
         if address.lower() not in {key.lower() for key in found}:
             found[address] = Fate(address, action, status_in(whole), whole)
     if not found:
-        one = _NAMED.search(text)
+        one = _NAMED.search(whole)
         if one or status_in(whole):
             address = one[1].rstrip(".") if one else ""
             return (Fate(address, action, status_in(whole), whole),)
