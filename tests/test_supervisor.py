@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.servers.client import Client, HangUpError
-from tests.servers.process import free_port, wait_for
+from tests.servers.process import PATIENCE, free_port, wait_for
 from tests.servers.relay import Relay, a_relay, as_yaml, configuration
 
 from relayproxy.testing.upstream import Fault, Stall, Step, UpstreamSink
@@ -114,8 +114,8 @@ async def sink() -> AsyncIterator[UpstreamSink]:
 async def kill_worker(relay: Supervised, number: int = signal.SIGKILL) -> int:
     """Kill the first worker and wait until another stands in its place; its id."""
     victim = (await relay.status())["workers"][0]["pid"]
-    os.kill(victim, number)
     died = len(relay.said("worker_died"))
+    os.kill(victim, number)
     await wait_for(lambda: len(relay.said("worker_died")) > died, "the death to be noticed")
     await wait_for(lambda: victim not in relay.workers() and relay.workers() != [relay.pid], "a new worker")
     return victim
@@ -123,7 +123,7 @@ async def kill_worker(relay: Supervised, number: int = signal.SIGKILL) -> int:
 
 async def until_ready(relay: Supervised) -> None:
     """Wait until there are workers, and all of them serve."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         states: set[str] = set()
         while states != {"ready"}:
             states = {worker["state"] for worker in (await relay.status())["workers"]}
@@ -331,7 +331,7 @@ class TestReload:
             answer = await relay.reloaded()
             assert answer["ok"] is True, answer
             await wait_for(lambda: len(relay.workers()) == after, "the old workers to leave")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 for _ in range(20):
                     assert await relay.serves() == "relay.test"
 
