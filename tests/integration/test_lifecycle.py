@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from tests.servers.client import Client, HangUpError, wire_form
 from tests.servers.process import PATIENCE
-from tests.servers.process import PATIENCE
 from tests.servers.relay import Relay
 
 from relayproxy.testing.upstream import Capabilities, Fault, Stall, Step, UpstreamSink
