@@ -141,11 +141,14 @@ S = TypeVar("S", bound=Settings)
 class Setup:
     """What a plugin may compare its settings with when a configuration is checked.
 
-    `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are.
+    `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are,
+    `plugins` those in the pipeline. `can_hold` says whether there is a spool for messages that are held.
     """
 
     folder: Path
     listeners: frozenset[str] = frozenset()
+    plugins: frozenset[str] = frozenset()
+    can_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

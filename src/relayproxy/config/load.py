@@ -112,7 +112,15 @@ class _Loading:
                         at = ("pipeline", one.number, one.name)
                         self._check(check_secrets(one.settings, at), partial)
             if ask:
-                self._ask(chosen, Setup(self._context.folder, frozenset(named(raw, "listeners"))))
+                self._ask(
+                    chosen,
+                    Setup(
+                        self._context.folder,
+                        frozenset(named(raw, "listeners")),
+                        frozenset(one.name for one in chosen),
+                        can_hold=raw.get("spool") is not None,
+                    ),
+                )
         problems = tuple(sorted(self._problems, key=self._layers.rank))
         failed = any(problem.severity == "error" for problem in problems)
         return Loaded(
