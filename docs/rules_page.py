@@ -64,6 +64,14 @@ def _facts() -> Iterable[str]:
     yield _table(("fact", "kind", "known at", ""), rows)
 
 
+_NEEDS = {
+    "": "",
+    "hold": "; needs a `spool`",
+    "route": "; refused until the program can do it",
+    "require_tls": "; refused until the program can do it",
+}
+
+
 def _operators() -> Iterable[str]:
     yield "## Operators\n"
     rows = [
@@ -80,7 +88,7 @@ def _actions() -> Iterable[str]:
         (
             f"`{row.name}`",
             "RCPT" if row.phase is Phase.RCPT else "message",
-            row.doc + ("; refused until the program can do it" if row.needs else ""),
+            row.doc + _NEEDS[row.needs],
         )
         for row in ACTIONS.values()
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.servers.client import Client, HangUpError
-from tests.servers.process import free_port, wait_for
+from tests.servers.process import PATIENCE, free_port, wait_for
 from tests.servers.relay import Relay, a_relay, as_yaml, configuration
 
 from relayproxy.testing.upstream import Fault, Stall, Step, UpstreamSink
@@ -114,8 +114,8 @@ async def sink() -> AsyncIterator[UpstreamSink]:
 async def kill_worker(relay: Supervised, number: int = signal.SIGKILL) -> int:
     """Kill the first worker and wait until another stands in its place; its id."""
     victim = (await relay.status())["workers"][0]["pid"]
-    os.kill(victim, number)
     died = len(relay.said("worker_died"))
+    os.kill(victim, number)
     await wait_for(lambda: len(relay.said("worker_died")) > died, "the death to be noticed")
     await wait_for(lambda: victim not in relay.workers() and relay.workers() != [relay.pid], "a new worker")
     return victim
@@ -123,7 +123,7 @@ async def kill_worker(relay: Supervised, number: int = signal.SIGKILL) -> int:
 
 async def until_ready(relay: Supervised) -> None:
     """Wait until there are workers, and all of them serve."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         states: set[str] = set()
         while states != {"ready"}:
             states = {worker["state"] for worker in (await relay.status())["workers"]}
@@ -331,7 +331,7 @@ class TestReload:
             answer = await relay.reloaded()
             assert answer["ok"] is True, answer
             await wait_for(lambda: len(relay.workers()) == after, "the old workers to leave")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 for _ in range(20):
                     assert await relay.serves() == "relay.test"
 
@@ -531,23 +531,38 @@ class TestStart:
             assert not (relay.folder / "control.sock").exists()
 
     async def test_systemd_is_told(self, sink: UpstreamSink, short_folder: Path):
+        said: list[str] = []
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(short_folder / "notify"))
             notified.setblocking(False)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(notified, lambda: said.append(notified.recv(1024).decode()))
             async with a_relay() as plain:
                 relay = Supervised(plain.folder, {})
                 relay.configure(sink.address)
                 await relay.start(env={"NOTIFY_SOCKET": str(short_folder / "notify")})
                 await relay.reloaded()
                 await relay.finish()
-            said: list[str] = []
-            while True:
-                try:
-                    said.append(notified.recv(1024).decode())
-                except BlockingIOError:
-                    break
+            await wait_for(lambda: "STOPPING=1" in said, "the last word")
+            loop.remove_reader(notified)
         words = [text for text in said if text != "WATCHDOG=1"]
         assert "WATCHDOG=1" in said
         assert words[0] == "READY=1"
         assert words[1].startswith("RELOADING=1\nMONOTONIC_USEC=")
         assert words[2:] == ["READY=1", "STOPPING=1"]
+
+    async def test_a_systemd_that_does_not_read_stops_nobody(self, sink: UpstreamSink, short_folder: Path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.bind(str(short_folder / "notify"))
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+                filler.setblocking(False)
+                filler.connect(str(short_folder / "notify"))
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        filler.send(b"WATCHDOG=1")
+            async with a_relay() as plain:
+                relay = Supervised(plain.folder, {"_NOTIFY_PATIENCE": 0.05})
+                relay.configure(sink.address)
+                await relay.start(env={"NOTIFY_SOCKET": str(short_folder / "notify")})
+                assert (await relay.reloaded())["ok"] is True
+                await relay.finish()

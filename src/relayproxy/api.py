@@ -155,12 +155,15 @@ def _no_yaml(path: Path) -> Any:
 class Setup:
     """What a plugin may compare its settings with when a configuration is checked.
 
-    `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are.
+    `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are,
+    `plugins` those in the pipeline. `can_hold` says whether there is a spool for messages that are held.
     `read_yaml(path)` is that of App.
     """
 
     folder: Path
     listeners: frozenset[str] = frozenset()
+    plugins: frozenset[str] = frozenset()
+    can_hold: bool = False
     read_yaml: Callable[[Path], Any] = _no_yaml
 
 

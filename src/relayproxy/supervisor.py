@@ -33,6 +33,7 @@ _START_PATIENCE = 60.0
 _RETIRE_PATIENCE = 2.0
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY = 60.0  # a worker that lived so long starts the back-off anew
+_NOTIFY_PATIENCE = 2.0
 _MOST_CONTROL = 65_536
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -141,7 +142,7 @@ class Supervisor:
         for key, _ in self._selector.select(self._patience()):
             key.data(key.fileobj)
         self._obey()
-        _notify("WATCHDOG=1")
+        _notify("WATCHDOG=1", patience=0.0)
         self._reap()
         self._restart()
         self._watch()
@@ -299,7 +300,7 @@ class Supervisor:
                 raise StartError("a worker did not start in time")
             if self._told_to_stop:
                 raise StoppedError("told to stop before the new workers were ready")
-            _notify("WATCHDOG=1")
+            _notify("WATCHDOG=1", patience=0.0)
             for pipe in self._readable([child.pipe for child in waiting], min(1.0, end - time.monotonic())):
                 self._heard(pipe, generation)
             for child in generation.children.values():
@@ -575,11 +576,12 @@ def _die_with(parent: int) -> None:
         raise StartError("the supervisor has gone")
 
 
-def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens outside of it."""
+def _notify(state: str, patience: float | None = None) -> None:
+    """Tell systemd (sd_notify(3)), or give up after `patience` seconds (default: a moment): whoever does not read must not stop us."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(_NOTIFY_PATIENCE if patience is None else patience)
         sock.connect("\0" + path[1:] if path.startswith("@") else path)
         sock.send(state.encode())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relayproxy.api import Action, App, DnsStatus, Finding
+from relayproxy.api import Action, App, DnsStatus, Finding, Setup
 from relayproxy.builtin.dmarc import Dmarc, DmarcSettings
 from relayproxy.builtin.spf import SpfPlugin, SpfSettings
 from relayproxy.testing import FakeClock, FakeResolver
@@ -322,3 +322,25 @@ async def test_a_record_that_is_too_long_is_not_carried_in_part():
     await call(plugin(zone), "message", mail=mail)
     assert mail.finding("dmarc").result == "pass"
     assert mail.finding("dmarc").props["record"] == ""
+
+
+# What is wrong with the configuration around it
+
+
+@pytest.mark.parametrize(
+    ("settings", "setup", "warnings"),
+    [
+        ({}, {"plugins": {"spf", "dkim_verify", "dmarc"}}, []),
+        ({}, {"plugins": {"spf", "dmarc"}}, ["without 'dkim_verify'"]),
+        ({}, {"plugins": {"dmarc"}}, ["without 'spf'", "without 'dkim_verify'"]),
+        ({"on_fail": "follow-policy"}, {"plugins": {"spf", "dkim_verify"}}, ["no spool"]),
+        ({"domains": {"a.example": "follow-policy"}}, {"plugins": {"spf", "dkim_verify"}}, ["no spool"]),
+        ({"on_fail": "follow-policy"}, {"plugins": {"spf", "dkim_verify"}, "can_hold": True}, []),
+        ({"on_fail": "follow-policy", "quarantine": "accept"}, {"plugins": {"spf", "dkim_verify"}}, []),
+    ],
+)
+def test_a_pipeline_that_gives_it_too_little_is_warned_of(settings, setup, warnings):
+    found = list(Dmarc(DmarcSettings.model_validate(settings)).check(Setup(Path(), **setup)))
+    assert all(mistake.warning for mistake in found)
+    assert len(found) == len(warnings)
+    assert all(words in mistake.message for words, mistake in zip(warnings, found, strict=True))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.servers.client import Client
-from tests.servers.process import Process, free_port
+from tests.servers.process import PATIENCE, Process, free_port
 
 from relayproxy.cli.demo import demo_choices, demo_plan
 from relayproxy.cli.demo_http import Answer, PageServer
@@ -69,7 +69,7 @@ class Demo(Process):
 
     async def row(self, words: str) -> str:
         """The row of the list with these words, once it is there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 rows = [row for row in (await self.get()).split("<tr>") if words in row]
                 if rows:
@@ -140,7 +140,7 @@ async def test_the_upstream_misbehaves_when_asked_to(demo):
     with pytest.raises(smtplib.SMTPDataError, match="451"):
         await asyncio.to_thread(send, "bob+drop@example.net")
     slow = asyncio.create_task(asyncio.to_thread(send, "bob+slow@example.net"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         assert await slow == {}
     assert "ms" in demo.log.partition("-> bob+slow@example.net")[2].splitlines()[0]
 

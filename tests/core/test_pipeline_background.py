@@ -1,6 +1,7 @@
 """Hooks that start early: joined where something needs them, counted where the message is judged."""
 
 import asyncio
+import gc
 from ipaddress import ip_network
 
 import pytest
@@ -213,6 +214,26 @@ async def test_a_refused_mail_leaves_nothing_running():
     await driver.say("EHLO x")
     assert (await driver.say("MAIL FROM:<a@example.org>"))[0].code == 550
     await gate.until(lambda: gate.cancelled == ["early"])
+
+
+async def test_what_is_cancelled_before_its_first_turn_leaves_no_coroutine_behind(recwarn):
+    begun: list[str] = []
+
+    async def asking():
+        begun.append("asked")
+
+    def mail(_self):
+        return asking()
+
+    driver = SessionDriver(
+        plugin("early", mail=behind(mail)), plugin("no", after=(), mail=answering(reject("no")))
+    )
+    await driver.say("EHLO x")
+    assert (await driver.say("MAIL FROM:<a@example.org>"))[0].code == 550
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not begun
+    assert not recwarn.list
 
 
 async def test_what_began_at_connect_goes_on_over_rset_and_ends_with_the_connection():

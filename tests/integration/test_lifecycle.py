@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.servers.client import Client, HangUpError, wire_form
+from tests.servers.process import PATIENCE
 from tests.servers.relay import Relay
 
 from relayproxy.testing.upstream import Capabilities, Fault, Stall, Step, UpstreamSink
@@ -98,7 +99,7 @@ async def test_a_client_that_leaves_after_the_dot_is_not_delivered_to_twice(rela
 
 async def _until_settled(client: Client):
     """Send the message until it is no longer deferred, as a client does; the first hand-over may still run."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             reply = await client.message(MESSAGE, recipients=("b@example.net", "c@example.net"))
             if reply.kind != 4:

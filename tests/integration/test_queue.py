@@ -466,3 +466,20 @@ async def test_postfix_behind_the_queue(relay: Relay, start_postfix):
     assert b"Final-Recipient: rfc822; nobody@example.net\r\n" in report
     assert b"Status: 5.1.1\r\n" in report
     await until_empty(relay)
+
+
+async def test_a_rule_holds_and_a_person_releases(relay: Relay):
+    odd = MESSAGE.replace(b"Subject: queued", b"Subject: odd")
+    async with UpstreamSink() as sink:
+        rule = {"id": "odd", "match": {"subject": "odd"}, "then": {"hold": "looks odd"}}
+        configure(relay, sink.address, pipeline=["rules"], rules=[rule])
+        await relay.start()
+        assert (await send(relay, content=odd)).code == 250
+        config = ("-C", str(relay.config_file))
+        _, text = await relay.output("quarantine", "list", "--json", *config)
+        (held,) = json.loads(text)["messages"]
+        assert "looks odd" in (await relay.output("quarantine", "show", held["id"], *config))[1]
+        status, text = await relay.output("quarantine", "release", "--yes", held["id"], *config)
+        assert status == 0, text
+        await sink.until_messages(1)
+        assert sink.messages[0].content.endswith(odd)

@@ -9,7 +9,7 @@ import signal
 import pytest
 from tests.servers.client import Client, HangUpError
 from tests.servers.load import Load, assert_nothing_lost_or_doubled
-from tests.servers.process import wait_for
+from tests.servers.process import PATIENCE, wait_for
 from tests.servers.relay import Relay, as_yaml, configuration
 
 from relayproxy.testing.upstream import Fault, Stall, Step, UpstreamSink
@@ -22,7 +22,7 @@ async def _banner(port: int) -> str:
 
 async def _until_banner(port: int, hostname: str) -> None:
     """Wait until new connections are greeted under `hostname`, several times over (there may be workers)."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         seen = 0
         while seen < 5:
             seen = seen + 1 if (await _banner(port)).startswith(hostname) else 0
@@ -30,7 +30,7 @@ async def _until_banner(port: int, hostname: str) -> None:
 
 async def _until_nobody_listens(port: int) -> None:
     """Wait until connections are refused. Raises TimeoutError."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 (await Client.open(port)).abort()

@@ -10,7 +10,7 @@ from tests.core.making import plugin
 from tests.server.harness import MESSAGE, Served, received, serving
 from tests.servers.client import Client, HangUpError, wire_form
 from tests.servers.client import _Wire as Words
-from tests.servers.process import wait_for
+from tests.servers.process import PATIENCE, wait_for
 
 from relayproxy.api import Plugin, Settings, hook, reject
 from relayproxy.core.policy import Limits
@@ -323,7 +323,7 @@ class TestHangingUp:
 
     async def test_before_the_banner(self, sink: UpstreamSink):
         waiting = Waiting("connect")
-        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+        async with asyncio.timeout(PATIENCE), serving(sink, plugins=[waiting.plugin]) as served:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
             await waiting.began.wait()
             reset(writer.transport)
@@ -334,7 +334,7 @@ class TestHangingUp:
     @pytest.mark.parametrize("stage", ["helo", "mail", "rcpt", "message", "before_forward"])
     async def test_later(self, sink: UpstreamSink, stage: str):
         waiting = Waiting(stage)
-        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+        async with asyncio.timeout(PATIENCE), serving(sink, plugins=[waiting.plugin]) as served:
             client = await served.client(helo="")
             sending = asyncio.create_task(say_all(client))
             await waiting.began.wait()
@@ -352,7 +352,7 @@ class TestHangingUp:
     async def test_the_commit_and_its_report_go_on(self, sink: UpstreamSink):
         waiting = Waiting("after_forward")
         sink.plan.add(Fault(Step.DOT, Stall()))
-        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+        async with asyncio.timeout(PATIENCE), serving(sink, plugins=[waiting.plugin]) as served:
             client = await served.client(helo="")
             sending = asyncio.create_task(say_all(client))
             await sink.until_reached(Step.DOT)
@@ -369,7 +369,7 @@ class TestHangingUp:
 
     async def test_a_client_that_goes_during_the_report_cancels_nothing(self, sink: UpstreamSink):
         waiting = Waiting("after_forward")
-        async with asyncio.timeout(10), serving(sink, plugins=[waiting.plugin]) as served:
+        async with asyncio.timeout(PATIENCE), serving(sink, plugins=[waiting.plugin]) as served:
             client = await served.client()
             assert (await client.message(MESSAGE)).code == 250
             await waiting.began.wait()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.server.harness import MESSAGE, serving
-from tests.servers.process import wait_for
+from tests.servers.process import PATIENCE, wait_for
 
 from relayproxy.core.metrics import Metrics
 from relayproxy.server import http as module
@@ -59,7 +59,7 @@ class Port:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 return await reader.read()
         finally:
             await let_go(writer)

@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from tests.servers.process import PATIENCE
+
 
 class Answer(NamedTuple):
     """A reply: its code and its lines without code."""
@@ -118,7 +120,7 @@ class Client:
         }
         return answer
 
-    async def read(self, seconds: float = 30.0) -> Answer:
+    async def read(self, seconds: float = PATIENCE) -> Answer:
         """Read one reply. Raises HangUpError at the end of the connection, TimeoutError."""
         lines: list[str] = []
         async with asyncio.timeout(seconds):

@@ -1,6 +1,9 @@
 """Starting a real server for one test, waiting until it listens, and ending it. Knows no particular server."""
 
 import asyncio
+import contextlib
+import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -8,13 +11,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 REQUIRED = os.environ.get("RELAYPROXY_REQUIRE_SERVERS") == "1"
+PATIENCE = 60.0
+"""Seconds until a wait has failed: it is there to end a test that hangs, and says nothing about how quick we are."""
 _POLL = 0.02
 
 
@@ -41,10 +46,49 @@ def program(name: str) -> str:
     return found
 
 
+class _Ports:
+    """Ports of this process alone, below those that the kernel gives to connections, each handed out once in a round.
+
+    A port that the kernel chose and that was closed again may be anybody's a moment later, and with several test runs
+    on one machine it is. A block is ours while we hold the lock on its file.
+    """
+
+    FIRST, SIZE, BLOCKS = 10_000, 200, 110
+
+    def __init__(self) -> None:
+        self._lock = -1
+        self._ports: Iterator[int] = iter(())
+
+    def next(self, host: str) -> int:
+        if self._lock == -1:
+            self._ports = itertools.cycle(self._take_block())
+        for port in itertools.islice(self._ports, self.SIZE):
+            with contextlib.suppress(OSError), socket.create_server((host, port)):
+                return port
+        pytest.fail("no free port")
+
+    def _take_block(self) -> range:
+        folder = Path(tempfile.gettempdir()) / f"relayproxy-test-ports-{os.geteuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for number in range(self.BLOCKS):
+            lock = os.open(folder / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            self._lock = lock
+            first = self.FIRST + number * self.SIZE
+            return range(first, first + self.SIZE)
+        pytest.fail("every block of ports is taken by another test run")
+
+
+_PORTS = _Ports()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.create_server((host, 0)) as server:
-        return server.getsockname()[1]
+    """A TCP port that nobody uses, and that no other test run will take."""
+    return _PORTS.next(host)
 
 
 def public_folder(prefix: str) -> Path:
@@ -54,7 +98,7 @@ def public_folder(prefix: str) -> Path:
     return folder
 
 
-async def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> None:
+async def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait until `condition()` is true; fail the test when it does not become so in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -98,7 +142,7 @@ class Process:
         if self.popen.poll() is not None:
             pytest.fail(f"{self.name} ended with status {self.popen.returncode}:\n{self.log}")
 
-    async def until_listening(self, *ports: int, seconds: float = 20.0) -> None:
+    async def until_listening(self, *ports: int, seconds: float = PATIENCE) -> None:
         """Wait until every port takes connections. Fails the test when the server ends or time is up."""
         deadline = time.monotonic() + seconds
         for port in ports:
@@ -108,7 +152,7 @@ class Process:
                     pytest.fail(f"{self.name} does not listen on {port}:\n{self.log}")
                 await asyncio.sleep(_POLL)
 
-    async def until_logged(self, text: str, times: int = 1, seconds: float = 20.0) -> None:
+    async def until_logged(self, text: str, times: int = 1, seconds: float = PATIENCE) -> None:
         """Wait until `text` stands in the log as often as `times`."""
         deadline = time.monotonic() + seconds
         while self.log.count(text) < times:
@@ -130,7 +174,7 @@ class Process:
         self.signal_group(signal.SIGKILL)
         await self.until_ended()
 
-    async def until_ended(self, seconds: float = 20.0) -> int:
+    async def until_ended(self, seconds: float = PATIENCE) -> int:
         """Wait for the end and return the exit status; kill the process group and fail when time is up."""
         assert self.popen is not None
         deadline = time.monotonic() + seconds

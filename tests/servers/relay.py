@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.process import Process, free_port, public_folder
+from tests.servers.process import PATIENCE, Process, free_port, public_folder
 
 LISTENER = "main"
 
@@ -76,7 +76,7 @@ class Relay(Process):
             stderr=asyncio.subprocess.STDOUT,
             cwd=self.folder,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode is not None
         return process.returncode, output.decode()
 

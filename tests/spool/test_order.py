@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.integration.test_queue import MESSAGE, configure, send
-from tests.servers.process import do_without, free_port, wait_for
+from tests.servers.process import PATIENCE, do_without, free_port, wait_for
 from tests.servers.relay import Relay
 
 LARGE = MESSAGE + b"0123456789\r\n" * 20_000
@@ -28,7 +28,7 @@ async def test_the_store_is_synced_before_the_reply(relay: Relay, tmp_path: Path
     )  # fmt: skip
     try:
         assert traced.stderr is not None
-        first = await asyncio.wait_for(traced.stderr.readline(), 10)
+        first = await asyncio.wait_for(traced.stderr.readline(), PATIENCE)
         if b"attached" not in first:
             do_without(f"strace can't attach: {first!r}")
         assert (await send(relay)).code == 250

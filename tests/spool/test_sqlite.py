@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
+from types import SimpleNamespace
 
 import pytest
 from tests.spool.conformance import MINUTE, StoreConformance
@@ -238,3 +240,23 @@ async def test_due_queries_use_the_index(open_store, database):
     db.close()
     assert "SEARCH part USING" in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_opening_waits_for_whoever_opens_the_file_at_the_same_time(open_store, database, monkeypatch):
+    database.parent.mkdir()
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        sqlite3.connect(database).execute("PRAGMA journal_mode = WAL").fetchone()
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        other.close()
+
+    monkeypatch.setattr(
+        "relayproxy.spool.database.time",
+        SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=nap),
+    )
+    open_store()
+    assert naps

@@ -11,6 +11,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.servers.client import Client, HangUpError, wire_form
+from tests.servers.process import PATIENCE
 from tests.servers.tls import Certificates
 
 from relayproxy.testing.faults import NONSENSE
@@ -128,7 +129,7 @@ async def test_starttls_implicit_tls_and_client_certificates(certificates: Certi
 async def test_a_handshake_that_fails_is_no_session_and_keeps_nobody_waiting(
     certificates: Certificates, when: str
 ):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         sink = UpstreamSink(tls=certificates.server_context())
         await sink.start()
         reader, writer = await asyncio.open_connection("127.0.0.1", sink.port)
@@ -153,7 +154,7 @@ async def test_a_handshake_that_fails_is_no_session_and_keeps_nobody_waiting(
 
 
 async def test_a_connection_that_comes_with_the_end_is_dropped():
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         sink = UpstreamSink()
         await sink.start()
         coming = [asyncio.open_connection("127.0.0.1", sink.port) for _ in range(20)]

@@ -17,9 +17,11 @@ from relayproxy.api import (
     Direction,
     Mail,
     Message,
+    Mistake,
     Opinion,
     Plugin,
     Settings,
+    Setup,
     defer,
     hold,
     hook,
@@ -92,6 +94,19 @@ class Dmarc(Plugin[DmarcSettings]):
     settings = DmarcSettings
     after = ("spf", "dkim_verify", "arc")
     directions = frozenset({Direction.INBOUND})
+
+    def check(self, setup: Setup) -> Iterator[Mistake]:
+        """Warn of checks that are not there to rest on, and of mail to hold with no place for it."""
+        for needed in ("spf", "dkim_verify"):
+            if needed not in setup.plugins:
+                message = f"without '{needed}' in the pipeline, mail that only it would confirm fails DMARC"
+                yield Mistake(message, hint=f"add - {needed} before it", warning=True)
+        follows = "follow-policy" in (self.options.on_fail, *self.options.domains.values())
+        if follows and self.options.quarantine == "hold" and not setup.can_hold:
+            message = (
+                "p=quarantine means to hold the message, and there is no spool: the client will hear 451"
+            )
+            yield Mistake(message, ("quarantine",), "add a spool, or write quarantine: accept", warning=True)
 
     @hook
     def startup(self, app: App) -> None:

@@ -113,7 +113,14 @@ class _Loading:
                         self._check(check_secrets(one.settings, at), partial)
             if ask:
                 self._ask(
-                    chosen, Setup(self._context.folder, frozenset(named(raw, "listeners")), yaml.read_file)
+                    chosen,
+                    Setup(
+                        self._context.folder,
+                        frozenset(named(raw, "listeners")),
+                        frozenset(one.name for one in chosen),
+                        can_hold=raw.get("spool") is not None,
+                        read_yaml=yaml.read_file,
+                    ),
                 )
         problems = tuple(sorted(self._problems, key=self._layers.rank))
         failed = any(problem.severity == "error" for problem in problems)

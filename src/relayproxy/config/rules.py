@@ -22,8 +22,8 @@ from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
 from relayproxy.rules.rule import Ruleset
 
-ABILITIES: frozenset[str] = frozenset()
-"""What rules may ask for that the rest of the program must be able to do: hold, route, require_tls, skip."""
+_HOLD = frozenset({"hold"})
+_NOTHING: frozenset[str] = frozenset()
 
 _CLOSE = 1e-6
 _EMPTY = Message(b"")
@@ -228,7 +228,6 @@ def compiled(
     raw: Mapping[str, Any],
     pipeline: Sequence[str],
     where: Callable[[Place], str],
-    abilities: frozenset[str] = ABILITIES,
 ) -> tuple[Ruleset, list[Flaw]]:
     """Compile the rules of a configuration as it is written."""
     listeners = raw.get("listeners")
@@ -240,7 +239,7 @@ def compiled(
         raw.get("lists"),
         listeners=[name for name in names if isinstance(name, str)],
         pipeline=pipeline,
-        abilities=abilities,
+        abilities=_HOLD if raw.get("spool") is not None else _NOTHING,
         where=where,
     )
     now = time.time()

@@ -441,6 +441,7 @@ class Pipeline:
         except asyncio.CancelledError as fault:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                _put_away(value)
                 raise
             error = "was cancelled from within"
             self._fault(call, "raise", error, fault)
@@ -452,6 +453,7 @@ class Pipeline:
             error = str(fault)
             self._fault(call, "service", error)
         except GeneratorExit:
+            _put_away(value)
             raise
         except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)
             error = _where(fault)
@@ -609,6 +611,12 @@ def _settled(result: Result) -> "asyncio.Future[Result]":
 def _turn() -> Generator[None, None, None]:
     """Wait for one turn of the event loop: where a call that was begun on the spot can be handed to a task."""
     yield
+
+
+def _put_away(value: Any) -> None:
+    """End a coroutine that may not have begun yet: Python warns of one that is only dropped."""
+    if inspect.iscoroutine(value):
+        value.close()
 
 
 def _by(finding: Finding, name: str) -> Finding:

@@ -196,6 +196,8 @@ class Reader:
                 "RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True
             )
         if row.needs and row.needs not in self._scope.abilities:
+            if row.needs == "hold":
+                raise fail("RP309", at, "the action 'hold' needs a spool", _SPOOL, on_key=True)
             raise fail(
                 "RP307",
                 at,
@@ -221,10 +223,10 @@ class Reader:
             )
         elif value == "hold" and "hold" not in self._scope.abilities:
             self._flaw(
-                "RP307",
+                "RP309",
                 (*self._at, key),
-                f"on_error: hold can't be done yet: it {_NEEDS['hold']}",
-                "use defer",
+                "on_error: hold needs a spool",
+                _SPOOL,
             )
         return str(value)
 
@@ -278,13 +280,12 @@ class Reader:
         return Phase.RCPT, ""
 
 
+_SPOOL = 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'
 _NEEDS = {
-    "hold": "needs the spool",
     "route": "needs routes that a rule can choose",
     "require_tls": "needs an upstream connection that a rule can demand TLS of",
 }
 _INSTEAD = {
-    "hold": "use defer, or redirect to a mailbox of yours",
     "route": "write it under routes:",
     "require_tls": "write tls: required for the upstream",
 }
