@@ -3,7 +3,7 @@
 import pytest
 from tests.rules.asking import MESSAGE, driver
 
-from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader
+from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply
 from relayproxy.model.message import Message
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
@@ -326,3 +326,29 @@ async def test_a_rate_of_recipients_counts_them_at_the_message_too():
     codes = [(await talk.deliver(MESSAGE, recipients=names)).reply.code for _ in range(2)]
     assert codes == [250, 450]
     assert (await talk.deliver(MESSAGE)).reply.code == 250
+
+
+BOSS = {
+    "id": "vip",
+    "match": {"recipient": "boss@example.net", "subject": "hello"},
+    "then": {"reject": "busy"},
+}
+
+
+async def test_one_whom_the_next_hop_refused_is_not_the_first():
+    talk = driver(BOSS)
+    talk.upstream.answers["boss@example.net"] = Reply(450, "4.2.1", "Full")
+    said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<boss@example.net>")
+    said += await talk.say("RCPT TO:<b@example.net>")
+    said += await talk.say("RCPT TO:<c@example.net>")
+    assert [reply.code for reply in said[2:]] == [450, 250, 250]
+    assert (await talk.content(MESSAGE)).reply.code == 250
+
+
+async def test_the_recipients_of_one_batch_are_compared_with_each_other():
+    talk = driver(BOSS)
+    said = await talk.say(
+        "EHLO x", "MAIL FROM:<a@example.org>", *(f"RCPT TO:<{n}@example.net>" for n in ("boss", "b"))
+    )
+    assert [reply.code for reply in said[2:]] == [250, 452]
+    assert str((await talk.content(MESSAGE)).reply) == "550 5.7.1 busy id=c0.1"

@@ -147,13 +147,18 @@ class Rules(Plugin[RulesSettings]):
 
     def _join(self, mail: Mail, rcpt: Recipient, facts: Facts) -> Any:
         """Let a recipient share the message with the first one, or have it sent apart (RFC 5321 section 4.5.3.1.10)."""
-        first = self._first.get(mail.id)
-        if first is None:
+        if not mail.envelope.recipients:
+            # Nobody before this one, or nobody whom the next hop took.
             if self._at_message is not None:
                 _keep(self._first, mail.id, (rcpt, facts))
             return None
         if not self._ruleset.splits:
             return None
+        first = self._first.get(mail.id)
+        if first is None or first[0] != mail.envelope.recipients[0]:
+            chosen = mail.envelope.recipients[0]
+            first = (chosen, self._facts(mail, chosen))
+            _keep(self._first, mail.id, first)
         comparing = differs(self._ruleset, first[1], facts)
         apart = _ended(comparing)
         if isinstance(apart, Pending):

@@ -115,7 +115,8 @@ def _played(plugin: Rules, case: Case, mail_id: str) -> Outcome:
         findings=given.findings,
     )
     targets: list[Recipient] = []
-    for rcpt in case.recipients:
+    for place, rcpt in enumerate(case.recipients):
+        mail.envelope = mail.envelope.to(case.recipients[:place])
         verdict = _asked(plugin.rcpt, mail, rcpt)
         if verdict is not None and verdict.reply is not None:
             return _outcome(verdict, mail)

@@ -405,7 +405,7 @@ class Session:
         if len(args) == 1:
             # The usual case, without the bookkeeping of a batch.
             answer = (
-                await self._consider(draft, args[0], 0)
+                await self._consider(draft, args[0], ())
                 if self._services.pipeline.entries
                 else self._considered(draft, args[0], 0)
             )
@@ -417,7 +417,7 @@ class Session:
         replies: list[Reply | None] = []
         asked: list[tuple[Recipient, list[Recipient]]] = []
         for arg in args:
-            opinion = await self._consider(draft, arg, len(asked))
+            opinion = await self._consider(draft, arg, asked)
             if isinstance(opinion, Reply):
                 replies.append(opinion)
             else:
@@ -436,14 +436,22 @@ class Session:
         self._at.recipients["refused"].inc()
 
     async def _consider(
-        self, draft: Draft, arg: str, waiting: int
+        self, draft: Draft, arg: str, asked: Sequence[tuple[Recipient, list[Recipient]]]
     ) -> Reply | tuple[Recipient, list[Recipient]]:
-        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on)."""
+        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on).
+
+        `asked` are those of the same batch that the next hop hasn't answered yet.
+        """
+        waiting = len(asked)
         recipient = self._permitted(draft, arg, waiting)
         if isinstance(recipient, Reply):
             return recipient
         targets = [recipient]
         pipeline = self._services.pipeline
+        if draft.given or waiting or draft.mail.envelope.recipients:
+            # The hooks see who shares the message so far: whom the next hop has refused does not.
+            before = (*draft.given, *(given for given, _ in asked))
+            draft.mail.envelope = draft.mail.envelope.to(before)
         if pipeline.asks_rcpt:
             verdict = await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient)
             refusal = self._refused(verdict)
