@@ -80,7 +80,7 @@ def _actions() -> Iterable[str]:
         (
             f"`{row.name}`",
             "RCPT" if row.phase is Phase.RCPT else "message",
-            row.doc + ("; refused until the program can do it" if row.needs else ""),
+            row.doc + ("; needs a spool" if row.needs == "hold" else ""),
         )
         for row in ACTIONS.values()
     ]

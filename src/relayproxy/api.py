@@ -170,7 +170,8 @@ class Plugin(Generic[S]):
     that stand before it in the YAML and sees what they found. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
     `uses_state` says that it keeps something in `app.state`, which `check` then wants to be shared and lasting.
     `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
-    before_forward after all others.
+    before_forward after all others. `skips` names plugins behind it that are not asked about a mail, or (at `rcpt`) about
+    the recipient `rcpt`, when it notes a finding `skip` with the property `plugin`; they wait for it.
     """
 
     name: ClassVar[str] = ""
@@ -181,6 +182,7 @@ class Plugin(Generic[S]):
     directions: ClassVar[frozenset[Direction]] = frozenset(Direction)
     signer: ClassVar[bool] = False
     default_timeout: ClassVar[float] = 10.0
+    skips: frozenset[str] = frozenset()
 
     def __init__(self, options: S) -> None:
         self.options = options

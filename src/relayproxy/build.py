@@ -176,6 +176,7 @@ def entries_of(choices: Sequence[Choice]) -> list[Entry]:
                 on_error=entry.on_error,
                 timeout=entry.timeout or cls.default_timeout,
                 signer=cls.signer,
+                skips=plugin.skips,
             )
         )
     return entries

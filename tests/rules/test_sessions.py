@@ -1,9 +1,10 @@
 """Rules in a whole conversation: when they answer, whom they tell apart, what goes on."""
 
 import pytest
+from tests.core.making import plugin
 from tests.rules.asking import MESSAGE, driver
 
-from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply
+from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply, reject
 from relayproxy.model.message import Message
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
@@ -352,3 +353,49 @@ async def test_the_recipients_of_one_batch_are_compared_with_each_other():
     )
     assert [reply.code for reply in said[2:]] == [250, 452]
     assert str((await talk.content(MESSAGE)).reply) == "550 5.7.1 busy id=c0.1"
+
+
+def checks(**more):
+    """A plugin that refuses all, at RCPT and at the message."""
+    return plugin(
+        "check",
+        after=(),
+        rcpt=lambda _self, mail, rcpt: reject("at rcpt"),
+        message=lambda _self, mail: reject("at the message"),
+        **more,
+    )
+
+
+async def test_an_accept_can_skip_a_check_behind_the_rules():
+    friend = {"id": "f", "match": {"sender": "f@example.org"}, "then": {"accept": {"skip": ["check"]}}}
+    talk = driver(friend, behind=[checks()])
+    assert (await talk.deliver(MESSAGE, sender="f@example.org")).reply.code == 250
+    trace = (await talk.deliver(MESSAGE, sender="f@example.org")).mail.trace
+    assert [step.answer for step in trace] == ["ok", "skipped", "ok", "skipped"]
+    talk.reconnect()
+    assert str((await talk.deliver(MESSAGE)).reply) == "550 5.7.1 at rcpt"
+
+
+async def test_an_accept_at_the_message_skips_what_is_asked_then():
+    friend = {"id": "f", "match": {"subject": "hello"}, "then": {"accept": {"skip": "check"}}}
+    late = plugin("check", after=(), message=lambda _self, mail: reject("at the message"))
+    talk = driver(friend, behind=[late])
+    assert (await talk.deliver(MESSAGE)).reply.code == 250
+    talk.reconnect()
+    assert (await talk.deliver(b"Subject: other\r\n\r\n")).reply.code == 550
+
+
+async def test_who_is_skipped_and_who_is_not_come_apart():
+    friend = {"id": "f", "match": {"recipient.local": "f"}, "then": {"accept": {"skip": ["check"]}}}
+    late = plugin("check", after=(), message=lambda _self, mail: reject("at the message"))
+    talk = driver(friend, behind=[late])
+    said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<f@example.net>")
+    said += await talk.say("RCPT TO:<b@example.net>")
+    assert [reply.code for reply in said[2:]] == [250, 452]
+    assert (await talk.content(MESSAGE)).reply.code == 250
+    assert (await talk.deliver(MESSAGE)).reply.code == 550
+
+
+async def test_a_rule_in_observe_mode_skips_nothing():
+    rule = {"id": "f", "mode": "observe", "then": {"accept": {"skip": ["check"]}}}
+    assert (await driver(rule, behind=[checks()]).deliver(MESSAGE)).reply.code == 550

@@ -65,6 +65,7 @@ class Rules(Plugin[RulesSettings]):
     def __init__(self, options: RulesSettings) -> None:
         super().__init__(options)
         self._ruleset = options.ruleset
+        self.skips = frozenset(name for rule in self._ruleset.rules for name in rule.skip)
         stages = self._ruleset.stages
         self._at_rcpt, self._at_message = stages.get(Phase.RCPT), stages.get(Phase.MESSAGE)
         self._world = World(self._ruleset.table)
@@ -138,7 +139,7 @@ class Rules(Plugin[RulesSettings]):
         return found if found is None or isinstance(found, Verdict) else await found
 
     def _rcpt_done(self, mail: Mail, rcpt: Recipient, facts: Facts, result: Result) -> Any:
-        self._tell(mail, result, facts)
+        self._tell(mail, result, str(rcpt.address))
         if result.verdict is not None and result.verdict.reply is not None:
             return result.verdict
         if result.addresses:
@@ -203,7 +204,7 @@ class Rules(Plugin[RulesSettings]):
         return self._message_done(mail, facts, await self._answered(asking, first, facts))
 
     def _message_done(self, mail: Mail, facts: Facts, result: Result) -> Opinion:
-        self._tell(mail, result, facts)
+        self._tell(mail, result)
         if result.fields or result.addresses:
             _keep(self._edits, mail.id, (result, facts))
         return result.verdict
@@ -268,8 +269,8 @@ class Rules(Plugin[RulesSettings]):
 
     # -- telling --------------------------------------------------------------------------------------------
 
-    def _tell(self, mail: Mail, result: Result, facts: Facts) -> None:
-        """Note what matched, for later plugins, the log and `relayproxy test`."""
+    def _tell(self, mail: Mail, result: Result, rcpt: str = "") -> None:
+        """Note what matched, for later plugins, the log and `relayproxy test`; `rcpt` is whom alone it is about."""
         for hit in result.hits:
             props = {"id": hit.rule.id, "at": hit.rule.where, "did": hit.did}
             if hit.symbol:
@@ -277,8 +278,8 @@ class Rules(Plugin[RulesSettings]):
             if hit.rule.observe:
                 self.log.info("%s rule %s (%s) %s", mail.id, hit.rule.id, hit.rule.where, hit.did)
             mail.note("rule", "hit", score=hit.points, reason=hit.rule.description, **props)
-            for name in sorted(hit.skip):
-                mail.note("skip", "hit", plugin=name, rcpt=str(facts.rcpt.address) if facts.rcpt else "")
+        for name in sorted(result.skip):
+            mail.note("skip", "hit", plugin=name, rcpt=rcpt)
         for name in result.tags:
             mail.note("tag", "hit", name=name)
         for rule, text in result.notes:

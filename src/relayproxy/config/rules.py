@@ -22,9 +22,6 @@ from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
 from relayproxy.rules.rule import Ruleset
 
-ABILITIES: frozenset[str] = frozenset()
-"""What rules may ask for that the rest of the program must be able to do: hold, route, require_tls, skip."""
-
 _CLOSE = 1e-6
 _EMPTY = Message(b"")
 
@@ -229,19 +226,20 @@ def compiled(
     raw: Mapping[str, Any],
     pipeline: Sequence[str],
     where: Callable[[Place], str],
-    abilities: frozenset[str] = ABILITIES,
 ) -> tuple[Ruleset, list[Flaw]]:
     """Compile the rules of a configuration as it is written."""
     listeners = raw.get("listeners")
     names = (
         [one.get("name") for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
     )
+    upstreams = raw.get("upstreams")
     ruleset, flaws = compile_rules(
         raw.get("rules"),
         raw.get("lists"),
         listeners=[name for name in names if isinstance(name, str)],
+        upstreams=[str(name) for name in upstreams] if isinstance(upstreams, dict) else (),
         pipeline=pipeline,
-        abilities=abilities,
+        abilities=frozenset({"hold"} if raw.get("spool") else ()),
         where=where,
     )
     now = time.time()

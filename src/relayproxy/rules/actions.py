@@ -28,7 +28,7 @@ _TOP = 1_000_000.0
 class Row:
     """One action: the JSON Schema of its argument, its compiler, and when it can be done at the earliest.
 
-    `needs` names what the program must be able to do for it; "" nothing beyond the rules themselves.
+    `needs` names what the configuration must have for it (hold: a spool); "" nothing beyond the rules themselves.
     """
 
     name: str

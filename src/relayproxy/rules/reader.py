@@ -196,13 +196,7 @@ class Reader:
                 "RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True
             )
         if row.needs and row.needs not in self._scope.abilities:
-            raise fail(
-                "RP307",
-                at,
-                f"the action '{word}' can't be done yet: it {_NEEDS[row.needs]}",
-                _INSTEAD[row.needs],
-                on_key=True,
-            )
+            raise fail("RP309", at, f"the action '{word}' {_NEEDS[row.needs]}", _ADD[row.needs], on_key=True)
         return row.compile(argument, at, self._scope, name)
 
     @staticmethod
@@ -220,12 +214,7 @@ class Reader:
                 guess(str(value), known),
             )
         elif value == "hold" and "hold" not in self._scope.abilities:
-            self._flaw(
-                "RP307",
-                (*self._at, key),
-                f"on_error: hold can't be done yet: it {_NEEDS['hold']}",
-                "use defer",
-            )
+            self._flaw("RP309", (*self._at, key), f"on_error: hold {_NEEDS['hold']}", _ADD["hold"])
         return str(value)
 
     def _sample(self) -> float:
@@ -278,16 +267,8 @@ class Reader:
         return Phase.RCPT, ""
 
 
-_NEEDS = {
-    "hold": "needs the spool",
-    "route": "needs routes that a rule can choose",
-    "require_tls": "needs an upstream connection that a rule can demand TLS of",
-}
-_INSTEAD = {
-    "hold": "use defer, or redirect to a mailbox of yours",
-    "route": "write it under routes:",
-    "require_tls": "write tls: required for the upstream",
-}
+_NEEDS = {"hold": "needs a spool"}
+_ADD = {"hold": "add spool: {url: sqlite:///...}, or use defer"}
 
 
 def _late(name: str) -> bool:
