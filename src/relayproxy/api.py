@@ -26,6 +26,8 @@ from relayproxy.model.edits import (
     ReplaceBody,
     ReplaceHeader,
     ReplaceRecipient,
+    RequireTls,
+    SetRoute,
     SetSender,
 )
 from relayproxy.model.envelope import Envelope, Recipient
@@ -77,11 +79,13 @@ __all__ = [
     "ReplaceHeader",
     "ReplaceRecipient",
     "Reply",
+    "RequireTls",
     "Resolver",
     "Secret",
     "SecretError",
     "SecretRef",
     "SessionTotals",
+    "SetRoute",
     "SetSender",
     "Settings",
     "Setup",

@@ -27,6 +27,8 @@ from relayproxy.model.edits import (
     ReplaceBody,
     ReplaceHeader,
     ReplaceRecipient,
+    RequireTls,
+    SetRoute,
     SetSender,
     apply_to_envelope,
     apply_to_message,
@@ -37,17 +39,8 @@ from relayproxy.model.mail import Direction, Mail, Step
 from relayproxy.model.outcome import Outcome
 from relayproxy.model.verdict import Action, Verdict, defer, hold, reject, strongest
 
-_EDITS: Final = (
-    AddHeader,
-    AddRecipient,
-    DropHeader,
-    DropRecipient,
-    ReplaceBody,
-    ReplaceHeader,
-    ReplaceRecipient,
-    SetSender,
-)
-_ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, SetSender)
+_ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, RequireTls, SetRoute, SetSender)
+_EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
 
 
 @dataclass(frozen=True, slots=True)

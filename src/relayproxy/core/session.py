@@ -9,9 +9,9 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from relayproxy.core.forward import Draft, Gone, forward
+from relayproxy.core.forward import Draft, Gone, forward, no_such_route
 from relayproxy.core.pipeline import Scope
-from relayproxy.core.policy import address_in, choose_route, ip_in
+from relayproxy.core.policy import address_in, ip_in, route_for
 from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event, refusal_event
 from relayproxy.core.services import ListenerServices, Totals
@@ -324,7 +324,7 @@ class Session:
             edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
             mail.envelope = apply_to_envelope(mail.envelope, edits)
-            draft.sender = mail.envelope.sender
+            draft.base = mail.envelope
         if refusal is not None:
             scope.cancel()
             self._log_refusal(mail, None, refusal)
@@ -369,9 +369,7 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        return Draft(
-            mail, Scope(limits.message_budget, self._scope), declared=envelope.size, sender=envelope.sender
-        )
+        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size, base=envelope)
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
@@ -467,18 +465,21 @@ class Session:
             refusal = self._refused(verdict)
             if refusal is not None:
                 return refusal
-            one = Envelope(draft.sender, (recipient,))
+            one = draft.base.to((recipient,))
             if edits:
                 one = apply_to_envelope(one, edits)
                 targets = list(one.recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
-            if one.sender != draft.mail.envelope.sender:
+            envelope = draft.mail.envelope
+            one = one.to(envelope.recipients)
+            if one != envelope:
                 if draft.transaction is not None or waiting:
+                    other = "sender" if one.sender != envelope.sender else "way on"
                     return Reply(
-                        452, "4.5.3", "This recipient takes another sender: send it in another transaction"
+                        452, "4.5.3", f"This recipient takes another {other}: send it in another transaction"
                     )
-                draft.mail.envelope = replace(draft.mail.envelope, sender=one.sender)
+                draft.mail.envelope = one
         return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
 
     def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
@@ -509,7 +510,9 @@ class Session:
     def _misrouted(self, draft: Draft, target: Recipient, waiting: int) -> Reply | None:
         """Give the transaction its route, or return why this recipient can't go along."""
         services = self._services
-        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, target.address)
+        route = route_for(services.routes, self.client, draft.mail.envelope, target.address)
+        if route is None and draft.mail.envelope.route:
+            return no_such_route(services, draft.mail)
         if route is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         if draft.route is None:
