@@ -46,9 +46,7 @@ async def test_at_rcpt_it_is_about_that_recipient():
             mail.note("skip", "hit", plugin="check", rcpt=str(rcpt.address))
 
     first = plugin("first", after=(), skips=frozenset({"check"}), rcpt=rcpt)
-    talk = SessionDriver(
-        first, plugin("check", after=(), rcpt=lambda _self, mail, rcpt: reject("checked"))
-    )
+    talk = SessionDriver(first, plugin("check", after=(), rcpt=lambda _self, mail, rcpt: reject("checked")))
     said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<f@example.net>")
     said += await talk.say("RCPT TO:<b@example.net>", "RCPT TO:<f@example.net>")
     assert [reply.code for reply in said[2:]] == [250, 550, 250]

@@ -8,6 +8,7 @@ from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply, r
 from relayproxy.model.message import Message
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
+from relayproxy.testing.session import Standin
 
 SPLIT = "452 4.5.3 This recipient needs another treatment: send it in another transaction"
 
@@ -399,3 +400,36 @@ async def test_who_is_skipped_and_who_is_not_come_apart():
 async def test_a_rule_in_observe_mode_skips_nothing():
     rule = {"id": "f", "mode": "observe", "then": {"accept": {"skip": ["check"]}}}
     assert (await driver(rule, behind=[checks()]).deliver(MESSAGE)).reply.code == 550
+
+
+def two_ways(*rules):
+    hops = {"store": Standin("store"), "archive": Standin("archive")}
+    return driver(*rules, upstreams=hops), hops
+
+
+@pytest.mark.parametrize("match", [{"recipient.local": "b"}, {"subject": "hello"}])
+async def test_a_rule_chooses_the_route(match):
+    talk, hops = two_ways({"id": "a", "match": match, "then": {"route": "archive"}})
+    assert (await talk.deliver(MESSAGE)).reply.code == 250
+    assert [len(hop.sent) for hop in hops.values()] == [0, 1]
+    await talk.deliver(b"Subject: other\r\n\r\n", recipients=["c@example.net"])
+    assert [len(hop.sent) for hop in hops.values()] == [1, 1]
+
+
+async def test_recipients_of_other_routes_come_apart():
+    talk, hops = two_ways({"id": "a", "match": {"recipient.local": "b"}, "then": {"route": "archive"}})
+    said = await talk.say(
+        "EHLO x", "MAIL FROM:<a@example.org>", *(f"RCPT TO:<{n}@example.net>" for n in ("c", "b", "d"))
+    )
+    assert [reply.code for reply in said[2:]] == [250, 452, 250]
+    assert "another way on" in said[3].text
+    await talk.content(MESSAGE)
+    assert [one.address.local for one in hops["store"].sent[0].recipients] == ["c", "d"]
+
+
+@pytest.mark.parametrize("match", [{"recipient.local": "b"}, {"subject": "hello"}])
+async def test_a_rule_demands_tls_onward(match):
+    talk = driver({"id": "a", "match": match, "then": {"require_tls": True}})
+    assert (await talk.deliver(MESSAGE)).sent.envelope.tls_onward
+    other = await talk.deliver(b"Subject: other\r\n\r\n", recipients=["c@example.net"])
+    assert not other.sent.envelope.tls_onward

@@ -24,10 +24,10 @@ from relayproxy.api import (
     defer,
     hook,
 )
-from relayproxy.rules.acts import Address, Field, Rate
+from relayproxy.rules.acts import Address, Field, Onward, Rate
 from relayproxy.rules.buckets import Buckets, TakesTokens
 from relayproxy.rules.condition import Pending
-from relayproxy.rules.edits import address_edits, field_edits
+from relayproxy.rules.edits import address_edits, field_edits, onward_edits
 from relayproxy.rules.engine import Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Listing
@@ -74,7 +74,7 @@ class Rules(Plugin[RulesSettings]):
         self._resolver: Resolver | None = None
         self._buckets: TakesTokens | None = None
         self._first: dict[str, tuple[Recipient, Facts]] = {}
-        self._changes: dict[str, tuple[Recipient, list[Address], Facts]] = {}
+        self._changes: dict[str, tuple[Recipient, Result, Facts]] = {}
         self._edits: dict[str, tuple[Result, Facts]] = {}
         self._hide_unused()
 
@@ -90,10 +90,10 @@ class Rules(Plugin[RulesSettings]):
         at_rcpt = [act for rule in (self._at_rcpt.rules if self._at_rcpt else ()) for act in rule.acts]
         needed = {
             "rcpt": self._at_rcpt is not None or bool(self._ruleset.splits),
-            "rewrite_envelope": any(isinstance(act, Address) for act in at_rcpt),
+            "rewrite_envelope": any(isinstance(act, (Address, Onward)) for act in at_rcpt),
             "message": self._at_message is not None,
             "before_forward": self._at_message is not None
-            and any(isinstance(act, (Field, Address)) for act in acts),
+            and any(isinstance(act, (Field, Address, Onward)) for act in acts),
         }
         for name, wanted in needed.items():
             if not wanted:
@@ -142,8 +142,8 @@ class Rules(Plugin[RulesSettings]):
         self._tell(mail, result, str(rcpt.address))
         if result.verdict is not None and result.verdict.reply is not None:
             return result.verdict
-        if result.addresses:
-            _keep(self._changes, mail.id, (rcpt, [act for _, act in result.addresses], facts))
+        if result.addresses or result.onward:
+            _keep(self._changes, mail.id, (rcpt, result, facts))
         return self._join(mail, rcpt, facts)
 
     def _join(self, mail: Mail, rcpt: Recipient, facts: Facts) -> Any:
@@ -173,11 +173,13 @@ class Rules(Plugin[RulesSettings]):
 
     @hook
     def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> tuple[Edit, ...]:
-        """Change the recipient as the rules said a moment ago."""
+        """Change the recipient, and how its mail goes on, as the rules said a moment ago."""
         kept = self._changes.pop(mail.id, None)
         if kept is None or rcpt is None or kept[0].address != rcpt.address:
             return ()
-        return tuple(address_edits(kept[1], kept[2], rcpt))
+        _, result, facts = kept
+        edits = address_edits([act for _, act in result.addresses], facts, rcpt)
+        return (*edits, *onward_edits(act for _, act in result.onward))
 
     @hook
     def message(self, mail: Mail) -> Any:
@@ -205,7 +207,7 @@ class Rules(Plugin[RulesSettings]):
 
     def _message_done(self, mail: Mail, facts: Facts, result: Result) -> Opinion:
         self._tell(mail, result)
-        if result.fields or result.addresses:
+        if result.fields or result.addresses or result.onward:
             _keep(self._edits, mail.id, (result, facts))
         return result.verdict
 
@@ -226,6 +228,7 @@ class Rules(Plugin[RulesSettings]):
             for rcpt in mail.envelope.recipients:
                 edits += address_edits(changed, self._facts(mail, rcpt), rcpt)
             edits += address_edits(copied, facts, mail.envelope.recipients[0]) if copied else ()
+        edits += onward_edits(act for _, act in result.onward)
         return tuple(edits)
 
     async def _released(self, mail: Mail) -> tuple[Result, Facts]:

@@ -118,7 +118,8 @@ def _played(plugin: Rules, case: Case, mail_id: str) -> Outcome:
         if verdict is not None and verdict.reply is not None:
             return _outcome(verdict, mail)
         edits = list(plugin.rewrite_envelope(mail, rcpt)) if callable(plugin.rewrite_envelope) else []
-        targets += apply_to_envelope(Envelope(recipients=(rcpt,)), edits).recipients
+        mail.envelope = apply_to_envelope(mail.envelope.to((rcpt,)), edits)
+        targets += mail.envelope.recipients
     mail.envelope = mail.envelope.to(tuple(targets))
     mail.message = given.message
     verdict = _asked(plugin.message, mail)
@@ -208,6 +209,12 @@ def _compared(key: str, wanted: Any, outcome: Outcome) -> tuple[str, bool]:
         case "recipients":
             got = [str(rcpt.address) for rcpt in outcome.envelope.recipients]
             return _words(got), sorted(got) == sorted(map(str, as_list(wanted)))
+        case "route":
+            route = outcome.envelope.route or None
+            return str(route), route == wanted
+        case "require_tls":
+            tls = outcome.envelope.tls_onward
+            return str(tls).lower(), tls == wanted
         case _:
             return _headers(wanted, outcome.message)
 
@@ -232,12 +239,11 @@ def compiled(
     names = (
         [one.get("name") for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
     )
-    upstreams = raw.get("upstreams")
     ruleset, flaws = compile_rules(
         raw.get("rules"),
         raw.get("lists"),
         listeners=[name for name in names if isinstance(name, str)],
-        upstreams=[str(name) for name in upstreams] if isinstance(upstreams, dict) else (),
+        routes=_routes(raw),
         pipeline=pipeline,
         abilities=frozenset({"hold"} if raw.get("spool") else ()),
         where=where,
@@ -251,6 +257,18 @@ def compiled(
         hint = "add - rules to the pipeline, behind the checks whose findings they read"
         flaws.append(Flaw("RP814", ("rules",), "there are rules, and nothing asks them", hint, on_key=True))
     return ruleset, flaws
+
+
+def _routes(raw: Mapping[str, Any]) -> list[str]:
+    """What a rule can call a way on: the routes by their names, and the upstreams."""
+    upstreams, routes = raw.get("upstreams"), raw.get("routes")
+    lines = [one for one in routes if isinstance(one, dict)] if isinstance(routes, list) else []
+    names = [line.get("name") or line.get("upstream") for line in lines]
+    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
+        # What is delivered by MX needs the queue, and that a spool.
+        if raw.get("spool") or not (isinstance(upstream, dict) and upstream.get("mx")):
+            names.append(name)
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def tried(

@@ -183,9 +183,7 @@ class RequireTls:
 
 
 HeaderEdit: TypeAlias = AddHeader | DropHeader | ReplaceHeader
-EnvelopeEdit: TypeAlias = (
-    SetSender | AddRecipient | DropRecipient | ReplaceRecipient | SetRoute | RequireTls
-)
+EnvelopeEdit: TypeAlias = SetSender | AddRecipient | DropRecipient | ReplaceRecipient | SetRoute | RequireTls
 Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
 
 

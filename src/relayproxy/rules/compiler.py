@@ -24,7 +24,7 @@ def compile_rules(
     lists: Any = None,
     *,
     listeners: Sequence[str] = (),
-    upstreams: Sequence[str] = (),
+    routes: Sequence[str] = (),
     pipeline: Sequence[str] | None = None,
     abilities: frozenset[str] = frozenset(),
     where: Callable[[Path], str] = lambda path: ".".join(map(str, path)),
@@ -46,7 +46,7 @@ def compile_rules(
     after: tuple[str, ...] = ()
     if pipeline is not None and "rules" in pipeline:
         after = tuple(pipeline[pipeline.index("rules") + 1 :])
-    scope = Scope(specs, tuple(listeners), tuple(upstreams), after, abilities, flaws=flaws)
+    scope = Scope(specs, tuple(listeners), tuple(routes), after, abilities, flaws=flaws)
     made = []
     seen: dict[str, int] = {}
     for number, given in enumerate(rules):

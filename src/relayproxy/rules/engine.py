@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from relayproxy.api import Action, Reply, Verdict, defer, hold, reject
-from relayproxy.rules.acts import Address, Decide, Field, Note, Rate, Score, Tag
+from relayproxy.rules.acts import Address, Decide, Field, Note, Onward, Rate, Score, Tag
 from relayproxy.rules.condition import Pending
 from relayproxy.rules.facts import Facts, Phase
 from relayproxy.rules.rule import Rule, Ruleset, Stage
@@ -32,7 +32,7 @@ class Hit:
 class Result:
     """What the rules of one stage came to, in their order.
 
-    `decided` is the rule that ended it, `skip` are plugins that it wants not to be asked. `fields` and `addresses` are the edits that were asked for, with the rule;
+    `decided` is the rule that ended it, `skip` are plugins that it wants not to be asked. `fields`, `addresses` and `onward` are the edits that were asked for, with the rule;
     `notes` are lines for the log; `faults` are rules that could not be asked, and why.
     """
 
@@ -42,6 +42,7 @@ class Result:
     hits: list[Hit] = field(default_factory=list)
     fields: list[tuple[Rule, Field]] = field(default_factory=list)
     addresses: list[tuple[Rule, Address]] = field(default_factory=list)
+    onward: list[tuple[Rule, Onward]] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     notes: list[tuple[Rule, str]] = field(default_factory=list)
     faults: list[tuple[Rule, str]] = field(default_factory=list)
@@ -133,6 +134,8 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
                 result.fields.append((rule, act))
             case Address():
                 result.addresses.append((rule, act))
+            case Onward():
+                result.onward.append((rule, act))
             case Note():
                 result.notes.append((rule, act.text.render(facts, for_reply)))
             case _:
@@ -169,6 +172,8 @@ def _word(act: object) -> str:
             return f"{how} {name}"
         case Address(how):
             return f"{how if how in ('redirect', 'add') else 'rewrite'} recipient"
+        case Onward(route):
+            return f"route {route}" if route else "require TLS"
         case Note():
             return "log"
         case _:

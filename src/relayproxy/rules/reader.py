@@ -9,7 +9,7 @@ from typing import Any
 
 from relayproxy.api import Action
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
-from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate
+from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate
 from relayproxy.rules.condition import Condition, Scope, always
 from relayproxy.rules.conditions import compile_match
 from relayproxy.rules.fact_table import fact_named
@@ -250,6 +250,8 @@ class Reader:
         if condition.phase is Phase.MESSAGE:
             return Phase.MESSAGE, f"it asks about {late[0]}" if late else "it asks about the message"
         for act in acts:
+            if isinstance(act, Onward):
+                continue
             if isinstance(act, Decide | Address | Note | Rate) and not (
                 isinstance(act, Decide) and act.action in (Action.DISCARD, Action.HOLD)
             ):
@@ -268,7 +270,7 @@ class Reader:
 
 
 _NEEDS = {"hold": "needs a spool"}
-_ADD = {"hold": "add spool: {url: sqlite:///...}, or use defer"}
+_ADD = {"hold": 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'}
 
 
 def _late(name: str) -> bool:
