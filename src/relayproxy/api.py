@@ -192,6 +192,11 @@ class Plugin(Generic[S]):
         self.options = options
         self.log = logging.getLogger(f"relayproxy.plugin.{self.name or type(self).__name__}")
 
+    @classmethod
+    def keeps_state(cls, options: S) -> bool:  # noqa: ARG003  (for those that override it)
+        """Whether it keeps something in `app.state` under these settings: `uses_state`, if it doesn't depend on them."""
+        return cls.uses_state
+
     def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (for those that override it)
         """Return what is wrong with the settings that they alone can't tell: files, names of other things.
 

@@ -4,7 +4,7 @@ import pytest
 from tests.core.making import plugin
 from tests.rules.asking import MESSAGE, driver
 
-from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply, reject
+from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply, SharedState, reject
 from relayproxy.model.message import Message
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
@@ -433,3 +433,33 @@ async def test_a_rule_demands_tls_onward(match):
     assert (await talk.deliver(MESSAGE)).sent.envelope.tls_onward
     other = await talk.deliver(b"Subject: other\r\n\r\n", recipients=["c@example.net"])
     assert not other.sent.envelope.tls_onward
+
+
+async def test_the_log_names_the_rule():
+    talk = driver(
+        {"id": "early", "match": {"sender.domain": "bad.example"}, "then": {"reject": "no"}},
+        {"id": "mark", "match": {"subject": "hello"}, "then": {"score": 1}},
+    )
+    await talk.deliver(MESSAGE, sender="q@bad.example")
+    assert any('"refused"' in line and '"reason":"rule early (rules.0)"' in line for line in talk.log)
+    await talk.deliver(MESSAGE)
+    assert any('"message"' in line and '"rule:mark"' in line for line in talk.log)
+
+
+async def test_a_rate_of_recipients_lets_a_large_message_pass_a_full_bucket():
+    rule = {
+        "id": "a",
+        "match": {"subject": "hello"},
+        "then": {"rate_limit": {"key": "{sender}", "rate": "2/h", "count": "recipients"}, "reject": "no"},
+    }
+    talk = driver(rule)
+    many = [f"{n}@example.net" for n in range(5)]
+    assert [(await talk.deliver(MESSAGE, recipients=many)).reply.code for _ in range(2)] == [250, 550]
+
+
+async def test_a_rate_that_nobody_can_count_is_for_on_error():
+    then = {"rate_limit": {"key": "{sender}", "rate": "2/h", "count": "recipients"}, "reject": "no"}
+    lost = SharedState()
+    assert (await driver({"id": "a", "then": then}, state=lost).deliver(MESSAGE)).reply.code == 451
+    rule = {"id": "a", "then": then, "on_error": "skip"}
+    assert (await driver(rule, state=lost).deliver(MESSAGE)).reply.code == 250

@@ -20,12 +20,13 @@ from relayproxy.api import (
     Recipient,
     Resolver,
     Settings,
+    SharedState,
     Verdict,
     defer,
     hook,
+    shared_key,
 )
 from relayproxy.rules.acts import Address, Field, Onward, Rate
-from relayproxy.rules.buckets import Buckets, TakesTokens
 from relayproxy.rules.condition import Pending
 from relayproxy.rules.edits import address_edits, field_edits, onward_edits
 from relayproxy.rules.engine import Result, ask, differs
@@ -62,6 +63,11 @@ class Rules(Plugin[RulesSettings]):
     name = "rules"
     settings = RulesSettings
 
+    @classmethod
+    def keeps_state(cls, options: RulesSettings) -> bool:
+        """Whether a rule counts: what `rate_limit` counts is shared by all workers."""
+        return any(rule.rates for rule in options.ruleset.rules)
+
     def __init__(self, options: RulesSettings) -> None:
         super().__init__(options)
         self._ruleset = options.ruleset
@@ -72,7 +78,7 @@ class Rules(Plugin[RulesSettings]):
         self._listings: dict[str, Listing] = {}
         self._clock: Clock | None = None
         self._resolver: Resolver | None = None
-        self._buckets: TakesTokens | None = None
+        self._state = SharedState()
         self._first: dict[str, tuple[Recipient, Facts]] = {}
         self._changes: dict[str, tuple[Recipient, Result, Facts]] = {}
         self._edits: dict[str, tuple[Result, Facts]] = {}
@@ -104,12 +110,8 @@ class Rules(Plugin[RulesSettings]):
         """Read the lists. Raises OSError and ValueError for a list that can't be read."""
         self._clock, self._resolver = app.clock, app.resolver
         self._listings = {name: Listing(spec, app.folder) for name, spec in self._ruleset.lists.items()}
-        self._buckets = getattr(app, "state", None) or Buckets(app.clock.time)
+        self._state = app.state
         self._world = World(self._ruleset.table, app.local_domains, self._listings, app.hostname)
-
-    def count_in(self, buckets: TakesTokens) -> None:
-        """Count the rates of `rate_limit` elsewhere than in the shared state: for tests of rules."""
-        self._buckets = buckets
 
     # -- the hooks ------------------------------------------------------------------------------------------
 
@@ -266,9 +268,11 @@ class Rules(Plugin[RulesSettings]):
             return await self._listings[name].ask(self._resolver, pending.value)
         rate: Rate
         rate, cost = pending.value
-        assert self._buckets is not None
-        key = f"rule/{name}/{rest[0]}"
-        return await self._buckets.take(key, rate.count / rate.seconds, rate.burst, float(cost))
+        # More recipients than ever are in the bucket take it whole, so that a full one lets them pass.
+        cost = min(float(cost), rate.burst)
+        return await self._state.take(
+            shared_key("rule", name, rest[0]), rate.count / rate.seconds, rate.burst, cost
+        )
 
     # -- telling --------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Must not know how a rule is asked; the plugin that will ask it is asked here too
 
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from relayproxy.api import Answer, App, DnsStatus, Mail, Message, Recipient, Ver
 from relayproxy.builtin.rules import Rules, RulesSettings
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
 from relayproxy.model.envelope import Envelope
-from relayproxy.rules.buckets import Buckets
 from relayproxy.rules.cases import Case, read_cases
 from relayproxy.rules.compiler import compile_rules
 from relayproxy.rules.lists import Listing
@@ -21,6 +20,7 @@ from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
 from relayproxy.rules.rule import Ruleset
+from relayproxy.state.memory import MemoryState
 
 _CLOSE = 1e-6
 _EMPTY = Message(b"")
@@ -85,8 +85,7 @@ class Trial:
 
     def _made(self) -> Rules:
         plugin = Rules(self._settings)
-        plugin.startup(self._app)
-        plugin.count_in(Buckets(self._clock.time))
+        plugin.startup(replace(self._app, state=MemoryState(self._clock.time)))
         return plugin
 
     def play(self, case: Case) -> Outcome:

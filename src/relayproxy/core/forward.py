@@ -20,6 +20,7 @@ from relayproxy.mailauth.authres import forged, header_value
 from relayproxy.model.address import NULL_SENDER
 from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.outcome import Outcome, State, outcome_of, state_of
@@ -78,6 +79,12 @@ class Settled:
     replies: list[Reply]
     token: int | None = None
     report: Coroutine[object, object, None] | None = None
+
+
+def _shown(finding: Finding) -> str:
+    """A finding in a word: what hit, if that has a name of its own, as in `rule:no-big-mail`; else the result."""
+    name = finding.props.get("id") if finding.result == "hit" else None
+    return f"{finding.method}:{name}" if name else f"{finding.method}={finding.result}"
 
 
 def no_such_route(services: Services, mail: Mail) -> Reply:
@@ -343,7 +350,7 @@ class _Job:
         if verdict is not None:
             fields["reason"] = verdict.reason
         if mail.findings:
-            fields["findings"] = [f"{finding.method}={finding.result}" for finding in mail.findings]
+            fields["findings"] = [_shown(finding) for finding in mail.findings]
             fields["score"] = round(mail.score, 3)
         if mail.trace:
             fields["hooks"] = {f"{step.plugin}.{step.hook}": round(step.seconds, 6) for step in mail.trace}

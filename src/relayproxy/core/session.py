@@ -315,11 +315,12 @@ class Session:
             return draft
         mail, scope = draft.mail, draft.scope
         pipeline = self._services.pipeline
-        refusal = None
+        refusal = verdict = None
         if pipeline.entries:
             self._services.begin_queries()
         if pipeline.asks_mail:
-            refusal = self._refused(await pipeline.decide("mail", mail, scope))
+            verdict = await pipeline.decide("mail", mail, scope)
+            refusal = self._refused(verdict)
         if refusal is None and pipeline.rewrites_envelope:
             edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
@@ -327,7 +328,7 @@ class Session:
             draft.base = mail.envelope
         if refusal is not None:
             scope.cancel()
-            self._log_refusal(mail, None, refusal)
+            self._log_refusal(mail, None, refusal, verdict)
             self.closing = self.closing or refusal.code == 421
             return refusal
         self._draft = draft
@@ -458,12 +459,13 @@ class Session:
                     452, "4.5.3", "This recipient is treated otherwise: send it in another transaction"
                 )
             if refusal is not None:
-                self._log_refusal(draft.mail, recipient, refusal)
+                self._log_refusal(draft.mail, recipient, refusal, verdict)
                 return refusal
         if pipeline.rewrites_envelope:
             edits, verdict = await pipeline.rewritten(draft.mail, recipient, draft.scope)
             refusal = self._refused(verdict)
             if refusal is not None:
+                self._log_refusal(draft.mail, recipient, refusal, verdict)
                 return refusal
             one = draft.base.to((recipient,))
             if edits:
@@ -682,11 +684,16 @@ class Session:
         """Whether MAIL has been accepted and the transaction is open."""
         return self._draft is not None
 
-    def _log_refusal(self, mail: Mail, recipient: Recipient | None, reply: Reply) -> None:
+    def _log_refusal(
+        self, mail: Mail, recipient: Recipient | None, reply: Reply, verdict: Verdict | None = None
+    ) -> None:
         fields: dict[str, object] = {"from": str(mail.envelope.sender)}
         if recipient is not None:
             fields["to"] = str(recipient.address)
-        self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields, reply=str(reply))
+        fields["reply"] = str(reply)
+        if verdict is not None and verdict.reason:
+            fields["reason"] = verdict.reason
+        self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields)
         self._record_refusal("mail" if recipient is None else "rcpt", reply, mail, recipient)
 
     def _record_refusal(
