@@ -64,14 +64,6 @@ def _facts() -> Iterable[str]:
     yield _table(("fact", "kind", "known at", ""), rows)
 
 
-_NEEDS = {
-    "": "",
-    "hold": "; needs a `spool`",
-    "route": "; refused until the program can do it",
-    "require_tls": "; refused until the program can do it",
-}
-
-
 def _operators() -> Iterable[str]:
     yield "## Operators\n"
     rows = [
@@ -88,7 +80,7 @@ def _actions() -> Iterable[str]:
         (
             f"`{row.name}`",
             "RCPT" if row.phase is Phase.RCPT else "message",
-            row.doc + _NEEDS[row.needs],
+            row.doc + ("; needs a spool" if row.needs == "hold" else ""),
         )
         for row in ACTIONS.values()
     ]

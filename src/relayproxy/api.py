@@ -26,6 +26,8 @@ from relayproxy.model.edits import (
     ReplaceBody,
     ReplaceHeader,
     ReplaceRecipient,
+    RequireTls,
+    SetRoute,
     SetSender,
 )
 from relayproxy.model.envelope import Envelope, Recipient
@@ -78,12 +80,14 @@ __all__ = [
     "ReplaceHeader",
     "ReplaceRecipient",
     "Reply",
+    "RequireTls",
     "Resolver",
     "Secret",
     "SecretError",
     "SecretRef",
     "ServiceError",
     "SessionTotals",
+    "SetRoute",
     "SetSender",
     "Settings",
     "Setup",
@@ -190,7 +194,8 @@ class Plugin(Generic[S]):
     YAML or `default_timeout` says. Its defaults for `mode`, `on_error` and `timeout` stand unless the YAML says otherwise.
     `uses_state` says that it keeps something in `app.state`, which `check` then wants to be shared and lasting.
     `directions` says which mail it is asked about when the YAML has no `when`. `signer` puts its
-    before_forward after all others.
+    before_forward after all others. `skips` names plugins behind it that are not asked about a mail, or (at `rcpt`) about
+    the recipient `rcpt`, when it notes a finding `skip` with the property `plugin`; they wait for it.
     """
 
     name: ClassVar[str] = ""
@@ -201,11 +206,17 @@ class Plugin(Generic[S]):
     directions: ClassVar[frozenset[Direction]] = frozenset(Direction)
     signer: ClassVar[bool] = False
     default_timeout: ClassVar[float] = 10.0
+    skips: frozenset[str] = frozenset()
 
     def __init__(self, options: S) -> None:
         self.options = options
         self.timeout = self.default_timeout
         self.log = logging.getLogger(f"relayproxy.plugin.{self.name or type(self).__name__}")
+
+    @classmethod
+    def keeps_state(cls, options: S) -> bool:  # noqa: ARG003  (for those that override it)
+        """Whether it keeps something in `app.state` under these settings: `uses_state`, if it doesn't depend on them."""
+        return cls.uses_state
 
     def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (for those that override it)
         """Return what is wrong with the settings that they alone can't tell: files, names of other things.

@@ -131,9 +131,14 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
 
 
 def routes_of(config: Config, *, queues: bool = True) -> tuple[Route, ...]:
-    """Return the routing table; without `queues` every route leads straight to its upstream."""
+    """Return the routing table; without `queues` every route leads straight to its upstream.
+
+    Behind what the configuration has stand the upstreams that only a plugin can choose.
+    """
+    chosen = chosen_routes(config)
     return tuple(
         Route(
+            chosen=number >= len(config.table),
             name=route.label,
             upstream=hop_of(route) if queues else route.upstream,
             recipient_domains=frozenset(route.recipient_domains),
@@ -142,7 +147,17 @@ def routes_of(config: Config, *, queues: bool = True) -> tuple[Route, ...]:
             listeners=frozenset(route.listeners),
             networks=route.networks,
         )
-        for route in config.table
+        for number, route in enumerate((*config.table, *chosen))
+    )
+
+
+def chosen_routes(config: Config) -> tuple[RouteModel, ...]:
+    """Return a route for each upstream that no line of the table is called after; by MX takes the queue."""
+    labels = {route.label for route in config.table}
+    return tuple(
+        RouteModel(upstream=name, delivery="queue" if upstream.mx else "pass-through")
+        for name, upstream in config.upstreams.items()
+        if name not in labels and (config.spool is not None or not upstream.mx)
     )
 
 
@@ -184,6 +199,7 @@ def entries_of(choices: Sequence[Choice]) -> list[Entry]:
                 on_error=entry.on_error,
                 timeout=plugin.timeout,
                 signer=cls.signer,
+                skips=plugin.skips,
             )
         )
     return entries

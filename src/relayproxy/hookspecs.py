@@ -64,6 +64,8 @@ class Hooks:
     def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
         """RCPT was given and the client may relay to it. Kind: decide; the answer is for this recipient.
 
+        `mail.envelope.recipients` are those before it, as given, that will share the message.
+
         Hold and discard are for a transaction as a whole: the first recipient decides which it is, and those for whom
         the hooks say otherwise hear 452 4.5.3, so that the client sends to them on their own.
         """

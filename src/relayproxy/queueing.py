@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from relayproxy.api import Clock, Resolver
-from relayproxy.build import hop_of, routes_of, schedule_of, upstream_settings
+from relayproxy.build import chosen_routes, hop_of, routes_of, schedule_of, upstream_settings
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -17,9 +17,8 @@ from relayproxy.core.ports import NextHop
 from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.reach import Reach
 from relayproxy.delivery.upstream import Upstream
-from relayproxy.model.address import Address
 from relayproxy.model.client import Client
-from relayproxy.model.envelope import Recipient
+from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.queued import Part
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
@@ -71,7 +70,7 @@ class Queueing:
             if upstream.mx
         }
         lanes: dict[str, Lane] = {}
-        for route in config.table:
+        for route in (*config.table, *chosen_routes(config)):
             # Routes of one name queue alike (config/checks), so the first speaks for all of them.
             mx = self._mx.get(route.upstream)
             hop = mx or Reach(upstreams[route.upstream])
@@ -107,9 +106,9 @@ class Queueing:
                 self.hops[hop_of(route)] = WhenDownHop(Reach(upstreams[route.upstream]), queue)
 
     def _route(
-        self, client: Client, sender: Address, recipients: Sequence[Recipient]
+        self, client: Client, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> tuple[Part, ...] | None:
-        return self._queue.parts(client, sender, recipients)
+        return self._queue.parts(client, envelope, recipients)
 
     async def start(self) -> None:
         """Open the store and begin to deliver. Raises OSError, sqlite3.Error and SpoolError."""

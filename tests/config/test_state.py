@@ -65,3 +65,11 @@ def test_the_folder_of_the_file_is_there(tmp_path):
     place = "state: {url: 'sqlite://%s/state.db'}\n"
     assert codes(tmp_path, place % tmp_path, files=True) == []
     assert codes(tmp_path, place % (tmp_path / "missing"), files=True) == ["RP501"]
+
+
+def test_rules_remember_where_one_of_them_counts(tmp_path):
+    rules = "pipeline: [rules]\nrules: [{id: a, then: {%s}}]\n"
+    assert codes(tmp_path, rules % "log: true") == []
+    counting = rules % "rate_limit: {key: '{sender}', rate: 5/m, count: recipients}"
+    assert codes(tmp_path, counting) == ["RP310"]
+    assert codes(tmp_path, f"{counting}state: {{url: 'sqlite://{tmp_path}/state.db'}}\n") == []

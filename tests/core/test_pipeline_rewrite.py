@@ -18,6 +18,8 @@ from relayproxy.api import (
     ReplaceHeader,
     ReplaceRecipient,
     Reply,
+    RequireTls,
+    SetRoute,
     SetSender,
     State,
     accept,
@@ -25,8 +27,9 @@ from relayproxy.api import (
     hook,
     reject,
 )
+from relayproxy.core.policy import Route
 from relayproxy.testing.mail import make_address
-from relayproxy.testing.session import SessionDriver, entry_for
+from relayproxy.testing.session import SessionDriver, Standin, entry_for
 
 BOB, EVE = make_address("b@example.net"), make_address("eve@example.net")
 
@@ -387,3 +390,62 @@ async def test_totals_of_a_connection(fake_clock):
     [(ip, totals)] = heard
     assert (ip, totals.messages, totals.recipients) == ("192.0.2.1", 2, 3)
     assert (totals.octets, totals.seconds) == (2 * len(RAW), 7.0)
+
+
+class TestTheWayOn:
+    @staticmethod
+    def ways(hook):
+        hops = {"store": Standin("store"), "archive": Standin("archive")}
+        routes = (Route("store", "store"), Route("archive", "archive", chosen=True))
+        return SessionDriver(plugin("way", **hook), routes=routes, upstreams=hops), hops
+
+    async def test_a_route_that_no_mail_takes_of_itself_can_be_chosen(self):
+        talk, hops = self.ways(
+            {"rewrite_envelope": lambda _s, mail, rcpt: SetRoute("archive") if rcpt else None}
+        )
+        assert (await talk.deliver(RAW)).reply.code == 250
+        assert (len(hops["store"].sent), len(hops["archive"].sent)) == (0, 1)
+        talk, hops = self.ways({"rewrite_envelope": lambda _s, mail, rcpt: ()})
+        assert (await talk.deliver(RAW)).reply.code == 250
+        assert (len(hops["store"].sent), len(hops["archive"].sent)) == (1, 0)
+
+    async def test_at_mail_it_is_for_all_recipients(self):
+        talk, hops = self.ways(
+            {"rewrite_envelope": lambda _s, mail, rcpt: None if rcpt else SetRoute("archive")}
+        )
+        await talk.deliver(RAW, recipients=["b@example.net", "c@example.net"])
+        assert [len(one.recipients) for one in hops["archive"].sent] == [2]
+
+    @pytest.mark.parametrize("stage", ["rewrite_envelope", "before_forward"])
+    async def test_one_that_is_not_there_is_a_451(self, stage):
+        hooks = {
+            "rewrite_envelope": lambda _s, mail, rcpt: SetRoute("nowhere"),
+            "before_forward": lambda _s, mail, route: SetRoute("nowhere"),
+        }
+        talk, hops = self.ways({stage: hooks[stage]})
+        reply = (await talk.deliver(RAW)).reply
+        assert (reply.code, reply.status) == (451, "4.3.5")
+        assert not hops["store"].sent
+        assert any('"unknown_route"' in line and '"nowhere"' in line for line in talk.log)
+
+    async def test_it_can_be_changed_while_nothing_of_the_content_has_gone(self):
+        talk, hops = self.ways(
+            {"before_forward": lambda _s, mail, route: [SetRoute("archive"), RequireTls()]}
+        )
+        assert (await talk.deliver(RAW)).reply.code == 250
+        assert not hops["store"].sent
+        assert hops["archive"].sent[0].envelope.tls_onward
+        assert hops["store"].aborted == 1
+
+    async def test_a_recipient_that_needs_tls_onward_comes_apart(self):
+        def rewrite_envelope(_self, mail, rcpt):
+            return RequireTls() if rcpt and rcpt.address.local == "t" else None
+
+        talk, hops = self.ways({"rewrite_envelope": rewrite_envelope})
+        said = await talk.say(
+            "EHLO x", "MAIL FROM:<a@example.org>", *(f"RCPT TO:<{n}@example.net>" for n in "bt")
+        )
+        assert [reply.code for reply in said[2:]] == [250, 452]
+        assert not (await talk.content(RAW)).sent.envelope.tls_onward
+        assert (await talk.deliver(RAW, recipients=["t@example.net"])).sent.envelope.tls_onward
+        assert len(hops["store"].sent) == 2

@@ -438,3 +438,17 @@ async def test_an_smtp_client_sends_to_one_recipient_at_a_time_where_each_has_an
     assert (await driver.say("RCPT TO:<d@example.net>"))[0].status == "4.5.3"
     delivery = await driver.content(RAW)
     assert len(delivery.replies) == 1
+
+
+async def test_a_rcpt_hook_sees_who_shares_the_message_so_far():
+    seen = []
+
+    def rcpt(_self, mail, rcpt):
+        seen.append(tuple(one.address.local for one in (*mail.envelope.recipients, rcpt)))
+
+    talk = SessionDriver(plugin("watch", rcpt=rcpt))
+    talk.upstream.answers["a@example.net"] = Reply(550, "5.1.1", "No")
+    await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<a@example.net>")
+    await talk.say("RCPT TO:<b@example.net>", "RCPT TO:<c@example.net>")
+    await talk.say("RCPT TO:<d@example.net>")
+    assert seen == [("a",), ("b",), ("b", "c"), ("b", "c", "d")]

@@ -251,6 +251,20 @@ class TestNeeds:
             assert [(reply.code, reply.status) for reply in heard] == [(451, "4.7.10")]
             assert sink.reached[Step.MAIL] == 0
 
+    async def test_tls_onward(self, certificates):
+        envelope = an_envelope(tls_onward=True)
+        offered = Capabilities(starttls=certificates.server_context())
+        tls = {"tls": "opportunistic", "tls_context": certificates.client_context()}
+        async with UpstreamSink(offered, host="127.0.0.1") as sink, a_hop(sink, **tls) as hop:
+            for _ in range(2):  # a new connection, and a kept one
+                assert codes((await hop.deliver(envelope=envelope))[1]) == [250]
+            assert b"REQUIRETLS" not in sink.messages[0].mail
+        async with UpstreamSink() as sink, a_hop(sink) as hop:
+            await hop.deliver()
+            heard, _ = await hop.deliver(envelope=envelope)
+            assert [(reply.code, reply.status) for reply in heard] == [(451, "4.7.10")]
+            assert len(sink.messages) == sink.reached[Step.MAIL] == 1
+
 
 class TestXforward:
     async def test_what_is_offered_is_said_before_mail(self):

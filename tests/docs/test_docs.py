@@ -33,8 +33,11 @@ AROUND_RULES = """\
 version: 1
 listeners: [{name: inbound, listen: "127.0.0.1:2525"}]
 relay: {domains: [example.net]}
-upstreams: {mailstore: {address: "127.0.0.1:2526"}}
-pipeline: [iprev, spf, dkim_verify, arc, dmarc, rules]
+upstreams: {mailstore: {address: "127.0.0.1:2526"}, archive: {address: "127.0.0.1:2527"}}
+routes: [{upstream: mailstore}]
+spool: {url: "sqlite:////var/lib/relayproxy/spool.db"}
+state: {url: "sqlite:////var/lib/relayproxy/state.db"}
+pipeline: [iprev, spf, dkim_verify, arc, dmarc, rules, greylist]
 """
 
 

@@ -1,5 +1,6 @@
 """Rules in the running program: they decide, a failing test keeps what runs, and a rule that fails is a 451."""
 
+import json
 from typing import Any
 
 from tests.servers.client import Client
@@ -74,3 +75,28 @@ async def test_a_rule_that_can_not_be_asked_is_a_451(relay: Relay) -> None:
         assert await answer(relay) == "451 4.3.0 A check failed, try again later"
         assert sink.messages == []
         assert "rule listed" in relay.log
+
+
+async def test_a_rule_holds_a_message_until_it_is_released(relay: Relay) -> None:
+    async with UpstreamSink() as sink:
+        relay.configure(
+            sink.address,
+            spool={"url": f"sqlite:///{relay.folder}/spool.db"},
+            pipeline=["rules"],
+            rules=[{"id": "odd", "match": {"subject": "greetings"}, "then": {"hold": "looks odd"}}],
+        )
+        await relay.start()
+        said = await answer(relay)
+        assert said.startswith("250 2.0.0 Ok: held for review id=")
+        id_ = said.rpartition("id=")[2]
+        config = ("-C", str(relay.config_file))
+        status, text = await relay.output("quarantine", "list", "--json", *config)
+        assert status == 0
+        assert [row["id"] for row in json.loads(text)["messages"]] == [id_]
+        shown = (await relay.output("quarantine", "show", id_, *config))[1]
+        assert "relayproxy.yaml:" in shown
+        assert "): looks odd" in shown
+        assert sink.messages == []
+        assert (await relay.output("quarantine", "release", "--yes", id_, *config))[0] == 0
+        await sink.until_messages(1)
+        assert sink.messages[0].content.endswith(MESSAGE)

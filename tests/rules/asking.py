@@ -10,9 +10,9 @@ from relayproxy.testing.session import SessionDriver
 MESSAGE = b"From: Ana <ana@example.org>\r\nTo: b@example.net\r\nSubject: hello\r\n\r\nHi\r\n"
 
 
-def ruleset(*rules, lists=None, abilities=frozenset()):
+def ruleset(*rules, lists=None, abilities=frozenset(), pipeline=None, routes=()):
     """Compile rules that have no mistake."""
-    made, flaws = compile_rules(list(rules), lists, abilities=abilities)
+    made, flaws = compile_rules(list(rules), lists, abilities=abilities, pipeline=pipeline, routes=routes)
     assert flaws == []
     return made
 
@@ -40,7 +40,9 @@ def flaws_of(*rules, lists=None):
     return [flaw.code for flaw in compile_rules(list(rules), lists)[1]]
 
 
-def driver(*rules, lists=None, abilities=frozenset(), **session):
-    """Return a session whose pipeline is the rules alone."""
-    made = ruleset(*rules, lists=lists, abilities=abilities)
-    return SessionDriver(Rules(RulesSettings().with_rules(made)), **session)
+def driver(*rules, lists=None, abilities=frozenset(), behind=(), **session):
+    """Return a session whose pipeline is the rules, and the plugins `behind` them."""
+    pipeline = ["rules", *(one.name for one in behind)]
+    routes = tuple(session.get("upstreams", ()))
+    made = ruleset(*rules, lists=lists, abilities=abilities, pipeline=pipeline, routes=routes)
+    return SessionDriver(Rules(RulesSettings().with_rules(made)), *behind, **session)

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.rules.asking import ruleset
 
-from relayproxy.rules.buckets import Buckets
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Holder, dns_name
 from relayproxy.rules.networks import Networks, parse_network
@@ -158,18 +157,6 @@ def test_the_names_that_dns_lists_are_asked():
     assert dns_name(ip_address("2001:db8::1"), "bl.example").startswith("1.0.0.0.0.0")
     assert dns_name("mx.example.org", "bl.example") == "mx.example.org.bl.example"
     assert dns_name("", "bl.example") == dns_name(None, "bl.example") == ""
-
-
-async def test_a_bucket_fills_again():
-    now = [100.0]
-    buckets = Buckets(lambda: now[0])
-    assert [await buckets.take("k", 1.0, 2) for _ in range(3)] == [0.0, 0.0, 1.0]
-    now[0] += 0.5
-    assert await buckets.take("k", 1.0, 2) == 0.5
-    now[0] += 0.5
-    assert await buckets.take("k", 1.0, 2) == 0.0
-    now[0] += 1000
-    assert [await buckets.take("k", 1.0, 2) for _ in range(3)] == [0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

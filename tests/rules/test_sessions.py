@@ -1,12 +1,14 @@
 """Rules in a whole conversation: when they answer, whom they tell apart, what goes on."""
 
 import pytest
+from tests.core.making import plugin
 from tests.rules.asking import MESSAGE, driver
 
-from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader
+from relayproxy.api import AddHeader, DnsStatus, Origin, ReplaceHeader, Reply, SharedState, reject
 from relayproxy.model.message import Message
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.resolver import FakeResolver
+from relayproxy.testing.session import Standin
 
 SPLIT = "452 4.5.3 This recipient needs another treatment: send it in another transaction"
 
@@ -326,3 +328,138 @@ async def test_a_rate_of_recipients_counts_them_at_the_message_too():
     codes = [(await talk.deliver(MESSAGE, recipients=names)).reply.code for _ in range(2)]
     assert codes == [250, 450]
     assert (await talk.deliver(MESSAGE)).reply.code == 250
+
+
+BOSS = {
+    "id": "vip",
+    "match": {"recipient": "boss@example.net", "subject": "hello"},
+    "then": {"reject": "busy"},
+}
+
+
+async def test_one_whom_the_next_hop_refused_is_not_the_first():
+    talk = driver(BOSS)
+    talk.upstream.answers["boss@example.net"] = Reply(450, "4.2.1", "Full")
+    said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<boss@example.net>")
+    said += await talk.say("RCPT TO:<b@example.net>")
+    said += await talk.say("RCPT TO:<c@example.net>")
+    assert [reply.code for reply in said[2:]] == [450, 250, 250]
+    assert (await talk.content(MESSAGE)).reply.code == 250
+
+
+async def test_the_recipients_of_one_batch_are_compared_with_each_other():
+    talk = driver(BOSS)
+    said = await talk.say(
+        "EHLO x", "MAIL FROM:<a@example.org>", *(f"RCPT TO:<{n}@example.net>" for n in ("boss", "b"))
+    )
+    assert [reply.code for reply in said[2:]] == [250, 452]
+    assert str((await talk.content(MESSAGE)).reply) == "550 5.7.1 busy id=c0.1"
+
+
+def checks(**more):
+    """A plugin that refuses all, at RCPT and at the message."""
+    return plugin(
+        "check",
+        after=(),
+        rcpt=lambda _self, mail, rcpt: reject("at rcpt"),
+        message=lambda _self, mail: reject("at the message"),
+        **more,
+    )
+
+
+async def test_an_accept_can_skip_a_check_behind_the_rules():
+    friend = {"id": "f", "match": {"sender": "f@example.org"}, "then": {"accept": {"skip": ["check"]}}}
+    talk = driver(friend, behind=[checks()])
+    assert (await talk.deliver(MESSAGE, sender="f@example.org")).reply.code == 250
+    trace = (await talk.deliver(MESSAGE, sender="f@example.org")).mail.trace
+    assert [step.answer for step in trace] == ["ok", "skipped", "ok", "skipped"]
+    talk.reconnect()
+    assert str((await talk.deliver(MESSAGE)).reply) == "550 5.7.1 at rcpt"
+
+
+async def test_an_accept_at_the_message_skips_what_is_asked_then():
+    friend = {"id": "f", "match": {"subject": "hello"}, "then": {"accept": {"skip": "check"}}}
+    late = plugin("check", after=(), message=lambda _self, mail: reject("at the message"))
+    talk = driver(friend, behind=[late])
+    assert (await talk.deliver(MESSAGE)).reply.code == 250
+    talk.reconnect()
+    assert (await talk.deliver(b"Subject: other\r\n\r\n")).reply.code == 550
+
+
+async def test_who_is_skipped_and_who_is_not_come_apart():
+    friend = {"id": "f", "match": {"recipient.local": "f"}, "then": {"accept": {"skip": ["check"]}}}
+    late = plugin("check", after=(), message=lambda _self, mail: reject("at the message"))
+    talk = driver(friend, behind=[late])
+    said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<f@example.net>")
+    said += await talk.say("RCPT TO:<b@example.net>")
+    assert [reply.code for reply in said[2:]] == [250, 452]
+    assert (await talk.content(MESSAGE)).reply.code == 250
+    assert (await talk.deliver(MESSAGE)).reply.code == 550
+
+
+async def test_a_rule_in_observe_mode_skips_nothing():
+    rule = {"id": "f", "mode": "observe", "then": {"accept": {"skip": ["check"]}}}
+    assert (await driver(rule, behind=[checks()]).deliver(MESSAGE)).reply.code == 550
+
+
+def two_ways(*rules):
+    hops = {"store": Standin("store"), "archive": Standin("archive")}
+    return driver(*rules, upstreams=hops), hops
+
+
+@pytest.mark.parametrize("match", [{"recipient.local": "b"}, {"subject": "hello"}])
+async def test_a_rule_chooses_the_route(match):
+    talk, hops = two_ways({"id": "a", "match": match, "then": {"route": "archive"}})
+    assert (await talk.deliver(MESSAGE)).reply.code == 250
+    assert [len(hop.sent) for hop in hops.values()] == [0, 1]
+    await talk.deliver(b"Subject: other\r\n\r\n", recipients=["c@example.net"])
+    assert [len(hop.sent) for hop in hops.values()] == [1, 1]
+
+
+async def test_recipients_of_other_routes_come_apart():
+    talk, hops = two_ways({"id": "a", "match": {"recipient.local": "b"}, "then": {"route": "archive"}})
+    said = await talk.say(
+        "EHLO x", "MAIL FROM:<a@example.org>", *(f"RCPT TO:<{n}@example.net>" for n in ("c", "b", "d"))
+    )
+    assert [reply.code for reply in said[2:]] == [250, 452, 250]
+    assert "another way on" in said[3].text
+    await talk.content(MESSAGE)
+    assert [one.address.local for one in hops["store"].sent[0].recipients] == ["c", "d"]
+
+
+@pytest.mark.parametrize("match", [{"recipient.local": "b"}, {"subject": "hello"}])
+async def test_a_rule_demands_tls_onward(match):
+    talk = driver({"id": "a", "match": match, "then": {"require_tls": True}})
+    assert (await talk.deliver(MESSAGE)).sent.envelope.tls_onward
+    other = await talk.deliver(b"Subject: other\r\n\r\n", recipients=["c@example.net"])
+    assert not other.sent.envelope.tls_onward
+
+
+async def test_the_log_names_the_rule():
+    talk = driver(
+        {"id": "early", "match": {"sender.domain": "bad.example"}, "then": {"reject": "no"}},
+        {"id": "mark", "match": {"subject": "hello"}, "then": {"score": 1}},
+    )
+    await talk.deliver(MESSAGE, sender="q@bad.example")
+    assert any('"refused"' in line and '"reason":"rule early (rules.0)"' in line for line in talk.log)
+    await talk.deliver(MESSAGE)
+    assert any('"message"' in line and '"rule:mark"' in line for line in talk.log)
+
+
+async def test_a_rate_of_recipients_lets_a_large_message_pass_a_full_bucket():
+    rule = {
+        "id": "a",
+        "match": {"subject": "hello"},
+        "then": {"rate_limit": {"key": "{sender}", "rate": "2/h", "count": "recipients"}, "reject": "no"},
+    }
+    talk = driver(rule)
+    many = [f"{n}@example.net" for n in range(5)]
+    assert [(await talk.deliver(MESSAGE, recipients=many)).reply.code for _ in range(2)] == [250, 550]
+
+
+async def test_a_rate_that_nobody_can_count_is_for_on_error():
+    then = {"rate_limit": {"key": "{sender}", "rate": "2/h", "count": "recipients"}, "reject": "no"}
+    lost = SharedState()
+    assert (await driver({"id": "a", "then": then}, state=lost).deliver(MESSAGE)).reply.code == 451
+    rule = {"id": "a", "then": then, "on_error": "skip"}
+    assert (await driver(rule, state=lost).deliver(MESSAGE)).reply.code == 250

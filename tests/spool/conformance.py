@@ -30,7 +30,15 @@ class StoreConformance:
             Recipient(make_address('"o d@d"@example.net')),
         )
         envelope = Envelope(
-            make_address("a@example.org"), to, "8BITMIME", ret="HDRS", envid="e+2B1", smtputf8=True, auth="<>"
+            make_address("a@example.org"),
+            to,
+            "8BITMIME",
+            ret="HDRS",
+            envid="e+2B1",
+            smtputf8=True,
+            auth="<>",
+            route="up",
+            tls_onward=True,
         )
         message = Message.from_bytes(b"Subject: x\r\n\r\n" + bytes(range(256)) * 3)
         given = deposit(

@@ -20,14 +20,15 @@ from relayproxy.api import (
     Recipient,
     Resolver,
     Settings,
+    SharedState,
     Verdict,
     defer,
     hook,
+    shared_key,
 )
-from relayproxy.rules.acts import Address, Field, Rate
-from relayproxy.rules.buckets import Buckets, TakesTokens
+from relayproxy.rules.acts import Address, Field, Onward, Rate
 from relayproxy.rules.condition import Pending
-from relayproxy.rules.edits import address_edits, field_edits
+from relayproxy.rules.edits import address_edits, field_edits, onward_edits
 from relayproxy.rules.engine import Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Listing
@@ -62,18 +63,24 @@ class Rules(Plugin[RulesSettings]):
     name = "rules"
     settings = RulesSettings
 
+    @classmethod
+    def keeps_state(cls, options: RulesSettings) -> bool:
+        """Whether a rule counts: what `rate_limit` counts is shared by all workers."""
+        return any(rule.rates for rule in options.ruleset.rules)
+
     def __init__(self, options: RulesSettings) -> None:
         super().__init__(options)
         self._ruleset = options.ruleset
+        self.skips = frozenset(name for rule in self._ruleset.rules for name in rule.skip)
         stages = self._ruleset.stages
         self._at_rcpt, self._at_message = stages.get(Phase.RCPT), stages.get(Phase.MESSAGE)
         self._world = World(self._ruleset.table)
         self._listings: dict[str, Listing] = {}
         self._clock: Clock | None = None
         self._resolver: Resolver | None = None
-        self._buckets: TakesTokens | None = None
+        self._state = SharedState()
         self._first: dict[str, tuple[Recipient, Facts]] = {}
-        self._changes: dict[str, tuple[Recipient, list[Address], Facts]] = {}
+        self._changes: dict[str, tuple[Recipient, Result, Facts]] = {}
         self._edits: dict[str, tuple[Result, Facts]] = {}
         self._hide_unused()
 
@@ -89,10 +96,10 @@ class Rules(Plugin[RulesSettings]):
         at_rcpt = [act for rule in (self._at_rcpt.rules if self._at_rcpt else ()) for act in rule.acts]
         needed = {
             "rcpt": self._at_rcpt is not None or bool(self._ruleset.splits),
-            "rewrite_envelope": any(isinstance(act, Address) for act in at_rcpt),
+            "rewrite_envelope": any(isinstance(act, (Address, Onward)) for act in at_rcpt),
             "message": self._at_message is not None,
             "before_forward": self._at_message is not None
-            and any(isinstance(act, (Field, Address)) for act in acts),
+            and any(isinstance(act, (Field, Address, Onward)) for act in acts),
         }
         for name, wanted in needed.items():
             if not wanted:
@@ -103,12 +110,8 @@ class Rules(Plugin[RulesSettings]):
         """Read the lists. Raises OSError and ValueError for a list that can't be read."""
         self._clock, self._resolver = app.clock, app.resolver
         self._listings = {name: Listing(spec, app.folder) for name, spec in self._ruleset.lists.items()}
-        self._buckets = getattr(app, "state", None) or Buckets(app.clock.time)
+        self._state = app.state
         self._world = World(self._ruleset.table, app.local_domains, self._listings, app.hostname)
-
-    def count_in(self, buckets: TakesTokens) -> None:
-        """Count the rates of `rate_limit` elsewhere than in the shared state: for tests of rules."""
-        self._buckets = buckets
 
     # -- the hooks ------------------------------------------------------------------------------------------
 
@@ -138,22 +141,27 @@ class Rules(Plugin[RulesSettings]):
         return found if found is None or isinstance(found, Verdict) else await found
 
     def _rcpt_done(self, mail: Mail, rcpt: Recipient, facts: Facts, result: Result) -> Any:
-        self._tell(mail, result, facts)
+        self._tell(mail, result, str(rcpt.address))
         if result.verdict is not None and result.verdict.reply is not None:
             return result.verdict
-        if result.addresses:
-            _keep(self._changes, mail.id, (rcpt, [act for _, act in result.addresses], facts))
+        if result.addresses or result.onward:
+            _keep(self._changes, mail.id, (rcpt, result, facts))
         return self._join(mail, rcpt, facts)
 
     def _join(self, mail: Mail, rcpt: Recipient, facts: Facts) -> Any:
         """Let a recipient share the message with the first one, or have it sent apart (RFC 5321 section 4.5.3.1.10)."""
-        first = self._first.get(mail.id)
-        if first is None:
+        if not mail.envelope.recipients:
+            # Nobody before this one, or nobody whom the next hop took.
             if self._at_message is not None:
                 _keep(self._first, mail.id, (rcpt, facts))
             return None
         if not self._ruleset.splits:
             return None
+        first = self._first.get(mail.id)
+        if first is None or first[0] != mail.envelope.recipients[0]:
+            chosen = mail.envelope.recipients[0]
+            first = (chosen, self._facts(mail, chosen))
+            _keep(self._first, mail.id, first)
         comparing = differs(self._ruleset, first[1], facts)
         apart = _ended(comparing)
         if isinstance(apart, Pending):
@@ -167,11 +175,13 @@ class Rules(Plugin[RulesSettings]):
 
     @hook
     def rewrite_envelope(self, mail: Mail, rcpt: Recipient | None) -> tuple[Edit, ...]:
-        """Change the recipient as the rules said a moment ago."""
+        """Change the recipient, and how its mail goes on, as the rules said a moment ago."""
         kept = self._changes.pop(mail.id, None)
         if kept is None or rcpt is None or kept[0].address != rcpt.address:
             return ()
-        return tuple(address_edits(kept[1], kept[2], rcpt))
+        _, result, facts = kept
+        edits = address_edits([act for _, act in result.addresses], facts, rcpt)
+        return (*edits, *onward_edits(act for _, act in result.onward))
 
     @hook
     def message(self, mail: Mail) -> Any:
@@ -198,8 +208,8 @@ class Rules(Plugin[RulesSettings]):
         return self._message_done(mail, facts, await self._answered(asking, first, facts))
 
     def _message_done(self, mail: Mail, facts: Facts, result: Result) -> Opinion:
-        self._tell(mail, result, facts)
-        if result.fields or result.addresses:
+        self._tell(mail, result)
+        if result.fields or result.addresses or result.onward:
             _keep(self._edits, mail.id, (result, facts))
         return result.verdict
 
@@ -220,6 +230,7 @@ class Rules(Plugin[RulesSettings]):
             for rcpt in mail.envelope.recipients:
                 edits += address_edits(changed, self._facts(mail, rcpt), rcpt)
             edits += address_edits(copied, facts, mail.envelope.recipients[0]) if copied else ()
+        edits += onward_edits(act for _, act in result.onward)
         return tuple(edits)
 
     async def _released(self, mail: Mail) -> tuple[Result, Facts]:
@@ -257,14 +268,16 @@ class Rules(Plugin[RulesSettings]):
             return await self._listings[name].ask(self._resolver, pending.value)
         rate: Rate
         rate, cost = pending.value
-        assert self._buckets is not None
-        key = f"rule/{name}/{rest[0]}"
-        return await self._buckets.take(key, rate.count / rate.seconds, rate.burst, float(cost))
+        # More recipients than ever are in the bucket take it whole, so that a full one lets them pass.
+        cost = min(float(cost), rate.burst)
+        return await self._state.take(
+            shared_key("rule", name, rest[0]), rate.count / rate.seconds, rate.burst, cost
+        )
 
     # -- telling --------------------------------------------------------------------------------------------
 
-    def _tell(self, mail: Mail, result: Result, facts: Facts) -> None:
-        """Note what matched, for later plugins, the log and `relayproxy test`."""
+    def _tell(self, mail: Mail, result: Result, rcpt: str = "") -> None:
+        """Note what matched, for later plugins, the log and `relayproxy test`; `rcpt` is whom alone it is about."""
         for hit in result.hits:
             props = {"id": hit.rule.id, "at": hit.rule.where, "did": hit.did}
             if hit.symbol:
@@ -272,8 +285,8 @@ class Rules(Plugin[RulesSettings]):
             if hit.rule.observe:
                 self.log.info("%s rule %s (%s) %s", mail.id, hit.rule.id, hit.rule.where, hit.did)
             mail.note("rule", "hit", score=hit.points, reason=hit.rule.description, **props)
-            for name in sorted(hit.skip):
-                mail.note("skip", "hit", plugin=name, rcpt=str(facts.rcpt.address) if facts.rcpt else "")
+        for name in sorted(result.skip):
+            mail.note("skip", "hit", plugin=name, rcpt=rcpt)
         for name in result.tags:
             mail.note("tag", "hit", name=name)
         for rule, text in result.notes:

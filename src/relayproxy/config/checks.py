@@ -173,7 +173,9 @@ def _queue(config: Config) -> Iterator[Found]:
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
     """What plugins remember is kept somewhere, by something that is there."""
-    users = [entry for entry in chosen if entry.plugin.uses_state]
+    users = [
+        entry for entry in chosen if entry.settings is not None and entry.plugin.keeps_state(entry.settings)
+    ]
     if config.state is None:
         for entry in users:
             message = (

@@ -65,7 +65,10 @@ CODES: dict[str, tuple[str, str]] = {
     "RP210": ("invalid value", "The value doesn't fit; the message says why."),
     "RP211": ("not a path", "A path of a file is wanted."),
     "RP212": ("not a known kind", "What is named here is of no kind that this version knows."),
-    "RP301": ("no such upstream", "A route or an AUTH back end names an upstream that is not defined."),
+    "RP301": (
+        "no such upstream",
+        "A route, a rule or an AUTH back end names an upstream that is not defined.",
+    ),
     "RP302": ("no such listener", "A condition or a route names a listener that is not defined."),
     "RP303": (
         "no such plugin",
@@ -77,7 +80,6 @@ CODES: dict[str, tuple[str, str]] = {
         "wrong order",
         "A plugin stands before one whose findings it reads, or plugins read each other's findings in a circle.",
     ),
-    "RP307": ("comes with a later version", "The word is known, but this version can't do it yet."),
     "RP308": ("nowhere to send", "There is more than one upstream and no route says which to use."),
     "RP309": ("contradiction", "Two settings exclude each other, or one is of no use without another."),
     "RP310": (

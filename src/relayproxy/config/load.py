@@ -7,7 +7,7 @@ settings are used for.
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -98,11 +98,10 @@ class _Loading:
             config, wrong = self._validate(raw, shaped)
             chosen = self._choose(raw, plugins)
             ruled = self._rules(raw, config, wrong, files=files)
+            chosen = [replace(c, settings=ruled(c.settings)) if c.settings else c for c in chosen]
             if config is not None:
                 known = {entry.name: entry for entry in config.pipeline}
-                choices = [
-                    (known[c.name], c.plugin, ruled(c.settings)) for c in chosen if c.settings is not None
-                ]
+                choices = [(known[c.name], c.plugin, c.settings) for c in chosen if c.settings is not None]
             partial = Partial(shaped, wrong, self._context, config)
             if partial.config is not None:
                 self._check(check_config(partial.config, chosen, raw, whole=config is not None), partial)

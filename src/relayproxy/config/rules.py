@@ -5,7 +5,7 @@ Must not know how a rule is asked; the plugin that will ask it is asked here too
 
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from relayproxy.api import Answer, App, DnsStatus, Mail, Message, Recipient, Ver
 from relayproxy.builtin.rules import Rules, RulesSettings
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
 from relayproxy.model.envelope import Envelope
-from relayproxy.rules.buckets import Buckets
 from relayproxy.rules.cases import Case, read_cases
 from relayproxy.rules.compiler import compile_rules
 from relayproxy.rules.lists import Listing
@@ -21,9 +20,7 @@ from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Flaw
 from relayproxy.rules.problems import Path as Place
 from relayproxy.rules.rule import Ruleset
-
-_HOLD = frozenset({"hold"})
-_NOTHING: frozenset[str] = frozenset()
+from relayproxy.state.memory import MemoryState
 
 _CLOSE = 1e-6
 _EMPTY = Message(b"")
@@ -88,8 +85,7 @@ class Trial:
 
     def _made(self) -> Rules:
         plugin = Rules(self._settings)
-        plugin.startup(self._app)
-        plugin.count_in(Buckets(self._clock.time))
+        plugin.startup(replace(self._app, state=MemoryState(self._clock.time)))
         return plugin
 
     def play(self, case: Case) -> Outcome:
@@ -115,12 +111,14 @@ def _played(plugin: Rules, case: Case, mail_id: str) -> Outcome:
         findings=given.findings,
     )
     targets: list[Recipient] = []
-    for rcpt in case.recipients:
+    for place, rcpt in enumerate(case.recipients):
+        mail.envelope = mail.envelope.to(case.recipients[:place])
         verdict = _asked(plugin.rcpt, mail, rcpt)
         if verdict is not None and verdict.reply is not None:
             return _outcome(verdict, mail)
         edits = list(plugin.rewrite_envelope(mail, rcpt)) if callable(plugin.rewrite_envelope) else []
-        targets += apply_to_envelope(Envelope(recipients=(rcpt,)), edits).recipients
+        mail.envelope = apply_to_envelope(mail.envelope.to((rcpt,)), edits)
+        targets += mail.envelope.recipients
     mail.envelope = mail.envelope.to(tuple(targets))
     mail.message = given.message
     verdict = _asked(plugin.message, mail)
@@ -210,6 +208,12 @@ def _compared(key: str, wanted: Any, outcome: Outcome) -> tuple[str, bool]:
         case "recipients":
             got = [str(rcpt.address) for rcpt in outcome.envelope.recipients]
             return _words(got), sorted(got) == sorted(map(str, as_list(wanted)))
+        case "route":
+            route = outcome.envelope.route or None
+            return str(route), route == wanted
+        case "require_tls":
+            tls = outcome.envelope.tls_onward
+            return str(tls).lower(), tls == wanted
         case _:
             return _headers(wanted, outcome.message)
 
@@ -238,8 +242,9 @@ def compiled(
         raw.get("rules"),
         raw.get("lists"),
         listeners=[name for name in names if isinstance(name, str)],
+        routes=_routes(raw),
         pipeline=pipeline,
-        abilities=_HOLD if raw.get("spool") is not None else _NOTHING,
+        abilities=frozenset({"hold"} if raw.get("spool") else ()),
         where=where,
     )
     now = time.time()
@@ -251,6 +256,18 @@ def compiled(
         hint = "add - rules to the pipeline, behind the checks whose findings they read"
         flaws.append(Flaw("RP814", ("rules",), "there are rules, and nothing asks them", hint, on_key=True))
     return ruleset, flaws
+
+
+def _routes(raw: Mapping[str, Any]) -> list[str]:
+    """What a rule can call a way on: the routes by their names, and the upstreams."""
+    upstreams, routes = raw.get("upstreams"), raw.get("routes")
+    lines = [one for one in routes if isinstance(one, dict)] if isinstance(routes, list) else []
+    names = [line.get("name") or line.get("upstream") for line in lines]
+    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
+        # What is delivered by MX needs the queue, and that a spool.
+        if raw.get("spool") or not (isinstance(upstream, dict) and upstream.get("mx")):
+            names.append(name)
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def tried(

@@ -12,14 +12,15 @@ from typing import TypeAlias
 
 from relayproxy.core.ledger import quick_key
 from relayproxy.core.pipeline import Scope, is_silent
-from relayproxy.core.policy import Route
+from relayproxy.core.policy import Route, route_for
 from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event
-from relayproxy.core.services import ListenerServices
+from relayproxy.core.services import ListenerServices, Services
 from relayproxy.mailauth.authres import forged, header_value
-from relayproxy.model.address import NULL_SENDER, Address
+from relayproxy.model.address import NULL_SENDER
 from relayproxy.model.edits import apply_to_message, header_line
-from relayproxy.model.envelope import Recipient
+from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.outcome import Outcome, State, outcome_of, state_of
@@ -37,14 +38,14 @@ _OUTCOME = {State.DONE: "relayed", State.PENDING: "deferred", State.FAILED: "rej
 class Draft:
     """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
 
-    `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
+    `base` is the envelope as it was after MAIL. `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
     share: held or discarded, or (None) neither. `committing` from the moment that content may go upstream.
     """
 
     mail: Mail
     scope: Scope
     declared: int = 0
-    sender: Address = NULL_SENDER
+    base: Envelope = field(default_factory=Envelope)
     route: Route | None = None
     transaction: Transaction | None = None
     given: list[Recipient] = field(default_factory=list)
@@ -78,6 +79,18 @@ class Settled:
     replies: list[Reply]
     token: int | None = None
     report: Coroutine[object, object, None] | None = None
+
+
+def _shown(finding: Finding) -> str:
+    """A finding in a word: what hit, if that has a name of its own, as in `rule:no-big-mail`; else the result."""
+    name = finding.props.get("id") if finding.result == "hit" else None
+    return f"{finding.method}:{name}" if name else f"{finding.method}={finding.result}"
+
+
+def no_such_route(services: Services, mail: Mail) -> Reply:
+    """Return the 451 of a plugin that names a route that isn't there, which the log is told of."""
+    services.log.error("unknown_route", id=mail.id, route=mail.envelope.route)
+    return Reply(451, "4.3.5", "No such way on, try again later")
 
 
 async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Gone) -> Settled:
@@ -255,6 +268,11 @@ class _Job:
             draft.transaction.abort()
         if not mail.envelope.recipients:
             return Reply(451, "4.3.0", "No recipient is left")
+        if mail.envelope.route:
+            route = route_for(self._services.routes, mail.client, mail.envelope, NULL_SENDER)
+            if route is None:
+                return no_such_route(self._services, mail)
+            self._route = route.upstream
         hop = self._services.hops[self._route]
         draft.transaction = hop.begin(mail.client, mail.envelope, mail.message.size)
         replies = await draft.transaction.recipients(mail.envelope.recipients)
@@ -332,7 +350,7 @@ class _Job:
         if verdict is not None:
             fields["reason"] = verdict.reason
         if mail.findings:
-            fields["findings"] = [f"{finding.method}={finding.result}" for finding in mail.findings]
+            fields["findings"] = [_shown(finding) for finding in mail.findings]
             fields["score"] = round(mail.score, 3)
         if mail.trace:
             fields["hooks"] = {f"{step.plugin}.{step.hook}": round(step.seconds, 6) for step in mail.trace}

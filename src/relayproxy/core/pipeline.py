@@ -27,6 +27,8 @@ from relayproxy.model.edits import (
     ReplaceBody,
     ReplaceHeader,
     ReplaceRecipient,
+    RequireTls,
+    SetRoute,
     SetSender,
     apply_to_envelope,
     apply_to_message,
@@ -37,17 +39,8 @@ from relayproxy.model.mail import Direction, Mail, Step
 from relayproxy.model.outcome import Outcome
 from relayproxy.model.verdict import Action, Verdict, defer, hold, reject, strongest
 
-_EDITS: Final = (
-    AddHeader,
-    AddRecipient,
-    DropHeader,
-    DropRecipient,
-    ReplaceBody,
-    ReplaceHeader,
-    ReplaceRecipient,
-    SetSender,
-)
-_ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, SetSender)
+_ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, RequireTls, SetRoute, SetSender)
+_EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,10 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the pipeline: a plugin and how it is run. `hooks` maps hook names to what is called."""
+    """One line of the pipeline: a plugin and how it is run. `hooks` maps hook names to what is called.
+
+    `skips` are later entries that its findings `skip` can keep from being asked.
+    """
 
     name: str
     plugin: Any
@@ -82,11 +78,12 @@ class Entry:
     on_error: str = "defer"
     timeout: float = 10.0
     signer: bool = False
+    skips: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Call:
-    """One hook of one entry, ready to be called."""
+    """One hook of one entry, ready to be called. `skippers` are entries whose findings can make it be left out."""
 
     entry: Entry
     hook: str
@@ -95,6 +92,7 @@ class Call:
     background: bool
     waits: bool
     needs: frozenset[str]
+    skippers: frozenset[str]
     timer: Timer
     errors: dict[str, Cell]
     verdicts: dict[str, Cell]
@@ -185,6 +183,7 @@ class Pipeline:
             background=bool(getattr(function, "relayproxy_background", False)) and hook in DECIDE,
             waits=inspect.iscoroutinefunction(function),
             needs=frozenset(_transitive(entry, self.entries)),
+            skippers=frozenset(_skippers(entry, self.entries)),
             timer=metrics.timer("hook_duration_seconds", hook, entry.name),
             errors={
                 kind: metrics.cell("plugin_errors_total", entry.name, kind)
@@ -259,7 +258,11 @@ class Pipeline:
         results = [await task for task in scope.running]
         scope.running.clear()
         mail.findings += tuple(f for result in results for f in result.findings)
-        return self._weigh(results)
+        return self._weigh(
+            result
+            for result in results
+            if not (result.call.skippers and _is_skipped(result.call, mail.findings, None))
+        )
 
     def _weigh(self, results: Iterable[Result]) -> Verdict | None:
         kept: list[Verdict] = []
@@ -387,6 +390,9 @@ class Pipeline:
             view = mail.view(call.entry.name)
             for result in before:
                 view.findings += result.findings
+            if call.skippers and _is_skipped(call, view.findings, arguments.get("rcpt")):
+                trace.append(Step(call.hook, call.entry.name, 0.0, "skipped"))
+                return Result(call)
             notes = view.noted
             arguments = {"mail": view, **arguments}
         else:
@@ -601,6 +607,19 @@ def _is_settled(results: Iterable[Result]) -> bool:
     return False
 
 
+def _is_skipped(call: Call, findings: Iterable[Finding], rcpt: Recipient | None) -> bool:
+    """Whether an entry that may do so has said to leave this one out: for all, or (at RCPT) for this recipient."""
+    for finding in findings:
+        if finding.method == "skip" and finding.by in call.skippers:
+            props = finding.props
+            whom = props.get("rcpt", "")
+            if props.get("plugin") == call.entry.name and (
+                not whom or (rcpt is not None and whom == str(rcpt.address))
+            ):
+                return True
+    return False
+
+
 def _settled(result: Result) -> "asyncio.Future[Result]":
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     future.set_result(result)
@@ -639,6 +658,12 @@ def _where(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {text}{place}"
 
 
+def _skippers(entry: Entry, entries: Sequence[Entry]) -> list[str]:
+    """The entries before it whose findings can keep it from being asked; one in observe mode can't."""
+    before = entries[: [other.name for other in entries].index(entry.name)]
+    return [other.name for other in before if entry.name in other.skips and not other.observe]
+
+
 def _transitive(entry: Entry, entries: Sequence[Entry]) -> set[str]:
     """All plugins that `entry` needs, directly or through others."""
     places = {other.name: place for place, other in enumerate(entries)}
@@ -648,6 +673,7 @@ def _transitive(entry: Entry, entries: Sequence[Entry]) -> set[str]:
         place = places[todo.pop()]
         after = entries[place].after
         names = [other.name for other in entries[:place]] if after is None else after
+        names = [*names, *_skippers(entries[place], entries)]
         fresh = [name for name in names if name in places and name not in found]
         found.update(fresh)
         todo.extend(fresh)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client
+from relayproxy.model.envelope import Envelope
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -91,7 +92,10 @@ def ip_in(ip: str, networks: tuple[Network, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the routing table; an empty condition holds for everything."""
+    """One line of the routing table; an empty condition holds for everything.
+
+    One that is `chosen` is taken by no mail of itself: a plugin has to name it.
+    """
 
     name: str
     upstream: str
@@ -100,11 +104,13 @@ class Route:
     logins: frozenset[str] = frozenset()
     listeners: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+    chosen: bool = False
 
     def matches(self, client: Client, sender: Address, recipient: Address) -> bool:
         """Whether mail of this client, sender and recipient takes this route."""
         return (
-            (not self.listeners or client.listener in self.listeners)
+            not self.chosen
+            and (not self.listeners or client.listener in self.listeners)
             and (not self.logins or client.identity in self.logins)
             and (not self.recipient_domains or domain_in(recipient.ascii_domain, self.recipient_domains))
             and (not self.senders or address_in(sender, self.senders))
@@ -128,3 +134,12 @@ def choose_route(
         if route.matches(client, sender, recipient):
             return route
     return None
+
+
+def route_for(
+    routes: tuple[Route, ...], client: Client, envelope: Envelope, recipient: Address
+) -> Route | None:
+    """Return the route that a plugin has named, else the first that matches; None where there is none."""
+    if envelope.route:
+        return next((route for route in routes if route.name == envelope.route), None)
+    return choose_route(routes, client, envelope.sender, recipient)

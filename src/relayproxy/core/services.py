@@ -109,7 +109,11 @@ class ListenerServices:
         self.banner = Reply(220, "", f"{services.hostname} {kind} relayproxy")
         self._trusted: dict[str, bool] = {}
         self.greetings: dict[tuple[object, ...], tuple[Offered, Reply]] = {}
-        reachable = [route for route in services.routes if not route.listeners or name in route.listeners]
+        reachable = [
+            route
+            for route in services.routes
+            if not route.chosen and (not route.listeners or name in route.listeners)
+        ]
         self.hops = tuple({route.upstream: services.hops[route.upstream] for route in reachable}.values())
 
     def trusts(self, ip: str) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from relayproxy.core.forward import Draft, Gone, forward
+from relayproxy.core.forward import Draft, Gone, forward, no_such_route
 from relayproxy.core.pipeline import Scope
-from relayproxy.core.policy import address_in, choose_route, ip_in
+from relayproxy.core.policy import address_in, ip_in, route_for
 from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event, refusal_event
 from relayproxy.core.services import ListenerServices, Totals
@@ -315,19 +315,20 @@ class Session:
             return draft
         mail, scope = draft.mail, draft.scope
         pipeline = self._services.pipeline
-        refusal = None
+        refusal = verdict = None
         if pipeline.entries:
             self._services.begin_queries()
         if pipeline.asks_mail:
-            refusal = self._refused(await pipeline.decide("mail", mail, scope))
+            verdict = await pipeline.decide("mail", mail, scope)
+            refusal = self._refused(verdict)
         if refusal is None and pipeline.rewrites_envelope:
             edits, verdict = await pipeline.rewritten(mail, None, scope)
             refusal = self._refused(verdict)
             mail.envelope = apply_to_envelope(mail.envelope, edits)
-            draft.sender = mail.envelope.sender
+            draft.base = mail.envelope
         if refusal is not None:
             scope.cancel()
-            self._log_refusal(mail, None, refusal)
+            self._log_refusal(mail, None, refusal, verdict)
             self.closing = self.closing or refusal.code == 421
             return refusal
         self._draft = draft
@@ -369,9 +370,7 @@ class Session:
             received_at=self._services.clock.time(),
             findings=self._findings,
         )
-        return Draft(
-            mail, Scope(limits.message_budget, self._scope), declared=envelope.size, sender=envelope.sender
-        )
+        return Draft(mail, Scope(limits.message_budget, self._scope), declared=envelope.size, base=envelope)
 
     def _owns(self, envelope: Envelope) -> bool:
         """Whether the login may send from this address; a login that isn't listed may use any."""
@@ -405,7 +404,7 @@ class Session:
         if len(args) == 1:
             # The usual case, without the bookkeeping of a batch.
             answer = (
-                await self._consider(draft, args[0], 0)
+                await self._consider(draft, args[0], ())
                 if self._services.pipeline.entries
                 else self._considered(draft, args[0], 0)
             )
@@ -417,7 +416,7 @@ class Session:
         replies: list[Reply | None] = []
         asked: list[tuple[Recipient, list[Recipient]]] = []
         for arg in args:
-            opinion = await self._consider(draft, arg, len(asked))
+            opinion = await self._consider(draft, arg, asked)
             if isinstance(opinion, Reply):
                 replies.append(opinion)
             else:
@@ -436,14 +435,22 @@ class Session:
         self._at.recipients["refused"].inc()
 
     async def _consider(
-        self, draft: Draft, arg: str, waiting: int
+        self, draft: Draft, arg: str, asked: Sequence[tuple[Recipient, list[Recipient]]]
     ) -> Reply | tuple[Recipient, list[Recipient]]:
-        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on)."""
+        """Our own opinion of one RCPT and that of the hooks: a refusal, or (as given, as it goes on).
+
+        `asked` are those of the same batch that the next hop hasn't answered yet.
+        """
+        waiting = len(asked)
         recipient = self._permitted(draft, arg, waiting)
         if isinstance(recipient, Reply):
             return recipient
         targets = [recipient]
         pipeline = self._services.pipeline
+        if draft.given or waiting or draft.mail.envelope.recipients:
+            # The hooks see who shares the message so far: whom the next hop has refused does not.
+            before = (*draft.given, *(given for given, _ in asked))
+            draft.mail.envelope = draft.mail.envelope.to(before)
         if pipeline.asks_rcpt:
             verdict = await pipeline.decide("rcpt", draft.mail, draft.scope, rcpt=recipient)
             refusal = self._refused(verdict)
@@ -452,25 +459,29 @@ class Session:
                     452, "4.5.3", "This recipient is treated otherwise: send it in another transaction"
                 )
             if refusal is not None:
-                self._log_refusal(draft.mail, recipient, refusal)
+                self._log_refusal(draft.mail, recipient, refusal, verdict)
                 return refusal
         if pipeline.rewrites_envelope:
             edits, verdict = await pipeline.rewritten(draft.mail, recipient, draft.scope)
             refusal = self._refused(verdict)
             if refusal is not None:
+                self._log_refusal(draft.mail, recipient, refusal, verdict)
                 return refusal
-            one = Envelope(draft.sender, (recipient,))
+            one = draft.base.to((recipient,))
             if edits:
                 one = apply_to_envelope(one, edits)
                 targets = list(one.recipients)
                 if not targets:
                     return Reply(550, "5.1.1", "No such recipient")
-            if one.sender != draft.mail.envelope.sender:
+            envelope = draft.mail.envelope
+            one = one.to(envelope.recipients)
+            if one != envelope:
                 if draft.transaction is not None or waiting:
+                    other = "sender" if one.sender != envelope.sender else "way on"
                     return Reply(
-                        452, "4.5.3", "This recipient takes another sender: send it in another transaction"
+                        452, "4.5.3", f"This recipient takes another {other}: send it in another transaction"
                     )
-                draft.mail.envelope = replace(draft.mail.envelope, sender=one.sender)
+                draft.mail.envelope = one
         return self._misrouted(draft, targets[0], waiting) or (recipient, targets)
 
     def _considered(self, draft: Draft, arg: str, waiting: int) -> Reply | tuple[Recipient, list[Recipient]]:
@@ -501,7 +512,9 @@ class Session:
     def _misrouted(self, draft: Draft, target: Recipient, waiting: int) -> Reply | None:
         """Give the transaction its route, or return why this recipient can't go along."""
         services = self._services
-        route = choose_route(services.routes, self.client, draft.mail.envelope.sender, target.address)
+        route = route_for(services.routes, self.client, draft.mail.envelope, target.address)
+        if route is None and draft.mail.envelope.route:
+            return no_such_route(services, draft.mail)
         if route is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         if draft.route is None:
@@ -671,11 +684,16 @@ class Session:
         """Whether MAIL has been accepted and the transaction is open."""
         return self._draft is not None
 
-    def _log_refusal(self, mail: Mail, recipient: Recipient | None, reply: Reply) -> None:
+    def _log_refusal(
+        self, mail: Mail, recipient: Recipient | None, reply: Reply, verdict: Verdict | None = None
+    ) -> None:
         fields: dict[str, object] = {"from": str(mail.envelope.sender)}
         if recipient is not None:
             fields["to"] = str(recipient.address)
-        self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields, reply=str(reply))
+        fields["reply"] = str(reply)
+        if verdict is not None and verdict.reason:
+            fields["reason"] = verdict.reason
+        self._services.log.info("refused", id=mail.id, ip=self.client.ip, **fields)
         self._record_refusal("mail" if recipient is None else "rcpt", reply, mail, recipient)
 
     def _record_refusal(

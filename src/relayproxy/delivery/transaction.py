@@ -52,7 +52,8 @@ class SmtpTransaction:
         connection = self._connection
         if connection is None:
             connection = self._upstream.kept(self._client)
-            if connection is None or self._envelope.smtputf8 or self._envelope.requiretls:
+            envelope = self._envelope
+            if connection is None or envelope.smtputf8 or envelope.requiretls or envelope.tls_onward:
                 answer = await self._begin(connection, recipients)
             else:
                 # The usual case, with as few steps as can be: a kept connection, and nothing special asked of it.
@@ -117,6 +118,8 @@ class SmtpTransaction:
             return Reply(451, "4.6.7", "The next hop does not take SMTPUTF8 now")
         if envelope.requiretls and ("REQUIRETLS" not in known or not connection.tls):
             return Reply(451, "4.7.10", "The next hop does not take REQUIRETLS now")
+        if envelope.tls_onward and not connection.tls:
+            return Reply(451, "4.7.10", "The next hop does not take TLS now, which this message needs")
         return None
 
     def _opening(self, connection: Connection, recipients: Sequence[Recipient]) -> Awaitable[list[Reply]]:

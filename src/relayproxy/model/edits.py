@@ -167,8 +167,23 @@ class ReplaceRecipient:
         _wanted(self.new, Address, "the new address")
 
 
+@dataclass(frozen=True, slots=True)
+class SetRoute:
+    """Send by the route of this name, whatever its conditions and whatever stands before it."""
+
+    route: str
+
+    def __post_init__(self) -> None:
+        _wanted(self.route, str, "the route")
+
+
+@dataclass(frozen=True, slots=True)
+class RequireTls:
+    """Send on over TLS only; a next hop without it is a 451 4.7.10."""
+
+
 HeaderEdit: TypeAlias = AddHeader | DropHeader | ReplaceHeader
-EnvelopeEdit: TypeAlias = SetSender | AddRecipient | DropRecipient | ReplaceRecipient
+EnvelopeEdit: TypeAlias = SetSender | AddRecipient | DropRecipient | ReplaceRecipient | SetRoute | RequireTls
 Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
 
 
@@ -251,6 +266,10 @@ def apply_to_envelope(envelope: Envelope, edits: Iterable[Edit]) -> Envelope:
                     replace(r, address=new) if r.address.key == old.key else r for r in envelope.recipients
                 )
                 envelope = replace(envelope, recipients=swapped)
+            case SetRoute(route):
+                envelope = replace(envelope, route=route)
+            case RequireTls():
+                envelope = replace(envelope, tls_onward=True)
             case _:
                 pass
     return envelope

@@ -19,7 +19,8 @@ class Envelope:
     """MAIL and its RCPTs.
 
     `body` is "", "7BIT" or "8BITMIME"; `ret` "", "FULL" or "HDRS"; `envid` as written (xtext); `size` the
-    declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5.
+    declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5. `route` is the name of the route that a plugin
+    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only.
     """
 
     sender: Address = NULL_SENDER
@@ -31,6 +32,8 @@ class Envelope:
     requiretls: bool = False
     size: int = 0
     auth: str = ""
+    route: str = ""
+    tls_onward: bool = False
 
     def to(self, recipients: tuple[Recipient, ...]) -> "Envelope":
         """Return the envelope with these recipients in place of its own."""
@@ -44,4 +47,6 @@ class Envelope:
             self.requiretls,
             self.size,
             self.auth,
+            self.route,
+            self.tls_onward,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relayproxy.api import Action, AddHeader
-from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate, Score, Tag
+from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate, Score, Tag
 from relayproxy.rules.condition import Scope
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.operators import as_list
@@ -28,7 +28,7 @@ _TOP = 1_000_000.0
 class Row:
     """One action: the JSON Schema of its argument, its compiler, and when it can be done at the earliest.
 
-    `needs` names what the program must be able to do for it; "" nothing beyond the rules themselves.
+    `needs` names what the configuration must have for it (hold: a spool); "" nothing beyond the rules themselves.
     """
 
     name: str
@@ -301,8 +301,22 @@ def _log(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     return (Note(compile_text(text, at, scope, rule)),)
 
 
-def _later(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
-    raise fail("RP307", at, f"the action '{at[-1]}' comes with a later version", "leave it out", on_key=True)
+def _route(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    name = plain(value, at, "the route")
+    if name not in scope.routes:
+        raise fail(
+            "RP301",
+            at,
+            f"there is no route or upstream {shown(name)}",
+            guess(name, scope.routes, "known are"),
+        )
+    return (Onward(name),)
+
+
+def _tls(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    if value is not True:
+        raise fail("RP110", at, "require_tls takes true", "leave it out where TLS is not required")
+    return (Onward(),)
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -389,7 +403,13 @@ ACTIONS = {
         ),
         Row("redirect", "send to another address instead", _TEXT, _redirect, Phase.RCPT),
         Row("add_recipient", "send a copy to an address as well (bcc)", _TEXTS, _copy, Phase.RCPT),
-        Row("route", "choose the upstream", _TEXT, _later, Phase.RCPT, needs="route"),
+        Row(
+            "route",
+            "send by the route, or to the upstream, of that name, whatever the routing table says",
+            _TEXT,
+            _route,
+            Phase.RCPT,
+        ),
         Row(
             "rate_limit",
             "do the rule's other actions only above a rate, counted for each value of `key`; without a verdict among "
@@ -404,7 +424,13 @@ ACTIONS = {
             _rate,
             Phase.RCPT,
         ),
-        Row("require_tls", "send onward over TLS only", {"const": True}, _later, needs="require_tls"),
+        Row(
+            "require_tls",
+            "send onward over TLS only; while the next hop has none, the client hears 451 4.7.10",
+            {"const": True},
+            _tls,
+            Phase.RCPT,
+        ),
         Row("log", "write a line to the log, with a text if there is one", _TRUE_OR_TEXT, _log, Phase.RCPT),
     )
 }

@@ -54,6 +54,13 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Onward:
+    """How the message goes on: by the route of this name, or ("") over TLS only."""
+
+    route: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """Go on with the rule only above `count` in `seconds` for the same key; `burst` at once."""
 
@@ -71,4 +78,4 @@ class Note:
     text: Text
 
 
-Act: TypeAlias = Decide | Score | Tag | Field | Address | Rate | Note
+Act: TypeAlias = Decide | Score | Tag | Field | Address | Onward | Rate | Note

@@ -43,6 +43,8 @@ EXPECT = {
     "tags": "the tags of the message",
     "headers": "a mapping: what fields are afterwards (null: not there)",
     "recipients": "who gets it afterwards",
+    "route": "the route that a rule chose (null: none did)",
+    "require_tls": "whether it goes onward over TLS only",
 }
 CLIENT = ("ip", "ptr", "helo", "login", "trusted", "tls")
 VERDICTS = ("accept", "reject", "defer", "discard", "hold")

@@ -24,6 +24,7 @@ def compile_rules(
     lists: Any = None,
     *,
     listeners: Sequence[str] = (),
+    routes: Sequence[str] = (),
     pipeline: Sequence[str] | None = None,
     abilities: frozenset[str] = frozenset(),
     where: Callable[[Path], str] = lambda path: ".".join(map(str, path)),
@@ -31,7 +32,7 @@ def compile_rules(
     """Compile rules as they are written; never raises, what is wrong is in the flaws.
 
     `pipeline` are the names of the plugins in their order (None: unknown, nothing is said about them), `abilities`
-    what the program can do beyond the rules (hold, route, require_tls, skip).
+    what the configuration has beyond the rules (hold: a place to keep mail).
     """
     flaws: list[Flaw] = []
     specs = read_lists(lists, flaws)
@@ -43,9 +44,9 @@ def compile_rules(
         )
         rules = ()
     after: tuple[str, ...] = ()
-    if "skip" in abilities and pipeline is not None and "rules" in pipeline:
+    if pipeline is not None and "rules" in pipeline:
         after = tuple(pipeline[pipeline.index("rules") + 1 :])
-    scope = Scope(specs, tuple(listeners), after, abilities, flaws=flaws)
+    scope = Scope(specs, tuple(listeners), tuple(routes), after, abilities, flaws=flaws)
     made = []
     seen: dict[str, int] = {}
     for number, given in enumerate(rules):
@@ -98,7 +99,7 @@ def _arranged(rules: Sequence[Rule], lists: Mapping[str, ListSpec], table: Mappi
         verdict = rule.verdict
         if rule.phase is Phase.RCPT and verdict is not None and verdict.action is Action.ACCEPT:
             chosen[Phase.MESSAGE].append(rule)
-    if all(rule.phase is Phase.RCPT for rule in chosen[Phase.MESSAGE]):
+    if all(rule.phase is Phase.RCPT and not rule.skip for rule in chosen[Phase.MESSAGE]):
         chosen[Phase.MESSAGE].clear()
     stages = {
         phase: Stage(phase, tuple(some), Index((rule.condition.keys for rule in some), table))

@@ -34,12 +34,13 @@ class Pending(Exception):  # noqa: N818  (no error: the evaluation goes on when 
 class Scope:
     """What a compilation knows and gathers.
 
-    Known are lists and listeners by name, the plugins that an accept can skip, and what the program is able to do
-    (`hold`, `route`, `require_tls`, `skip`); gathered are the facts and lists in use, and flaws.
+    Known are lists, listeners and routes by name, the plugins that an accept can skip, and what this configuration is
+    able to do (`hold`); gathered are the facts and lists in use, and flaws.
     """
 
     lists: Mapping[str, ListSpec] = field(default_factory=dict)
     listeners: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
     skippable: tuple[str, ...] = ()
     abilities: frozenset[str] = frozenset()
     table: dict[str, Fact] = field(default_factory=dict)

@@ -15,6 +15,8 @@ from relayproxy.api import (
     Recipient,
     ReplaceHeader,
     ReplaceRecipient,
+    RequireTls,
+    SetRoute,
     to_a_label,
 )
 from relayproxy.rules import acts
@@ -62,6 +64,12 @@ def address_edits(acts: Iterable[acts.Address], facts: Facts, rcpt: Recipient) -
     if new != rcpt.address:
         yield ReplaceRecipient(rcpt.address, new)
     yield from map(AddRecipient, copies)
+
+
+def onward_edits(onward: Iterable[acts.Onward]) -> Iterator[Edit]:
+    """Yield the edits of how the message goes on; of several routes the last counts."""
+    for act in onward:
+        yield SetRoute(act.route) if act.route else RequireTls()
 
 
 def _address(text: str) -> Address:

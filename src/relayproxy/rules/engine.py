@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from relayproxy.api import Action, Reply, Verdict, defer, hold, reject
-from relayproxy.rules.acts import Address, Decide, Field, Note, Rate, Score, Tag
+from relayproxy.rules.acts import Address, Decide, Field, Note, Onward, Rate, Score, Tag
 from relayproxy.rules.condition import Pending
 from relayproxy.rules.facts import Facts, Phase
 from relayproxy.rules.rule import Rule, Ruleset, Stage
@@ -20,28 +20,29 @@ _RATE_REPLY = ("Too much mail at once, try again later", 450, "4.7.1")
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A rule that matched: what it did in words, the score it added, the plugins that it lets be skipped."""
+    """A rule that matched: what it did in words, the score it added."""
 
     rule: Rule
     did: str
     points: float = 0.0
     symbol: str = ""
-    skip: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Result:
     """What the rules of one stage came to, in their order.
 
-    `decided` is the rule that ended it. `fields` and `addresses` are the edits that were asked for, with the rule;
+    `decided` is the rule that ended it, `skip` are plugins that it wants not to be asked. `fields`, `addresses` and `onward` are the edits that were asked for, with the rule;
     `notes` are lines for the log; `faults` are rules that could not be asked, and why.
     """
 
     verdict: Verdict | None = None
     decided: Rule | None = None
+    skip: frozenset[str] = frozenset()
     hits: list[Hit] = field(default_factory=list)
     fields: list[tuple[Rule, Field]] = field(default_factory=list)
     addresses: list[tuple[Rule, Address]] = field(default_factory=list)
+    onward: list[tuple[Rule, Onward]] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     notes: list[tuple[Rule, str]] = field(default_factory=list)
     faults: list[tuple[Rule, str]] = field(default_factory=list)
@@ -75,9 +76,8 @@ def _evaluate(stage: Stage, numbers: Sequence[int], facts: Facts) -> Asking:
                     for rate in rule.rates:
                         matched = matched and _exceeded(rule, rate, facts, stage.phase)
                 if matched and rule.phase is not stage.phase:
-                    result.decided = (
-                        None if rule.observe else rule
-                    )  # it acted at RCPT; what is left is that it ends
+                    if not rule.observe:  # it acted at RCPT; what is left is that it ends, and what it skips
+                        _end(rule, result)
                 elif matched:
                     _act(rule, facts, result)
             except Pending as pending:
@@ -134,15 +134,22 @@ def _act(rule: Rule, facts: Facts, result: Result) -> None:
                 result.fields.append((rule, act))
             case Address():
                 result.addresses.append((rule, act))
+            case Onward():
+                result.onward.append((rule, act))
             case Note():
                 result.notes.append((rule, act.text.render(facts, for_reply)))
             case _:
                 pass
-    skip = decide.skip if decide is not None else frozenset[str]()
-    result.hits.append(Hit(rule, said(rule), points, symbol, skip))
+    result.hits.append(Hit(rule, said(rule), points, symbol))
     if verdict is not None:
         result.verdict = verdict
-        result.decided = rule
+        _end(rule, result)
+
+
+def _end(rule: Rule, result: Result) -> None:
+    result.decided = rule
+    if rule.verdict is not None:
+        result.skip = rule.verdict.skip
 
 
 def said(rule: Rule) -> str:
@@ -165,6 +172,8 @@ def _word(act: object) -> str:
             return f"{how} {name}"
         case Address(how):
             return f"{how if how in ('redirect', 'add') else 'rewrite'} recipient"
+        case Onward(route):
+            return f"route {route}" if route else "require TLS"
         case Note():
             return "log"
         case _:

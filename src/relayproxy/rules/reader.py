@@ -9,7 +9,7 @@ from typing import Any
 
 from relayproxy.api import Action
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
-from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Rate
+from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate
 from relayproxy.rules.condition import Condition, Scope, always
 from relayproxy.rules.conditions import compile_match
 from relayproxy.rules.fact_table import fact_named
@@ -196,15 +196,7 @@ class Reader:
                 "RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True
             )
         if row.needs and row.needs not in self._scope.abilities:
-            if row.needs == "hold":
-                raise fail("RP309", at, "the action 'hold' needs a spool", _SPOOL, on_key=True)
-            raise fail(
-                "RP307",
-                at,
-                f"the action '{word}' can't be done yet: it {_NEEDS[row.needs]}",
-                _INSTEAD[row.needs],
-                on_key=True,
-            )
+            raise fail("RP309", at, f"the action '{word}' {_NEEDS[row.needs]}", _ADD[row.needs], on_key=True)
         return row.compile(argument, at, self._scope, name)
 
     @staticmethod
@@ -222,12 +214,7 @@ class Reader:
                 guess(str(value), known),
             )
         elif value == "hold" and "hold" not in self._scope.abilities:
-            self._flaw(
-                "RP309",
-                (*self._at, key),
-                "on_error: hold needs a spool",
-                _SPOOL,
-            )
+            self._flaw("RP309", (*self._at, key), f"on_error: hold {_NEEDS['hold']}", _ADD["hold"])
         return str(value)
 
     def _sample(self) -> float:
@@ -263,6 +250,8 @@ class Reader:
         if condition.phase is Phase.MESSAGE:
             return Phase.MESSAGE, f"it asks about {late[0]}" if late else "it asks about the message"
         for act in acts:
+            if isinstance(act, Onward):
+                continue
             if isinstance(act, Decide | Address | Note | Rate) and not (
                 isinstance(act, Decide) and act.action in (Action.DISCARD, Action.HOLD)
             ):
@@ -280,15 +269,8 @@ class Reader:
         return Phase.RCPT, ""
 
 
-_SPOOL = 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'
-_NEEDS = {
-    "route": "needs routes that a rule can choose",
-    "require_tls": "needs an upstream connection that a rule can demand TLS of",
-}
-_INSTEAD = {
-    "route": "write it under routes:",
-    "require_tls": "write tls: required for the upstream",
-}
+_NEEDS = {"hold": "needs a spool"}
+_ADD = {"hold": 'add spool: {url: "sqlite:///var/spool/relayproxy/spool.db"}'}
 
 
 def _late(name: str) -> bool:

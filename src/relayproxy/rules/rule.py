@@ -36,6 +36,12 @@ class Rule:
         return next((act for act in self.acts if isinstance(act, Decide)), None)
 
     @property
+    def skip(self) -> frozenset[str]:
+        """The plugins that it wants not to be asked."""
+        verdict = self.verdict
+        return verdict.skip if verdict is not None and not self.observe else frozenset()
+
+    @property
     def rates(self) -> tuple[Rate, ...]:
         """Its rate limits."""
         return tuple(act for act in self.acts if isinstance(act, Rate))

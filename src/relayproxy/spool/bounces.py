@@ -11,7 +11,7 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline, Scope
-from relayproxy.model.address import NULL_SENDER, Address
+from relayproxy.model.address import NULL_SENDER
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction, Mail, Origin
@@ -20,8 +20,8 @@ from relayproxy.model.queued import Deposit, Part, Queued
 from relayproxy.model.verdict import Action
 from relayproxy.smtp.dsn import Fate, Kind, Report, dsn_message, wants
 
-Router = Callable[[Client, Address, Sequence[Recipient]], tuple[Part, ...] | None]
-"""Client, sender, recipients: the parts in which they are queued, or None if one has no route."""
+Router = Callable[[Client, Envelope, Sequence[Recipient]], tuple[Part, ...] | None]
+"""Client, envelope, recipients: the parts in which they are queued, or None if one has no route."""
 
 _BUDGET = 45.0
 
@@ -115,13 +115,13 @@ class Bounces:
     async def passed_on(self, mail: Mail, *, vouched: bool = False) -> Deposit | Answer:
         """Let the rewriting hooks have a mail that did not come over SMTP; return what is to be queued."""
         if self._pipeline.rewrites:
-            parts = self._route(mail.client, mail.envelope.sender, mail.envelope.recipients[:1])
+            parts = self._route(mail.client, mail.envelope, mail.envelope.recipients[:1])
             place = parts[0].route if parts else ""
             _, verdict = await self._pipeline.before_forward(mail, place, Scope(_BUDGET))
             if verdict is not None and verdict.action is not Action.ACCEPT:
                 self._log.error("rewrite_failed", id=mail.id, reason=verdict.reason)
                 return Answer.LATER
-        parts = self._route(mail.client, mail.envelope.sender, mail.envelope.recipients)
+        parts = self._route(mail.client, mail.envelope, mail.envelope.recipients)
         if not parts:
             to = [str(recipient.address) for recipient in mail.envelope.recipients]
             self._log.error("no_route", id=mail.id, to=to)

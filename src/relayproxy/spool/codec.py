@@ -11,7 +11,7 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.queued import Deposit
 
-_OPTIONS = ("body", "smtputf8", "ret", "envid", "requiretls", "size", "auth")
+_OPTIONS = ("body", "smtputf8", "ret", "envid", "requiretls", "size", "auth", "route", "tls_onward")
 _CLIENT = frozenset(field.name for field in fields(Client)) - {"tls"}
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.policy import Route, choose_route
+from relayproxy.core.policy import Route, route_for
 from relayproxy.core.ports import Capabilities, WatchedHop, WatchedTransaction
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client
@@ -102,21 +102,21 @@ class QueueHop:
                 size = min(size, known.size) if size and known.size else size or known.size
         return Capabilities(extensions, size)
 
-    def place(self, client: Client, sender: Address, recipient: Address) -> Place | None:
+    def place(self, client: Client, envelope: Envelope, recipient: Address) -> Place | None:
         """Return where a recipient is queued, or None without a route."""
-        route = choose_route(self._routes, client, sender, recipient)
+        route = route_for(self._routes, client, envelope, recipient)
         lane = self.lanes.get(route.name) if route is not None else None
         if lane is None:
             return None
         return lane.route, recipient.ascii_domain if lane.by_domain else ""
 
     def parts(
-        self, client: Client, sender: Address, recipients: Sequence[Recipient]
+        self, client: Client, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> tuple[Part, ...] | None:
         """Return recipients as parts of a message, or None if one of them has no route."""
         found: dict[Place, list[Recipient]] = {}
         for recipient in recipients:
-            place = self.place(client, sender, recipient.address)
+            place = self.place(client, envelope, recipient.address)
             if place is None:
                 return None
             found.setdefault(place, []).append(recipient)
@@ -150,7 +150,7 @@ class QueueTransaction:
         return [self._take(recipient) for recipient in recipients]
 
     def _take(self, recipient: Recipient) -> Reply:
-        place = self._hop.place(self._client, self._envelope.sender, recipient.address)
+        place = self._hop.place(self._client, self._envelope, recipient.address)
         if place is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         self._parts.setdefault(place, []).append(recipient)

@@ -21,7 +21,7 @@ class SpoolQuarantine:
 
     async def hold(self, mail: Mail, lead: bytes, message: Message, reason: str) -> Reply:
         """See ports.Quarantine."""
-        parts = self._queue.parts(mail.client, mail.envelope.sender, mail.envelope.recipients)
+        parts = self._queue.parts(mail.client, mail.envelope, mail.envelope.recipients)
         if parts is None:
             return Reply(451, "4.4.4", "No route to hold it for, try again later")
         deposit = Deposit(

@@ -85,6 +85,7 @@ def entry_for(plugin: Plugin[Any] | type[Plugin[Any]] | ModuleType, name: str = 
         "when": When(directions=directions),
         "timeout": cls.default_timeout,
         "signer": cls.signer,
+        "skips": plugin.skips,
         **changes,
     }
     return Entry(called, plugin, hooks_of(called, plugin), **values)
