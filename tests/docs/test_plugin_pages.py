@@ -13,6 +13,7 @@ from relayproxy.builtin.headers import HeadersSettings
 from relayproxy.builtin.require_tls import Requirement, RequireTlsSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.builtin.suppression import SuppressionSettings
+from relayproxy.builtin.webhooks import WebhooksSettings
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_verify.md", DkimVerifySettings),
         ("srs.md", SrsSettings),
         ("suppression.md", SuppressionSettings),
+        ("webhooks.md", WebhooksSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
     ],
