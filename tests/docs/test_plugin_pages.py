@@ -32,6 +32,7 @@ from relayproxy.builtin.rspamd import RspamdSettings
 from relayproxy.builtin.spamassassin import SpamassassinSettings
 from relayproxy.builtin.srs import SrsSettings
 from relayproxy.builtin.suppression import SuppressionSettings
+from relayproxy.builtin.webhooks import WebhooksSettings
 from relayproxy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("spamassassin.md", SpamassassinSettings),
         ("srs.md", SrsSettings),
         ("suppression.md", SuppressionSettings),
+        ("webhooks.md", WebhooksSettings),
         ("arc.md", ArcSettings),
         ("arc.md", Sealing),
         ("dnsbl.md", DnsblSettings),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from relayproxy.model.message import HeaderField, Message
 
-MOST_OCTETS = 524_288
+MOST_OCTETS = 262_144
 """Octets of a body that are looked at: reports come before the message that they return."""
 
 _DEEPEST = 6

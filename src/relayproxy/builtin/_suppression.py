@@ -85,9 +85,10 @@ class Store:
             raise StoreFault(f"{path} can't be used: {error}") from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, once a thread that is still at it has ended."""
         self._reader.close()
-        self._writer.close()
+        with self._lock:
+            self._writer.close()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
