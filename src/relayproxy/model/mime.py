@@ -8,7 +8,7 @@ not know what anybody concludes from a part, and writes nothing.
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from relayproxy.model.message import Message
@@ -64,7 +64,7 @@ UNSEEN = frozenset(
 """Those that leave something unread."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part, the message itself included; offsets count from the beginning of the message's body.
 
@@ -78,7 +78,7 @@ class Part:
     body: int
     stop: int
     depth: int
-    children: list["Part"] = field(default_factory=list)
+    children: tuple["Part", ...] = ()
 
     @property
     def type(self) -> str:
@@ -149,13 +149,31 @@ def _from_base64(data: bytes) -> bytes:
     return binascii.a2b_base64(letters[:kept] + b"=" * (-kept % 4))
 
 
-@dataclass(slots=True)
+class _Draft:
+    """A part whose end is not known yet."""
+
+    __slots__ = ("body", "children", "depth", "described", "start", "stop")
+
+    def __init__(self, described: Described, start: int, body: int, stop: int, depth: int) -> None:
+        self.described = described
+        self.start, self.body, self.stop = start, body, stop
+        self.depth = depth
+        self.children: list[_Draft] = []
+
+    def part(self) -> Part:
+        """Return the part with all below it, of which there are DEEPEST levels at most."""
+        children = tuple(child.part() for child in self.children)
+        return Part(self.described, self.start, self.body, self.stop, self.depth, children)
+
+
 class _Open:
     """A container that is not closed yet; `boundary` is None for a message within a message."""
 
-    part: Part
-    boundary: bytes | None
-    begun: bool = False
+    __slots__ = ("begun", "boundary", "part")
+
+    def __init__(self, part: _Draft, boundary: bytes | None) -> None:
+        self.part, self.boundary = part, boundary
+        self.begun = False
 
 
 class _Reader:
@@ -163,21 +181,21 @@ class _Reader:
         self._message = message
         self._end = len(message.body)
         self._open: list[_Open] = []
-        self._leaf: Part | None = None
+        self._leaf: _Draft | None = None
         self._odd: set[Oddity] = set()
         self._count = 0
         self._headers = 0
 
     def read(self) -> Tree:
         described = describe(self._message.head[:ALL_HEADERS])
-        root = Part(described, 0, 0, self._end, 0)
+        root = _Draft(described, 0, 0, self._end, 0)
         self._enter(root)
         if self._open:
             for place, text in self._lines():
                 if not self._line(place, text):
                     break
             self._close(0, self._end)
-        return Tree(root, frozenset(self._odd))
+        return Tree(root.part(), frozenset(self._odd))
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield where a line that begins with two hyphens begins, and the rest of it."""
@@ -221,16 +239,16 @@ class _Reader:
         self._enter(part)
         return True
 
-    def _part(self, start: int, depth: int) -> Part:
+    def _part(self, start: int, depth: int) -> _Draft:
         """Read the header that begins at `start`."""
         self._count += 1
         room = min(LONGEST_HEADER, ALL_HEADERS - self._headers)
         if room <= 0:
             self._odd.add(Oddity.TOO_MUCH_HEADER)
-            return Part(Described(), start, start, self._end, depth)
+            return _Draft(Described(), start, start, self._end, depth)
         data = self._message.body_part(start, min(self._end, start + room))
         if data.startswith(b"\r\n"):
-            return Part(Described(), start, start + 2, self._end, depth)
+            return _Draft(Described(), start, start + 2, self._end, depth)
         cut = data.find(b"\r\n\r\n")
         head = data if cut < 0 else data[: cut + 2]
         delimiter = self._delimiter_in(head)
@@ -243,7 +261,7 @@ class _Reader:
         else:
             body = start + cut + 4
         self._headers += len(head)
-        return Part(describe(head), start, body, self._end, depth)
+        return _Draft(describe(head), start, body, self._end, depth)
 
     def _delimiter_in(self, head: bytes) -> int:
         """Return where a delimiter line of an open container ends a header that has no blank line, or -1."""
@@ -254,7 +272,7 @@ class _Reader:
                     return match.start()
         return -1
 
-    def _enter(self, part: Part) -> None:
+    def _enter(self, part: _Draft) -> None:
         """Make `part` what the lines to come belong to, with the messages that begin within it."""
         while True:
             said = part.described
@@ -280,7 +298,7 @@ class _Reader:
             part.children.append(within)
             part = within
 
-    def _judge(self, part: Part) -> None:
+    def _judge(self, part: _Draft) -> None:
         said = part.described
         if said.repeated:
             self._odd.add(Oddity.REPEATED_FIELD)
@@ -331,5 +349,5 @@ class _Reader:
         del self._open[level:]
 
     @staticmethod
-    def _end_part(part: Part, stop: int) -> None:
+    def _end_part(part: _Draft, stop: int) -> None:
         part.stop = max(part.body, min(stop, part.stop))
