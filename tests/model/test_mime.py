@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from relayproxy.model import mime
 from relayproxy.model.message import Message
-from relayproxy.model.mime import Oddity, decoded_octets, encoded_octets, read_tree
+from relayproxy.model.mime import Oddity, read_tree
+from relayproxy.model.mime_content import decoded_octets, encoded_octets
 from relayproxy.model.mime_fields import describe
 
 

@@ -9,7 +9,8 @@ from relayproxy.api import HeaderField, Mail, Message
 from relayproxy.builtin._content_kinds import extensions_of
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.model.encoded_words import decode_words
-from relayproxy.model.mime import Oddity, Part, encoded_octets, read_tree
+from relayproxy.model.mime import Oddity, Part, read_tree
+from relayproxy.model.mime_content import encoded_octets
 
 _LONGEST_LINE = 998  # RFC 5322 section 2.1.1
 _ONCE = frozenset(  # RFC 5322 section 3.6, RFC 2045 section 3

@@ -21,7 +21,8 @@ from relayproxy.builtin._content_kinds import (
     is_disguised,
     kind_of,
 )
-from relayproxy.model.mime import Part, Tree, decoded_octets
+from relayproxy.model.mime import Part, Tree
+from relayproxy.model.mime_content import decoded_octets
 
 Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
 

@@ -5,7 +5,6 @@ message; a mapped body is never copied whole. Broken structure is read the way t
 not know what anybody concludes from a part, and writes nothing.
 """
 
-import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,11 +28,6 @@ _BLANKS = b" \t"
 _KNOWN_ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
 _MESSAGES = ("message/rfc822", "message/global")
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
-
-
-_NOT_BASE64 = bytes(
-    set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-)
 
 
 class Oddity(StrEnum):
@@ -119,34 +113,6 @@ class Tree:
 def read_tree(message: Message) -> Tree:
     """Return the parts of a message. Never raises, whatever the octets."""
     return _Reader(message).read()
-
-
-def encoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
-    """Return a part's content as it is in the message, or the first `most` octets of it."""
-    stop = part.stop if most is None else min(part.stop, part.body + most)
-    return message.body_part(part.body, stop)
-
-
-def decoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
-    """Return a part's content without its transfer encoding, or what its first `most` octets say.
-
-    Errs towards decoding: what isn't of the encoding's alphabet is skipped.
-    """
-    data = encoded_octets(message, part, most)
-    match part.described.encoding:
-        case "base64":
-            return _from_base64(data)
-        case "quoted-printable":
-            return binascii.a2b_qp(data)
-        case _:
-            return data
-
-
-def _from_base64(data: bytes) -> bytes:
-    """Decode all that can be; a group that is cut off counts as far as it goes."""
-    letters = data.translate(None, _NOT_BASE64)
-    kept = len(letters) - (len(letters) % 4 == 1)
-    return binascii.a2b_base64(letters[:kept] + b"=" * (-kept % 4))
 
 
 class _Draft:
