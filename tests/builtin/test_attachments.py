@@ -337,6 +337,23 @@ async def test_a_file_in_a_message_in_a_message():
     assert b"Content-Type: message/rfc822\r\n\r\nSubject: inner\r\nContent-Type: text/plain" in edits[-1].body
 
 
+async def test_a_file_in_a_digest_whose_parts_are_messages_without_saying_so():
+    inner = b"\r\nSubject: inner\r\n" + part(PE, "attachment; filename=a.exe")
+    raw = message(inner).replace(b"multipart/mixed", b"multipart/digest")
+    assert await sorts(raw) == {"dangerous"}
+
+
+async def test_a_file_in_a_header_that_nothing_ends():
+    raw = message(part(b"%PDF-", "attachment; filename=b.pdf"))
+    raw = raw.replace(b"\r\n\r\npreamble", b"\r\n--cut\r\n" + part(PE, "attachment; filename=a.exe"), 1)
+    assert "dangerous" in await sorts(raw)
+
+
+async def test_what_a_message_within_is_called_does_not_count():
+    head = b"Content-Type: message/rfc822; name=example.com\r\n\r\n"
+    assert await sorts(message(head + b"Subject: inner\r\n\r\nHello")) == set()
+
+
 async def test_a_large_message():
     raw = message(part(b"%PDF-" + b"x" * 1_500_000, "attachment; filename=a.exe"))
     assert await sorts(raw) == {"dangerous"}

@@ -64,6 +64,7 @@ class Anomaly(StrEnum):
     NO_PARTS = "no-parts"
     UNTERMINATED = "unterminated"
     HEADER_UNENDED = "part-header-unended"
+    PART_NO_FIELD = "part-no-field"
     UNKNOWN_ENCODING = "unknown-encoding"
     ENCODED_MULTIPART = "encoded-multipart"
     ENCODED_MESSAGE = "encoded-message"
@@ -96,6 +97,7 @@ IN_WORDS: dict[Anomaly, str] = {
     Anomaly.NO_PARTS: "a multipart has no parts",
     Anomaly.UNTERMINATED: "a multipart has no end",
     Anomaly.HEADER_UNENDED: "no empty line ends the header of a part",
+    Anomaly.PART_NO_FIELD: "a line of the header of a part is no field",
     Anomaly.UNKNOWN_ENCODING: "a transfer encoding is unknown",
     Anomaly.ENCODED_MULTIPART: "a multipart has a transfer encoding",
     Anomaly.ENCODED_MESSAGE: "a message within the message has a transfer encoding",

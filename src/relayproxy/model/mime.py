@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from relayproxy.model.message import Message
-from relayproxy.model.mime_fields import Described, describe
+from relayproxy.model.mime_fields import EMBEDDED, PLAIN, Described, describe
 
 DEEPEST = 20
 """Containers within containers; deeper ones are leaves."""
@@ -24,6 +24,7 @@ ALL_HEADERS = 262_144
 """Octets of the headers of all parts together."""
 _LONGEST_BOUNDARY = 200  # RFC 2046 allows 70
 _LINE = re.compile(rb"\r\n--([^\r\n]{0,300})")
+_NO_FIELD = re.compile(rb"\r\n(?![ \t]|[!-9;-~]{1,1000}[ \t]*:|\r\n|\Z)")
 _BLANKS = b" \t"
 _KNOWN_ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
 _MESSAGES = ("message/rfc822", "message/global")
@@ -45,6 +46,7 @@ class Oddity(StrEnum):
     ENCODED_MULTIPART = "encoded-multipart"
     ENCODED_MESSAGE = "encoded-message"
     HEADER_UNENDED = "part-header-unended"
+    NO_FIELD = "part-no-field"
     TOO_DEEP = "too-deep"
     TOO_MANY_PARTS = "too-many-parts"
     TOO_MUCH_HEADER = "too-much-header"
@@ -200,21 +202,22 @@ class _Reader:
         line = self._message.body_part(place, min(self._end, place + 400))
         cut = line.find(b"\r\n")
         start = self._end if cut < 0 else place + cut + 2
-        part = self._part(start, container.part.depth + 1)
+        default = EMBEDDED if container.part.described.type == "multipart/digest" else PLAIN
+        part = self._part(start, container.part.depth + 1, default)
         container.part.children.append(part)
         self._enter(part)
         return True
 
-    def _part(self, start: int, depth: int) -> _Draft:
-        """Read the header that begins at `start`."""
+    def _part(self, start: int, depth: int, default: Described = PLAIN) -> _Draft:
+        """Read the header that begins at `start`, of a part that is of the type of `default` if it says nothing."""
         self._count += 1
         room = min(LONGEST_HEADER, ALL_HEADERS - self._headers)
         if room <= 0:
             self._odd.add(Oddity.TOO_MUCH_HEADER)
-            return _Draft(Described(), start, start, self._end, depth)
+            return _Draft(default, start, start, self._end, depth)
         data = self._message.body_part(start, min(self._end, start + room))
         if data.startswith(b"\r\n"):
-            return _Draft(Described(), start, start + 2, self._end, depth)
+            return _Draft(default, start, start + 2, self._end, depth)
         cut = data.find(b"\r\n\r\n")
         head = data if cut < 0 else data[: cut + 2]
         delimiter = self._delimiter_in(head)
@@ -227,7 +230,9 @@ class _Reader:
         else:
             body = start + cut + 4
         self._headers += len(head)
-        return _Draft(describe(head), start, body, self._end, depth)
+        if _NO_FIELD.search(b"\r\n" + head):
+            self._odd.add(Oddity.NO_FIELD)
+        return _Draft(describe(head, default), start, body, self._end, depth)
 
     def _delimiter_in(self, head: bytes) -> int:
         """Return where a delimiter line of an open container ends a header that has no blank line, or -1."""
