@@ -349,6 +349,11 @@ async def test_a_file_in_a_header_that_nothing_ends():
     assert "dangerous" in await sorts(raw)
 
 
+@pytest.mark.parametrize("kind", ["message/partial; id=a; number=1; total=2", "message/external-body"])
+async def test_content_that_is_not_here(kind):
+    assert await sorts(message(f"Content-Type: {kind}\r\n\r\nx".encode())) == {"unreadable"}
+
+
 async def test_what_a_message_within_is_called_does_not_count():
     head = b"Content-Type: message/rfc822; name=example.com\r\n\r\n"
     assert await sorts(message(head + b"Subject: inner\r\n\r\nHello")) == set()

@@ -27,6 +27,7 @@ from relayproxy.model.mime_content import decoded_octets
 Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
 
 _UUENCODED = re.compile(rb"(?:\A|\n)begin [0-7]{3,4} ([^\r\n]{1,200})")
+_ELSEWHERE = ("message/partial", "message/external-body")  # RFC 2046 section 5.2
 _MOST_UUENCODED = 20
 _VBA = "_VBA_PROJECT".encode("utf-16-le")
 _SHOWN = 60  # characters of a name in a reply
@@ -114,6 +115,8 @@ class _Look:
             )
         if self._extensions & MACRO_FILES:
             yield self._problem("macros", "it is an office file with macros")
+        if self._part.type in _ELSEWHERE:
+            yield self._problem("unreadable", "its content comes in other messages, or from elsewhere")
         if self._kind in UNLISTED:
             yield self._problem("unreadable", f"what is in a {self._kind} file isn't looked at")
         if self._part.children:
