@@ -308,6 +308,19 @@ async def test_what_is_taken_out_leaves_a_note_and_all_else_stays():
     assert note in sent
 
 
+async def test_what_is_within_something_that_is_taken_out_goes_with_it():
+    bad = part(PE, "attachment; filename=b.exe")
+    outer = b"Content-Type: multipart/mixed; boundary=in; name=a.exe\r\n\r\n--in\r\n" + bad + b"\r\n--in--"
+    raw = message(outer)
+    [edit] = await call(plugin(dangerous="strip"), "before_forward", mail=make_mail(raw))
+    note = (
+        b"Content-Type: text/plain; charset=us-ascii\r\n\r\n"
+        b'The attachment "a.exe" was removed: its name ends in .exe.'
+    )
+    assert raw.endswith(edit.body.replace(note, outer))
+    assert edit.body.count(b"was removed") == 1
+
+
 async def test_it_is_said_whose_signature_breaks(caplog):
     raw = message(part(PE, "attachment; filename=a.exe"))
     digest = base64.b64encode(sha256(raw.partition(b"\r\n\r\n")[2]).digest())

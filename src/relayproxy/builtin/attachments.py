@@ -207,6 +207,8 @@ def _without(message: Message, stripped: Iterable[tuple[Part, Problem]]) -> Iter
     pieces: list[bytes] = []
     place = 0
     for part, problem in sorted(stripped, key=lambda one: one[0].body):
+        if part.start < place:
+            continue  # it is within one that has gone
         note = f'The attachment "{problem.name}" was removed: {problem.detail}.'.encode("ascii", "replace")
         if part.depth == 0:
             for name in ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition"):
