@@ -328,7 +328,7 @@ async def test_it_is_said_whose_signature_breaks(caplog):
     mail = make_mail(raw)
     assert await call(plugin(dangerous="strip"), "before_forward", mail=mail)
     assert mail.finding("attachments").props["broken"] == "far.example"
-    assert "1 attachments taken out, which breaks the signature of far.example" in caplog.text
+    assert "attachments taken out: 1, which breaks the signature of far.example" in caplog.text
 
 
 async def test_a_message_that_is_nothing_but_the_file():
