@@ -308,6 +308,19 @@ async def test_what_is_taken_out_leaves_a_note_and_all_else_stays():
     assert note in sent
 
 
+async def test_what_is_within_something_that_is_taken_out_goes_with_it():
+    bad = part(PE, "attachment; filename=b.exe")
+    outer = b"Content-Type: multipart/mixed; boundary=in; name=a.exe\r\n\r\n--in\r\n" + bad + b"\r\n--in--"
+    raw = message(outer)
+    [edit] = await call(plugin(dangerous="strip"), "before_forward", mail=make_mail(raw))
+    note = (
+        b"Content-Type: text/plain; charset=us-ascii\r\n\r\n"
+        b'The attachment "a.exe" was removed: its name ends in .exe.'
+    )
+    assert raw.endswith(edit.body.replace(note, outer))
+    assert edit.body.count(b"was removed") == 1
+
+
 async def test_it_is_said_whose_signature_breaks(caplog):
     raw = message(part(PE, "attachment; filename=a.exe"))
     digest = base64.b64encode(sha256(raw.partition(b"\r\n\r\n")[2]).digest())
@@ -315,7 +328,7 @@ async def test_it_is_said_whose_signature_breaks(caplog):
     mail = make_mail(raw)
     assert await call(plugin(dangerous="strip"), "before_forward", mail=mail)
     assert mail.finding("attachments").props["broken"] == "far.example"
-    assert "1 attachments taken out, which breaks the signature of far.example" in caplog.text
+    assert "attachments taken out: 1, which breaks the signature of far.example" in caplog.text
 
 
 async def test_a_message_that_is_nothing_but_the_file():
@@ -335,6 +348,28 @@ async def test_a_file_in_a_message_in_a_message():
     assert await sorts(raw) == {"dangerous"}
     edits = await call(plugin(dangerous="strip"), "before_forward", mail=make_mail(raw))
     assert b"Content-Type: message/rfc822\r\n\r\nSubject: inner\r\nContent-Type: text/plain" in edits[-1].body
+
+
+async def test_a_file_in_a_digest_whose_parts_are_messages_without_saying_so():
+    inner = b"\r\nSubject: inner\r\n" + part(PE, "attachment; filename=a.exe")
+    raw = message(inner).replace(b"multipart/mixed", b"multipart/digest")
+    assert await sorts(raw) == {"dangerous"}
+
+
+async def test_a_file_in_a_header_that_nothing_ends():
+    raw = message(part(b"%PDF-", "attachment; filename=b.pdf"))
+    raw = raw.replace(b"\r\n\r\npreamble", b"\r\n--cut\r\n" + part(PE, "attachment; filename=a.exe"), 1)
+    assert "dangerous" in await sorts(raw)
+
+
+@pytest.mark.parametrize("kind", ["message/partial; id=a; number=1; total=2", "message/external-body"])
+async def test_content_that_is_not_here(kind):
+    assert await sorts(message(f"Content-Type: {kind}\r\n\r\nx".encode())) == {"unreadable"}
+
+
+async def test_what_a_message_within_is_called_does_not_count():
+    head = b"Content-Type: message/rfc822; name=example.com\r\n\r\n"
+    assert await sorts(message(head + b"Subject: inner\r\n\r\nHello")) == set()
 
 
 async def test_a_large_message():

@@ -73,6 +73,7 @@ CASES = [
     (GOOD.replace(b"--cut", b"--cat"), Anomaly.NO_PARTS),
     (GOOD.replace(b"--cut--", b""), Anomaly.UNTERMINATED),
     (GOOD.replace(b"text/plain\r\n\r\nHello\r\n", b"text/plain\r\n"), Anomaly.HEADER_UNENDED),
+    (part(b"x", b"Content-Type: text/plain\r\nno field\r\n"), Anomaly.PART_NO_FIELD),
     (PLAIN.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: rot13\r\n\r\n"), Anomaly.UNKNOWN_ENCODING),
     (GOOD.replace(b"MIME-V", b"Content-Transfer-Encoding: base64\r\nMIME-V"), Anomaly.ENCODED_MULTIPART),
     (

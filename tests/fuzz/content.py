@@ -12,7 +12,8 @@ from relayproxy.builtin._bayes_words import words_of
 from relayproxy.builtin._content_kinds import extensions_of, kind_of
 from relayproxy.mailauth.dkim_impact import broken_by_body, broken_by_fields
 from relayproxy.mailauth.unsubscribe_token import TokenFault, read_token
-from relayproxy.model.mime import decoded_octets, read_tree
+from relayproxy.model.mime import read_tree
+from relayproxy.model.mime_content import decoded_octets
 
 MIME_HEAD = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
 MIME_WORDS = (

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from relayproxy.model import mime
 from relayproxy.model.message import Message
-from relayproxy.model.mime import Oddity, decoded_octets, encoded_octets, read_tree
+from relayproxy.model.mime import Oddity, read_tree
+from relayproxy.model.mime_content import decoded_octets, encoded_octets
 from relayproxy.model.mime_fields import describe
 
 
@@ -114,6 +115,8 @@ def test_a_part_is_a_place_in_the_body():
         ),
         (mixed("--a\nContent-Type: text/plain\n--a--\n"), Oddity.HEADER_UNENDED),
         (mixed("--a\n--a--\n"), Oddity.HEADER_UNENDED),
+        (mixed("--a\nno field\n\nx\n--a--\n"), Oddity.NO_FIELD),
+        (mixed("--a\nX: y\nno field\nZ: y\n\nx\n--a--\n"), Oddity.NO_FIELD),
         (mixed("--a\nX: y"), Oddity.HEADER_UNENDED),
     ],
 )
@@ -126,6 +129,32 @@ def test_a_header_that_ends_at_a_delimiter_leaves_its_line_end_to_it():
     first, second = read_tree(mail).root.children
     assert (first.type, first.size, encoded_octets(mail, second)) == ("text/html", 0, b"next")
     assert mail.body_part(first.start, first.stop) == b"Content-Type: text/html"
+
+
+def test_the_parts_of_a_digest_are_messages():
+    mail = mixed("--a\n\nSubject: one\n\nfirst\n--a\nContent-Type: text/plain\n\nSubject: two\n\n--a--\n")
+    mail = Message.from_bytes(bytes(mail).replace(b"multipart/mixed", b"multipart/digest"))
+    assert [part.type for part in read_tree(mail).root.walk()] == [
+        "multipart/digest",
+        "message/rfc822",
+        "text/plain",
+        "text/plain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("text", "text/plain"),
+        ("", "text/plain"),
+        ("a/b/c", "text/plain"),
+        ("multipart; boundary=a", "multipart/mixed"),
+        ("multipart", "text/plain"),
+        ("Image/PNG", "image/png"),
+    ],
+)
+def test_what_is_no_type(value, read):
+    assert describe(f"Content-Type: {value}\r\n".encode()).type == read
 
 
 def nested(levels):

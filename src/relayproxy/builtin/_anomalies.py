@@ -9,7 +9,8 @@ from relayproxy.api import HeaderField, Mail, Message
 from relayproxy.builtin._content_kinds import extensions_of
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.model.encoded_words import decode_words
-from relayproxy.model.mime import Oddity, Part, encoded_octets, read_tree
+from relayproxy.model.mime import Oddity, Part, read_tree
+from relayproxy.model.mime_content import encoded_octets
 
 _LONGEST_LINE = 998  # RFC 5322 section 2.1.1
 _ONCE = frozenset(  # RFC 5322 section 3.6, RFC 2045 section 3
@@ -63,6 +64,7 @@ class Anomaly(StrEnum):
     NO_PARTS = "no-parts"
     UNTERMINATED = "unterminated"
     HEADER_UNENDED = "part-header-unended"
+    PART_NO_FIELD = "part-no-field"
     UNKNOWN_ENCODING = "unknown-encoding"
     ENCODED_MULTIPART = "encoded-multipart"
     ENCODED_MESSAGE = "encoded-message"
@@ -95,6 +97,7 @@ IN_WORDS: dict[Anomaly, str] = {
     Anomaly.NO_PARTS: "a multipart has no parts",
     Anomaly.UNTERMINATED: "a multipart has no end",
     Anomaly.HEADER_UNENDED: "no empty line ends the header of a part",
+    Anomaly.PART_NO_FIELD: "a line of the header of a part is no field",
     Anomaly.UNKNOWN_ENCODING: "a transfer encoding is unknown",
     Anomaly.ENCODED_MULTIPART: "a multipart has a transfer encoding",
     Anomaly.ENCODED_MESSAGE: "a message within the message has a transfer encoding",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from relayproxy.api import Message
 from relayproxy.model.encoded_words import codec_of
-from relayproxy.model.mime import Part, encoded_octets
+from relayproxy.model.mime import Part
+from relayproxy.model.mime_content import encoded_octets
 
 _LINE = 76  # characters of base64 on a line (RFC 2045 section 6.8)
 _WIDE = re.compile(r"utf_?(?:7|16|32)|u(?:tf)?(?:7|16|32)|ucs|iso_?2022|hz|unicode", re.IGNORECASE)

@@ -21,11 +21,13 @@ from relayproxy.builtin._content_kinds import (
     is_disguised,
     kind_of,
 )
-from relayproxy.model.mime import Part, Tree, decoded_octets
+from relayproxy.model.mime import Part, Tree
+from relayproxy.model.mime_content import decoded_octets
 
 Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
 
 _UUENCODED = re.compile(rb"(?:\A|\n)begin [0-7]{3,4} ([^\r\n]{1,200})")
+_ELSEWHERE = ("message/partial", "message/external-body")  # RFC 2046 section 5.2
 _MOST_UUENCODED = 20
 _VBA = "_VBA_PROJECT".encode("utf-16-le")
 _SHOWN = 60  # characters of a name in a reply
@@ -73,7 +75,9 @@ def scan(message: Message, tree: Tree, wanted: Wanted) -> Iterator[Problem]:
     if tree.unseen:
         yield Problem("unreadable", None, "", "its structure is too large or too odd to be read")
     room = _Room(wanted.all_octets, wanted.all_entries)
-    for part in tree.root.leaves():
+    for part in tree.root.walk():
+        if part.children and not part.type.startswith("multipart/"):
+            continue  # what a message within the message is called says nothing
         looked = _Look(message, part, wanted, room)
         seen: set[Sort] = set()
         for problem in looked.problems():
@@ -87,7 +91,8 @@ class _Look:
 
     def __init__(self, message: Message, part: Part, wanted: Wanted, room: _Room) -> None:
         self._message, self._part, self._wanted, self._room = message, part, wanted, room
-        head = decoded_octets(message, part, HEAD)
+        # A multipart has names only if no blank line ends its header, and those of its first part got into it.
+        head = b"" if part.children else decoded_octets(message, part, HEAD)
         self._kind = kind_of(head)
         self._names = part.described.names
         if part.type == "text/plain":
@@ -110,8 +115,12 @@ class _Look:
             )
         if self._extensions & MACRO_FILES:
             yield self._problem("macros", "it is an office file with macros")
+        if self._part.type in _ELSEWHERE:
+            yield self._problem("unreadable", "its content comes in other messages, or from elsewhere")
         if self._kind in UNLISTED:
             yield self._problem("unreadable", f"what is in a {self._kind} file isn't looked at")
+        if self._part.children:
+            return
         if self._kind in ("zip", "gzip", "ole") or self._extensions & {"zip", "docx", "xlsx", "pptx"}:
             yield from self._contents()
 

@@ -12,7 +12,8 @@ from itertools import islice
 from relayproxy.api import Message
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.model.encoded_words import in_charset
-from relayproxy.model.mime import Part, decoded_octets, read_tree
+from relayproxy.model.mime import Part, read_tree
+from relayproxy.model.mime_content import decoded_octets
 
 MOST = 2000
 """Different words of a message that count, the first ones."""

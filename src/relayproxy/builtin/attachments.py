@@ -38,7 +38,7 @@ _LARGE = 1_048_576  # octets of a message above which another thread looks at it
 _MOST_NOTED = 20
 _NOTE_TYPE = "text/plain; charset=us-ascii"
 
-EXTENSIONS = frozenset(
+EXTENSIONS = tuple(
     "ade adp apk app appcontent-ms application appref-ms appx bat cab chm cmd com cpl dll dmg ex_ exe gadget hlp hta "  # noqa: SIM905  (words are easier to read)
     "img ins inf isp iso jar js jse lib lnk mde msc msi msix msp mst nsh ocx pif ps1 ps1xml ps2 psc1 psm1 reg scf scr "
     "sct search-ms settingcontent-ms shb sys url vb vbe vbs vhd vhdx vxd wsc wsf wsh xll".split()
@@ -83,11 +83,11 @@ class AttachmentsSettings(Settings):
     """Archives that unpack to more than `max_ratio` times their size, and to more than 10 MiB."""
     unreadable: Action = "note"
     """What can't be looked into: broken archives, kinds that aren't listed, and what is beyond a limit."""
-    extensions: frozenset[Extension] = EXTENSIONS
+    extensions: tuple[Extension, ...] = EXTENSIONS
     """The extensions that are dangerous; a list here takes the place of the built-in one."""
-    more_extensions: frozenset[Extension] = frozenset()
+    more_extensions: tuple[Extension, ...] = ()
     """Further ones."""
-    kinds: frozenset[Kind] = frozenset({"executable", "shortcut", "cabinet", "help", "disk-image"})
+    kinds: tuple[Kind, ...] = ("executable", "shortcut", "cabinet", "help", "disk-image")
     """The kinds of content that are dangerous, whatever the name says."""
     score: float = 3.0
     """What each problem adds to the score of the message."""
@@ -110,8 +110,8 @@ class Attachments(Plugin[AttachmentsSettings]):
     def __init__(self, options: AttachmentsSettings) -> None:
         super().__init__(options)
         self._wanted = Wanted(
-            options.extensions | options.more_extensions,
-            options.kinds,
+            frozenset((*options.extensions, *options.more_extensions)),
+            frozenset(options.kinds),
             options.max_entries,
             options.max_ratio,
             options.max_size,
@@ -153,8 +153,9 @@ class Attachments(Plugin[AttachmentsSettings]):
             edits, count, broken = self._taken_out(mail.message)
         if edits:
             named = f", which breaks the signature of {', '.join(broken)}" if broken else ""
-            self.log.warning("%s: %d attachments taken out%s", mail.id, count, named)
-            mail.note("attachments", "policy", reason=f"{count} taken out", broken=" ".join(broken))
+            self.log.warning("%s: attachments taken out: %d%s", mail.id, count, named)
+            props = {"broken": " ".join(broken)} if broken else {}
+            mail.note("attachments", "policy", score=0.0, reason=f"taken out: {count}", **props)
         return edits
 
     def _taken_out(self, message: Message) -> tuple[list[Edit], int, tuple[str, ...]]:
@@ -207,6 +208,8 @@ def _without(message: Message, stripped: Iterable[tuple[Part, Problem]]) -> Iter
     pieces: list[bytes] = []
     place = 0
     for part, problem in sorted(stripped, key=lambda one: one[0].body):
+        if part.start < place:
+            continue  # it is within one that has gone
         note = f'The attachment "{problem.name}" was removed: {problem.detail}.'.encode("ascii", "replace")
         if part.depth == 0:
             for name in ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition"):

@@ -17,7 +17,8 @@ from relayproxy.builtin._append import Splice, appended, escaped
 from relayproxy.mailauth.dkim_impact import broken_by_body
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.model.encoded_words import in_charset
-from relayproxy.model.mime import Part, decoded_octets, read_tree
+from relayproxy.model.mime import Part, read_tree
+from relayproxy.model.mime_content import decoded_octets
 
 _LARGE = 262_144  # octets of a message above which another thread does it
 _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")

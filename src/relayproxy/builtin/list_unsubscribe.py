@@ -97,7 +97,8 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
             return None
         if broken:
             self.log.warning("%s: the fields break the signature of %s", mail.id, ", ".join(broken))
-        mail.note("list_unsubscribe", "pass", broken=" ".join(broken))
+        props = {"broken": " ".join(broken)} if broken else {}
+        mail.note("list_unsubscribe", "pass", score=0.0, reason="", **props)
         return [AddHeader(_FIELDS[1], "List-Unsubscribe=One-Click"), AddHeader(_FIELDS[0], value)]
 
     def _obstacle(self, mail: Mail, broken: tuple[str, ...]) -> str:

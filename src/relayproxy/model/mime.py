@@ -5,14 +5,13 @@ message; a mapped body is never copied whole. Broken structure is read the way t
 not know what anybody concludes from a part, and writes nothing.
 """
 
-import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from relayproxy.model.message import Message
-from relayproxy.model.mime_fields import Described, describe
+from relayproxy.model.mime_fields import EMBEDDED, PLAIN, Described, describe
 
 DEEPEST = 20
 """Containers within containers; deeper ones are leaves."""
@@ -25,15 +24,11 @@ ALL_HEADERS = 262_144
 """Octets of the headers of all parts together."""
 _LONGEST_BOUNDARY = 200  # RFC 2046 allows 70
 _LINE = re.compile(rb"\r\n--([^\r\n]{0,300})")
+_NO_FIELD = re.compile(rb"\r\n(?![ \t]|[!-9;-~]{1,1000}[ \t]*:|\r\n|\Z)")
 _BLANKS = b" \t"
 _KNOWN_ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
 _MESSAGES = ("message/rfc822", "message/global")
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
-
-
-_NOT_BASE64 = bytes(
-    set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-)
 
 
 class Oddity(StrEnum):
@@ -51,6 +46,7 @@ class Oddity(StrEnum):
     ENCODED_MULTIPART = "encoded-multipart"
     ENCODED_MESSAGE = "encoded-message"
     HEADER_UNENDED = "part-header-unended"
+    NO_FIELD = "part-no-field"
     TOO_DEEP = "too-deep"
     TOO_MANY_PARTS = "too-many-parts"
     TOO_MUCH_HEADER = "too-much-header"
@@ -64,7 +60,7 @@ UNSEEN = frozenset(
 """Those that leave something unread."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part, the message itself included; offsets count from the beginning of the message's body.
 
@@ -78,7 +74,7 @@ class Part:
     body: int
     stop: int
     depth: int
-    children: list["Part"] = field(default_factory=list)
+    children: tuple["Part", ...] = ()
 
     @property
     def type(self) -> str:
@@ -121,41 +117,31 @@ def read_tree(message: Message) -> Tree:
     return _Reader(message).read()
 
 
-def encoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
-    """Return a part's content as it is in the message, or the first `most` octets of it."""
-    stop = part.stop if most is None else min(part.stop, part.body + most)
-    return message.body_part(part.body, stop)
+class _Draft:
+    """A part whose end is not known yet."""
+
+    __slots__ = ("body", "children", "depth", "described", "start", "stop")
+
+    def __init__(self, described: Described, start: int, body: int, stop: int, depth: int) -> None:
+        self.described = described
+        self.start, self.body, self.stop = start, body, stop
+        self.depth = depth
+        self.children: list[_Draft] = []
+
+    def part(self) -> Part:
+        """Return the part with all below it, of which there are DEEPEST levels at most."""
+        children = tuple(child.part() for child in self.children)
+        return Part(self.described, self.start, self.body, self.stop, self.depth, children)
 
 
-def decoded_octets(message: Message, part: Part, most: int | None = None) -> bytes:
-    """Return a part's content without its transfer encoding, or what its first `most` octets say.
-
-    Errs towards decoding: what isn't of the encoding's alphabet is skipped.
-    """
-    data = encoded_octets(message, part, most)
-    match part.described.encoding:
-        case "base64":
-            return _from_base64(data)
-        case "quoted-printable":
-            return binascii.a2b_qp(data)
-        case _:
-            return data
-
-
-def _from_base64(data: bytes) -> bytes:
-    """Decode all that can be; a group that is cut off counts as far as it goes."""
-    letters = data.translate(None, _NOT_BASE64)
-    kept = len(letters) - (len(letters) % 4 == 1)
-    return binascii.a2b_base64(letters[:kept] + b"=" * (-kept % 4))
-
-
-@dataclass(slots=True)
 class _Open:
     """A container that is not closed yet; `boundary` is None for a message within a message."""
 
-    part: Part
-    boundary: bytes | None
-    begun: bool = False
+    __slots__ = ("begun", "boundary", "part")
+
+    def __init__(self, part: _Draft, boundary: bytes | None) -> None:
+        self.part, self.boundary = part, boundary
+        self.begun = False
 
 
 class _Reader:
@@ -163,21 +149,21 @@ class _Reader:
         self._message = message
         self._end = len(message.body)
         self._open: list[_Open] = []
-        self._leaf: Part | None = None
+        self._leaf: _Draft | None = None
         self._odd: set[Oddity] = set()
         self._count = 0
         self._headers = 0
 
     def read(self) -> Tree:
         described = describe(self._message.head[:ALL_HEADERS])
-        root = Part(described, 0, 0, self._end, 0)
+        root = _Draft(described, 0, 0, self._end, 0)
         self._enter(root)
         if self._open:
             for place, text in self._lines():
                 if not self._line(place, text):
                     break
             self._close(0, self._end)
-        return Tree(root, frozenset(self._odd))
+        return Tree(root.part(), frozenset(self._odd))
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield where a line that begins with two hyphens begins, and the rest of it."""
@@ -216,21 +202,22 @@ class _Reader:
         line = self._message.body_part(place, min(self._end, place + 400))
         cut = line.find(b"\r\n")
         start = self._end if cut < 0 else place + cut + 2
-        part = self._part(start, container.part.depth + 1)
+        default = EMBEDDED if container.part.described.type == "multipart/digest" else PLAIN
+        part = self._part(start, container.part.depth + 1, default)
         container.part.children.append(part)
         self._enter(part)
         return True
 
-    def _part(self, start: int, depth: int) -> Part:
-        """Read the header that begins at `start`."""
+    def _part(self, start: int, depth: int, default: Described = PLAIN) -> _Draft:
+        """Read the header that begins at `start`, of a part that is of the type of `default` if it says nothing."""
         self._count += 1
         room = min(LONGEST_HEADER, ALL_HEADERS - self._headers)
         if room <= 0:
             self._odd.add(Oddity.TOO_MUCH_HEADER)
-            return Part(Described(), start, start, self._end, depth)
+            return _Draft(default, start, start, self._end, depth)
         data = self._message.body_part(start, min(self._end, start + room))
         if data.startswith(b"\r\n"):
-            return Part(Described(), start, start + 2, self._end, depth)
+            return _Draft(default, start, start + 2, self._end, depth)
         cut = data.find(b"\r\n\r\n")
         head = data if cut < 0 else data[: cut + 2]
         delimiter = self._delimiter_in(head)
@@ -243,7 +230,9 @@ class _Reader:
         else:
             body = start + cut + 4
         self._headers += len(head)
-        return Part(describe(head), start, body, self._end, depth)
+        if _NO_FIELD.search(b"\r\n" + head):
+            self._odd.add(Oddity.NO_FIELD)
+        return _Draft(describe(head, default), start, body, self._end, depth)
 
     def _delimiter_in(self, head: bytes) -> int:
         """Return where a delimiter line of an open container ends a header that has no blank line, or -1."""
@@ -254,7 +243,7 @@ class _Reader:
                     return match.start()
         return -1
 
-    def _enter(self, part: Part) -> None:
+    def _enter(self, part: _Draft) -> None:
         """Make `part` what the lines to come belong to, with the messages that begin within it."""
         while True:
             said = part.described
@@ -280,7 +269,7 @@ class _Reader:
             part.children.append(within)
             part = within
 
-    def _judge(self, part: Part) -> None:
+    def _judge(self, part: _Draft) -> None:
         said = part.described
         if said.repeated:
             self._odd.add(Oddity.REPEATED_FIELD)
@@ -331,5 +320,5 @@ class _Reader:
         del self._open[level:]
 
     @staticmethod
-    def _end_part(part: Part, stop: int) -> None:
+    def _end_part(part: _Draft, stop: int) -> None:
         part.stop = max(part.body, min(stop, part.stop))

@@ -24,6 +24,7 @@ _PARAMETER = re.compile(
     r';\s*([^\s=;"]{1,80})\s*=\s*(?:"((?:[^"\\]|\\.)*)("?)|([^;]*))',
     re.DOTALL,
 )
+_TYPE = re.compile(r"[^\s/]+/[^\s/]+\Z")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*\)")
 
@@ -48,10 +49,13 @@ class Described:
 
 
 PLAIN = Described()
+"""What a part is that says nothing (RFC 2045 section 5.2)."""
+EMBEDDED = Described("message/rfc822")
+"""What a part of a multipart/digest is that says nothing (RFC 2046 section 5.1.5)."""
 
 
-def describe(head: bytes) -> Described:
-    """Read a header block, as octets with CRLF line ends. Linear in its size.
+def describe(head: bytes, default: Described = PLAIN) -> Described:
+    """Read a header block, as octets with CRLF line ends; without a Content-Type it is of `default`'s. Linear in its size.
 
     Of several Content-Types the first with a boundary counts, or else the first.
     """
@@ -60,7 +64,7 @@ def describe(head: bytes) -> Described:
         value = match[2][:_LONGEST_VALUE].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
         values.setdefault(match[1].decode("ascii").lower(), []).append(value)
     if not values:
-        return PLAIN
+        return default
     types = [_Value(value) for value in values.get("content-type", ())]
     dispositions = [_Value(value) for value in values.get("content-disposition", ())]
     chosen = next((one for one in types if one.all("boundary")), types[0] if types else _NOTHING)
@@ -71,7 +75,7 @@ def describe(head: bytes) -> Described:
     names += [name for one in types for name in one.names("filename")]
     encoding = values.get("content-transfer-encoding", [""])[0]
     return Described(
-        chosen.word or "text/plain",
+        chosen.type if types else default.type,
         dispositions[0].word if dispositions else "",
         _COMMENT.sub("", encoding).strip().lower() or "7bit",
         next(iter(chosen.all("charset")), "").lower(),
@@ -88,6 +92,15 @@ class _Value:
         word, _, rest = value.partition(";")
         self.word = _COMMENT.sub("", word).strip().lower()
         self._parameters = tuple(_parameters(";" + rest)) if rest else ()
+
+    @property
+    def type(self) -> str:
+        """The word as a media type; what is none is plain text, or mixed if it would be some multipart."""
+        if _TYPE.match(self.word):
+            return self.word
+        return (
+            "multipart/mixed" if self.word.startswith("multipart") and self.all("boundary") else "text/plain"
+        )
 
     def all(self, name: str) -> list[str]:
         """Return every reading of a parameter, plain ones first (RFC 2231 for those in pieces)."""
