@@ -240,6 +240,8 @@ async def test_without_room_the_client_keeps_it(relay: Relay, floor: dict[str, A
         await relay.start()
         heard = await send(relay)
         assert (heard.code, heard.enhanced) == (452, "4.3.1")
+        assert (await send(relay)).code == 452
+        assert [line["event"] for line in relay.events].count("queue_full") == 1
         assert sink.messages == []
 
 

@@ -186,3 +186,19 @@ async def test_half_a_message_is_dropped_when_patience_ends(relay: Relay, event:
                 assert (await client.read()).kind == 4
         assert await relay.end() == 0
         assert sink.arrived == []
+
+
+async def test_the_commands_find_the_socket_that_the_configuration_names(relay: Relay):
+    async with UpstreamSink() as sink:
+        relay.configure(sink.address)
+        await relay.start()
+        status, text = await relay.output("status")
+        assert (status, f"pid {relay.pid}" in text) == (0, True), text
+        relay.write(relay.config_file.read_text().replace('"upstreams"', '"upstream"'))
+        status, text = await relay.output("reload", "-C", str(relay.config_file))
+        assert status == 1
+        assert text.endswith("still running with the old configuration\n")
+        status, text = await relay.output("stop")
+        assert (status, text) == (0, "stopping\n")
+        assert await relay.until_ended() == 0
+    assert (await relay.output("status"))[0] == 69

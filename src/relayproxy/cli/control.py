@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from relayproxy.cli.common import find_config
+
 UNREACHABLE = 69
 _PATIENCE = 120.0
 
@@ -27,11 +29,21 @@ def default_socket() -> Path | None:
     return None
 
 
-def ask(path: Path | None, command: str) -> dict[str, Any]:
+def configured_socket(config: Path | None) -> Path | None:
+    """Return the control socket that a configuration names, or None; it may be wrong in all else."""
+    from relayproxy.config.layers import Layers
+
+    place = find_config(config)
+    control = Layers(place, {}, os.environ).raw.get("control")
+    named = control.get("socket") if isinstance(control, dict) else None
+    return (place or Path()).absolute().parent / named if isinstance(named, str) else None
+
+
+def ask(path: Path | None, config: Path | None, command: str) -> dict[str, Any]:
     """Send a command and return the answer; exits 69 when nobody answers."""
-    place = path or default_socket()
+    place = path or configured_socket(config) or default_socket()
     if place is None:
-        click.echo("relayproxy: say where the control socket is: --socket PATH", err=True)
+        click.echo("relayproxy: say where the control socket is: -C FILE or --socket PATH", err=True)
         sys.exit(UNREACHABLE)
     try:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -41,29 +53,40 @@ def ask(path: Path | None, command: str) -> dict[str, Any]:
             answer = json.loads(sock.makefile("rb").readline())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        click.echo(f"relayproxy: no answer from a running proxy at {place}: {reason}", err=True)
+        click.echo(
+            f"relayproxy: no answer from a running proxy at {place}: {reason}\n"
+            "  if it runs with another configuration or socket, name that with -C FILE or --socket PATH",
+            err=True,
+        )
         sys.exit(UNREACHABLE)
     assert isinstance(answer, dict)
     return answer
 
 
+_CONFIG = click.option(
+    "-C",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The configuration that it runs with; without it ./relayproxy.yaml or /etc/relayproxy/relayproxy.yaml.",
+)
 _SOCKET = click.option(
     "--socket",
-    "path",
+    "socket_path",
     type=click.Path(path_type=Path),
-    help="The control socket, where it isn't in its usual place.",
+    help="The control socket, where it isn't as configured.",
 )
 
 
 @click.command()
+@_CONFIG
 @_SOCKET
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.option(
     "--probe", type=click.Choice(["live", "ready"]), help="Only tell, by the exit code, whether it is."
 )
-def status(path: Path | None, output: str, probe: str | None) -> None:
+def status(config: Path | None, socket_path: Path | None, output: str, probe: str | None) -> None:
     """Show the running proxy: listeners, workers, the last reload."""
-    answer = ask(path, "status")
+    answer = ask(socket_path, config, "status")
     workers = answer["workers"]
     if probe:
         ready = any(worker["state"] == "ready" for worker in workers)
@@ -88,10 +111,11 @@ def status(path: Path | None, output: str, probe: str | None) -> None:
 
 
 @click.command()
+@_CONFIG
 @_SOCKET
-def reload(path: Path | None) -> None:
+def reload(config: Path | None, socket_path: Path | None) -> None:
     """Load the configuration again; on any mistake the running one stays, and the mistake is shown."""
-    answer = ask(path, "reload")
+    answer = ask(socket_path, config, "reload")
     if answer.get("ok"):
         click.echo("reloaded")
         return
@@ -100,8 +124,9 @@ def reload(path: Path | None) -> None:
 
 
 @click.command()
+@_CONFIG
 @_SOCKET
-def stop(path: Path | None) -> None:
+def stop(config: Path | None, socket_path: Path | None) -> None:
     """Drain and stop the running proxy, as SIGTERM does."""
-    ask(path, "stop")
+    ask(socket_path, config, "stop")
     click.echo("stopping")

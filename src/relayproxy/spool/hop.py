@@ -90,6 +90,22 @@ class QueueHop:
         self.stored = metrics.cell("queue_stored_total")
         self.errors = {kind: metrics.cell("queue_store_errors_total", kind) for kind in KINDS}
         self._routes = routes
+        self._full = False
+
+    def has_room(self) -> bool:
+        """Whether a message may be stored; counts those that may not, and says in the log when that changes."""
+        room = self.spool.room()
+        if not room:
+            self.errors["full"].inc()
+        if room is self._full:
+            self._full = not room
+            if room:
+                self.log.info("queue_has_room")
+            else:
+                self.log.error(
+                    "queue_full", problem="less is free than spool.min_free or spool.min_free_inodes say"
+                )
+        return room
 
     @property
     def capabilities(self) -> Capabilities:
@@ -145,7 +161,7 @@ class QueueTransaction:
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
         """Answer for recipients: those that have a route are welcome while there is room."""
-        if not self._hop.spool.room():
+        if not self._hop.has_room():
             return [_FULL] * len(recipients)
         return [self._take(recipient) for recipient in recipients]
 
