@@ -12,10 +12,10 @@ from relayproxy.api import App, Clock, Direction, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
+from relayproxy.core.entry import Entry
+from relayproxy.core.entry import When as Condition
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Entry
-from relayproxy.core.pipeline import When as Condition
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import ListenerServices, Services
