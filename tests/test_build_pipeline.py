@@ -9,8 +9,8 @@ from relayproxy import build
 from relayproxy.api import Direction, Plugin, Settings, hook
 from relayproxy.catalogue import PluginError
 from relayproxy.config.models import PipelineEntry, When
-from relayproxy.core.pipeline import Entry
-from relayproxy.core.pipeline import When as Condition
+from relayproxy.core.entry import Entry
+from relayproxy.core.entry import When as Condition
 
 
 class Seen(Plugin[Settings]):

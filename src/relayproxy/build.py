@@ -13,10 +13,10 @@ from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
 from relayproxy.config.yaml import read_file
+from relayproxy.core.entry import Entry
+from relayproxy.core.entry import When as Condition
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Entry
-from relayproxy.core.pipeline import When as Condition
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import ListenerServices, Services

@@ -19,7 +19,7 @@ from relayproxy.api import (
     hook,
     reject,
 )
-from relayproxy.core.pipeline import When
+from relayproxy.core.entry import When
 from relayproxy.model.client import Client
 from relayproxy.testing.session import SessionDriver, entry_for
 

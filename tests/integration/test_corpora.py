@@ -12,7 +12,7 @@ from relayproxy.builtin.dkim_verify import DkimVerify
 from relayproxy.builtin.dmarc import Dmarc, DmarcSettings
 from relayproxy.builtin.iprev import Iprev
 from relayproxy.builtin.spf import SpfPlugin
-from relayproxy.core.pipeline import When
+from relayproxy.core.entry import When
 from relayproxy.mailauth.authres import forged
 from relayproxy.model.edits import apply_to_message
 from relayproxy.model.message import Message

@@ -20,12 +20,13 @@ from relayproxy.api import Client as Caller
 from relayproxy.api import Plugin, Settings, hook
 from relayproxy.app import SystemClock
 from relayproxy.catalogue import hooks_of
+from relayproxy.core.entry import Entry
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import SharedLedger
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
-from relayproxy.core.pipeline import Entry, Pipeline
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import Budget, ListenerServices, Services

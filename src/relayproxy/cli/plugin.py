@@ -12,7 +12,7 @@ from relayproxy.api import Plugin
 from relayproxy.build import entries_of
 from relayproxy.catalogue import HOOKS, Catalogue, PluginError
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load_plan
-from relayproxy.core.pipeline import Entry
+from relayproxy.core.entry import Entry
 from relayproxy.hookspecs import DECIDE, LIFE
 
 

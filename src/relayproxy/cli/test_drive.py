@@ -18,10 +18,10 @@ from relayproxy.cli.test_watch import Believes, Memory, Recorder, Watched
 from relayproxy.config.models import Config, Listener
 from relayproxy.config.models import Upstream as UpstreamConfig
 from relayproxy.config.values import Endpoint
+from relayproxy.core.entry import Entry
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Entry
 from relayproxy.core.policy import Relay
 from relayproxy.core.ports import Capabilities, NextHop
 from relayproxy.core.services import Budget, ListenerServices, Services
@@ -219,7 +219,7 @@ class _Stage:
         """A plugin that only observes would edit; the trace says what it returned."""
         observed = {entry.name for entry in self._pipeline.entries if entry.observe}
         if step.hook in REWRITE and step.plugin in observed and not step.error:
-            return replace(step, answer=f"would make {step.answer}")
+            return step._replace(answer=f"would make {step.answer}")
         return step
 
     async def _converse(self, session: Session) -> Reply:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from relayproxy.app import SystemClock
+from relayproxy.core.entry import Entry, Scope
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Entry, Pipeline, Scope
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import Capabilities, NextHop, Transaction
 from relayproxy.model.client import Client, Credentials
 from relayproxy.model.envelope import Envelope, Recipient

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TypeAlias
 
+from relayproxy.core.entry import Scope, is_silent
 from relayproxy.core.ledger import quick_key
-from relayproxy.core.pipeline import Scope, is_silent
 from relayproxy.core.policy import Route, route_for
 from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event

@@ -4,7 +4,7 @@ There is no client and no verdict; what a report or a bounce says is decided bef
 how the next hop is reached.
 """
 
-from relayproxy.core.pipeline import Scope
+from relayproxy.core.entry import Scope
 from relayproxy.core.policy import choose_route
 from relayproxy.core.services import Services
 from relayproxy.model.client import Client

@@ -1,21 +1,19 @@
-"""The pipeline: calls the hooks of the plugins, in order or at once, within a budget, behind a fence.
+"""The pipeline: asks the hooks of the plugins, in order or at once, within a budget.
 
-pluggy registers plugins and checks their signatures; it can't await, so the calls are made here. Whatever a plugin
-does (raise, hang, return nonsense) becomes a verdict that its `on_error` names; nothing of it reaches the client or
-another session. Must not know what any plugin is for.
+pluggy registers plugins and checks their signatures; it can't await, so the calls are made here, behind the fence
+(core/fence.py). Whatever a plugin does (raise, hang, return nonsense) becomes a verdict that its `on_error` names;
+nothing of it reaches the client or another session. Must not know what any plugin is for.
 """
 
 import asyncio
-import inspect
-import traceback
-import types
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
-from relayproxy.api import Clock, ServiceError, Unavailable
+from relayproxy.api import Clock
+from relayproxy.core.entry import Call, Entry, Result, Scope, is_settled, is_skipped, prepared
+from relayproxy.core.fence import Came, Fence, where
 from relayproxy.core.log import Log
-from relayproxy.core.metrics import Cell, Metrics, Timer
+from relayproxy.core.metrics import Metrics
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import (
@@ -37,115 +35,10 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Mail, Step
 from relayproxy.model.outcome import Outcome
-from relayproxy.model.verdict import Action, Verdict, defer, hold, reject, strongest
+from relayproxy.model.verdict import Verdict, defer, hold, reject, strongest
 
 _ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, RequireTls, SetRoute, SetSender)
 _EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
-
-
-@dataclass(frozen=True, slots=True)
-class When:
-    """Which mail an entry is asked about; None means any."""
-
-    listeners: frozenset[str] | None = None
-    directions: frozenset[Direction] | None = None
-    authenticated: bool | None = None
-    tls: bool | None = None
-
-    def holds(self, client: Client, direction: Direction | None) -> bool:
-        """Whether it applies; before MAIL the direction isn't known (None) and doesn't matter."""
-        return (
-            (self.listeners is None or client.listener in self.listeners)
-            and (self.directions is None or direction is None or direction in self.directions)
-            and (self.authenticated is None or bool(client.identity) == self.authenticated)
-            and (self.tls is None or (client.tls is not None) == self.tls)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the pipeline: a plugin and how it is run. `hooks` maps hook names to what is called.
-
-    `skips` are later entries that its findings `skip` can keep from being asked.
-    """
-
-    name: str
-    plugin: Any
-    hooks: dict[str, Callable[..., Any]]
-    after: tuple[str, ...] | None = None
-    when: When = field(default_factory=When)
-    observe: bool = False
-    on_error: str = "defer"
-    timeout: float = 10.0
-    signer: bool = False
-    skips: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Call:
-    """One hook of one entry, ready to be called. `skippers` are entries whose findings can make it be left out."""
-
-    entry: Entry
-    hook: str
-    function: Callable[..., Any]
-    names: tuple[str, ...]
-    background: bool
-    waits: bool
-    needs: frozenset[str]
-    skippers: frozenset[str]
-    timer: Timer
-    errors: dict[str, Cell]
-    verdicts: dict[str, Cell]
-
-
-@dataclass(slots=True)
-class Result:
-    """What a call came to."""
-
-    call: Call
-    value: Any = None
-    findings: tuple[Finding, ...] = ()
-
-
-class Scope:
-    """What belongs to a connection, a greeting or a message while hooks run: time left, what runs behind, what is owed.
-
-    `budget` is in seconds of hooks' time and 0 for no limit. A greeting's scope has its connection's as `parent`, a
-    message's that of the greeting. `running` maps what runs behind to the plugin's name. `owed` is a verdict that no
-    reply could tell when it was given (hold, discard): it counts when the message is judged. `trace` has the steps of
-    hooks that ran before there was a mail.
-    """
-
-    __slots__ = ("deadline", "left", "owed", "parent", "running", "trace")
-
-    def __init__(self, budget: float = 0.0, parent: "Scope | None" = None) -> None:
-        self.left = budget
-        self.deadline = 0.0
-        self.parent = parent
-        self.running: dict[asyncio.Future[Result], str] = {}
-        self.owed: Verdict | None = None
-        self.trace: list[Step] = []
-        if parent is not None:
-            self.owed = parent.owed
-            if parent.running:
-                self.running.update(parent.running)
-
-    def owe(self, verdict: Verdict | None) -> None:
-        """Keep a verdict that has no reply of its own; the others have been told, or object to nothing."""
-        if is_silent(verdict):
-            self.owed = strongest((self.owed, verdict))
-
-    def cancel(self) -> None:
-        """Drop what still runs for this scope alone: nobody will ask for it."""
-        for task in self.running:
-            if self.parent is None or task not in self.parent.running:
-                task.cancel()
-        self.running.clear()
-
-
-def is_silent(verdict: Verdict | None) -> bool:
-    """Whether a verdict decides something that no reply before the content can say (hold, discard)."""
-    return verdict is not None and verdict.action in (Action.HOLD, Action.DISCARD)
 
 
 class Pipeline:
@@ -153,14 +46,15 @@ class Pipeline:
 
     def __init__(self, entries: Sequence[Entry], *, clock: Clock, log: Log, metrics: Metrics) -> None:
         self.entries = tuple(entries)
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._log = log
+        self._fence = Fence(clock, log)
         self._calls: dict[str, tuple[Call, ...]] = {}
         for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
             users = [entry for entry in entries if hook in entry.hooks]
             if hook == "before_forward":
                 users.sort(key=lambda entry: entry.signer)
-            self._calls[hook] = tuple(self._prepare(entry, hook, metrics) for entry in users)
+            self._calls[hook] = tuple(prepared(entry, hook, self.entries, metrics) for entry in users)
         # What is asked for every message is looked up once.
         self.asks_mail = bool(self._calls["mail"])
         self.asks_rcpt = bool(self._calls["rcpt"])
@@ -170,29 +64,6 @@ class Pipeline:
         # What was said before the content may be owed until it is judged.
         self.decides_message = self.rewrites_envelope or any(
             self._calls[hook] for hook in (*DECIDE, *PREPARE)
-        )
-
-    def _prepare(self, entry: Entry, hook: str, metrics: Metrics) -> Call:
-        function = entry.hooks[hook]
-        mode = "observe" if entry.observe else "enforce"
-        return Call(
-            entry=entry,
-            hook=hook,
-            function=function,
-            names=tuple(inspect.signature(function).parameters),
-            background=bool(getattr(function, "relayproxy_background", False)) and hook in DECIDE,
-            waits=inspect.iscoroutinefunction(function),
-            needs=frozenset(_transitive(entry, self.entries)),
-            skippers=frozenset(_skippers(entry, self.entries)),
-            timer=metrics.timer("hook_duration_seconds", hook, entry.name),
-            errors={
-                kind: metrics.cell("plugin_errors_total", entry.name, kind)
-                for kind in ("raise", "service", "timeout", "type", "unavailable")
-            },
-            verdicts={
-                action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
-                for action in (Action if hook in DECIDE else ())
-            },
         )
 
     def calls(self, hook: str) -> tuple[Call, ...]:
@@ -229,17 +100,27 @@ class Pipeline:
         calls = self._calls[hook]
         if not calls:
             return None
-        start = self._clock.monotonic()
+        start = self._monotonic()
         if scope.left:
             scope.deadline = start + scope.left
         try:
-            results = await self._stage(calls, mail.client, mail.direction, scope, mail, more)
+            if len(calls) == 1 and not calls[0].background and not scope.running:
+                # One hook that waits for nothing before it: no more than the call.
+                call = calls[0]
+                results: Sequence[Result] = ()
+                if call.always or call.entry.when.holds(mail.client, mail.direction):
+                    begun = self._begin(call, scope, mail, more, ())
+                    results = (begun if isinstance(begun, Result) else await begun,)
+            else:
+                results = await self._stage(calls, mail.client, mail.direction, scope, mail, more)
         except asyncio.CancelledError:
             scope.cancel()
             raise
         if scope.left:
-            scope.left = max(0.001, scope.left - (self._clock.monotonic() - start))
-        mail.findings += tuple(f for result in results for f in result.findings)
+            scope.left = max(0.001, scope.left - (self._monotonic() - start))
+        for result in results:
+            if result.findings:
+                mail.findings += result.findings
         verdict = self._weigh(results)
         if hook == "mail":
             scope.owe(verdict)
@@ -248,8 +129,8 @@ class Pipeline:
     async def judge(self, mail: Mail, scope: Scope) -> Verdict | None:
         """Settle the message stage: what is owed, what the message hooks say, and what ran behind until now."""
         for call in self._calls["arrived"]:
-            if call.entry.when.holds(mail.client, mail.direction):
-                await self._fenced(call, scope, {"mail": mail.view()})
+            if call.always or call.entry.when.holds(mail.client, mail.direction):
+                await self._called(call, scope, {"mail": mail.view()})
         verdict = strongest((scope.owed, await self.decide("message", mail, scope)))
         return strongest((verdict, await self._join(mail, scope))) if scope.running else verdict
 
@@ -261,11 +142,11 @@ class Pipeline:
         return self._weigh(
             result
             for result in results
-            if not (result.call.skippers and _is_skipped(result.call, mail.findings, None))
+            if not (result.call.skippers and is_skipped(result.call, mail.findings, None))
         )
 
     def _weigh(self, results: Iterable[Result]) -> Verdict | None:
-        kept: list[Verdict] = []
+        best: Verdict | None = None
         for result in results:
             verdict = result.value
             if verdict is None:
@@ -281,8 +162,9 @@ class Pipeline:
                     reply=str(verdict.reply or ""),
                 )
                 continue
-            kept.append(verdict)
-        return strongest(kept)
+            if best is None or verdict.action > best.action:
+                best = verdict
+        return best
 
     async def _stage(
         self,
@@ -297,13 +179,15 @@ class Pipeline:
 
         What runs behind and is needed by a hook of this stage that doesn't run behind is settled here.
         """
-        asked = [call for call in calls if call.entry.when.holds(client, direction)]
+        asked = [call for call in calls if call.always or call.entry.when.holds(client, direction)]
         if len(asked) == 1 and not asked[0].background and not scope.running:
-            return [await self._call(asked[0], scope, mail, arguments, ())]
+            begun = self._begin(asked[0], scope, mail, arguments, ())
+            return [begun if isinstance(begun, Result) else await begun]
         wanted: set[str] = set()
-        for call in asked:
-            if not call.background:
-                wanted |= call.needs
+        if scope.running or any(call.background for call in asked):
+            for call in asked:
+                if not call.background:
+                    wanted |= call.needs
         started: list[tuple[str, Result | asyncio.Future[Result]]] = []
         for task, name in tuple(scope.running.items()):
             if name in wanted:
@@ -347,14 +231,8 @@ class Pipeline:
                 known.append(item.result())
         if call.waits or len(known) < len(needed):
             return asyncio.create_task(self._following(call, needed, scope, mail, arguments))
-        coroutine = self._call(call, scope, mail, arguments, known)
-        try:
-            coroutine.send(None)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        # It stands at the point where `_fenced` found that it has to wait, and goes on in a task.
-        return asyncio.create_task(coroutine)
+        begun = self._begin(call, scope, mail, arguments, known)
+        return begun if isinstance(begun, Result) else asyncio.create_task(begun)
 
     async def _following(
         self,
@@ -369,46 +247,63 @@ class Pipeline:
             # Others may need them too: that this one is cancelled must not cancel them.
             await asyncio.wait(awaited)
         before = [item if isinstance(item, Result) else item.result() for item in needed]
-        return await self._call(call, scope, mail, arguments, before)
+        begun = self._begin(call, scope, mail, arguments, before)
+        return begun if isinstance(begun, Result) else await begun
 
-    async def _call(
+    def _begin(
         self,
         call: Call,
         scope: Scope,
         mail: Mail | None,
         arguments: dict[str, Any],
         before: Sequence[Result],
-    ) -> Result:
-        """Call one decide hook behind the fence."""
+    ) -> Result | Coroutine[Any, Any, Result]:
+        """Call one decide hook; return what it came to, or what is to be awaited for that."""
         trace = scope.trace if mail is None else mail.trace
-        if _is_settled(before):
+        name = call.entry.name
+        if before and is_settled(before):
             # Nothing is stronger, and of equals the earlier wins: the answer is known.
-            trace.append(Step(call.hook, call.entry.name, 0.0, "not run"))
+            trace.append(Step(call.hook, name, 0.0, "not run"))
             return Result(call)
-        notes: list[Finding] = []
         if mail is not None:
-            view = mail.view(call.entry.name)
+            view = mail.view(name)
             for result in before:
-                view.findings += result.findings
-            if call.skippers and _is_skipped(call, view.findings, arguments.get("rcpt")):
-                trace.append(Step(call.hook, call.entry.name, 0.0, "skipped"))
+                if result.findings:
+                    view.findings += result.findings
+            if call.skippers and is_skipped(call, view.findings, arguments.get("rcpt")):
+                trace.append(Step(call.hook, name, 0.0, "skipped"))
                 return Result(call)
             notes = view.noted
             arguments = {"mail": view, **arguments}
         else:
+            notes = []
             arguments = {**arguments, "note": _noter(notes)}
-        value, error, seconds = await self._fenced(call, scope, arguments)
-        if not error and value is not None and not isinstance(value, Verdict):
+        came = self._fence.begin(call, scope, arguments)
+        if isinstance(came, tuple):
+            return self._result(call, trace, notes, came)
+        return self._resulting(call, trace, notes, came)
+
+    async def _resulting(
+        self, call: Call, trace: list[Step], notes: list[Finding], coming: Coroutine[Any, Any, Came]
+    ) -> Result:
+        return self._result(call, trace, notes, await coming)
+
+    def _result(self, call: Call, trace: list[Step], notes: list[Finding], came: Came) -> Result:
+        value, error, seconds = came
+        name = call.entry.name
+        if value is None and not error:
+            trace.append(Step(call.hook, name, seconds, "ok"))
+            return Result(call, None, tuple([_by(finding, name) for finding in notes]) if notes else ())
+        if not error and not isinstance(value, Verdict):
             error = f"returned {type(value).__name__}, wanted a Verdict or None"
-            self._fault(call, "type", error)
+            self._fence.fault(call, "type", error)
         if error:
             value = self._on_error(call)
         answer = value.action.name.lower() if value is not None else "ok"
         if value is not None and call.entry.observe:
             answer = f"would {answer}"
-        trace.append(Step(call.hook, call.entry.name, seconds, answer, error))
-        named = tuple([_by(finding, call.entry.name) for finding in notes])
-        return Result(call, value, named)
+        trace.append(Step(call.hook, name, seconds, answer, error))
+        return Result(call, value, tuple([_by(finding, name) for finding in notes]))
 
     def _on_error(self, call: Call) -> Verdict | None:
         match call.entry.on_error:
@@ -425,62 +320,10 @@ class Pipeline:
                     "A check failed, try again later", status="4.3.0", reason=f"{call.entry.name} failed"
                 )
 
-    async def _fenced(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> tuple[Any, str, float]:
-        """Return (value, what went wrong or "", seconds)."""
-        monotonic = self._clock.monotonic
-        start = monotonic()
-        value: Any = None
-        error = ""
-        try:
-            value = call.function(*[arguments[name] for name in call.names])
-            if value is not None and isinstance(value, Awaitable):
-                if not call.waits:
-                    await _turn()
-                room = call.entry.timeout
-                if scope.deadline:
-                    room = min(room, scope.deadline - start)
-                async with asyncio.timeout(room):
-                    value = await value
-        except TimeoutError as fault:
-            error = f"no answer within {monotonic() - start:.1f} s"
-            self._fault(call, "timeout", error, fault)
-        except asyncio.CancelledError as fault:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                _put_away(value)
-                raise
-            error = "was cancelled from within"
-            self._fault(call, "raise", error, fault)
-        except Unavailable as fault:
-            # Once an outage is enough: whoever noticed has logged it.
-            error = str(fault)
-            call.errors["unavailable"].inc()
-        except ServiceError as fault:
-            error = str(fault)
-            self._fault(call, "service", error)
-        except GeneratorExit:
-            _put_away(value)
-            raise
-        except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)
-            error = _where(fault)
-            self._fault(call, "raise", error, fault)
-        seconds = monotonic() - start
-        call.timer.observe(seconds)
-        return value, error, seconds
-
-    def _fault(self, call: Call, kind: str, error: str, fault: BaseException | None = None) -> None:
-        call.errors[kind].inc()
-        self._log.error(
-            "plugin_fault",
-            plugin=call.entry.name,
-            hook=call.hook,
-            kind=kind,
-            error=error,
-            on_error=call.entry.on_error,
-            traceback="".join(traceback.format_exception(fault))
-            if fault is not None and kind == "raise"
-            else "",
-        )
+    async def _called(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> Came:
+        """Call a hook that isn't of the decide kind."""
+        came = self._fence.begin(call, scope, arguments)
+        return came if isinstance(came, tuple) else await came
 
     # -- identify, rewrite, report ---------------------------------------------------------------------------
 
@@ -490,12 +333,12 @@ class Pipeline:
         for call in self._calls["auth"]:
             if not call.entry.when.holds(client, None):
                 continue
-            value, error, _ = await self._fenced(
+            value, error, _ = await self._called(
                 call, Scope(), {"client": client, "credentials": credentials}
             )
             if not error and value is not None and not isinstance(value, str):
                 error = f"returned {type(value).__name__}, wanted a login or None"
-                self._fault(call, "type", error)
+                self._fence.fault(call, "type", error)
             if error:
                 failed = failed or not (call.entry.observe or call.entry.on_error == "skip")
             elif value and not call.entry.observe:
@@ -513,7 +356,7 @@ class Pipeline:
         edits: list[Edit] = []
         targets: tuple[Recipient | None, ...] = (rcpt,)
         for call in self._calls["rewrite_envelope"]:
-            if not call.entry.when.holds(mail.client, mail.direction):
+            if not (call.always or call.entry.when.holds(mail.client, mail.direction)):
                 continue
             before = len(edits)
             for target in targets:
@@ -537,7 +380,7 @@ class Pipeline:
         """
         edits: list[Edit] = []
         for call in self._calls["before_forward"]:
-            if not call.entry.when.holds(mail.client, mail.direction):
+            if not (call.always or call.entry.when.holds(mail.client, mail.direction)):
                 continue
             mine, verdict = await self._edits(call, mail, scope, {"route": route}, _EDITS)
             if verdict is not None:
@@ -552,7 +395,8 @@ class Pipeline:
         self, call: Call, mail: Mail, scope: Scope, arguments: dict[str, Any], allowed: tuple[type, ...]
     ) -> tuple[tuple[Edit, ...], Verdict | None]:
         view = mail.view(call.entry.name)
-        value, error, seconds = await self._fenced(call, scope, {"mail": view, **arguments})
+        came = self._fence.begin(call, scope, {"mail": view, **arguments})
+        value, error, seconds = came if isinstance(came, tuple) else await came
         edits: tuple[Edit, ...] = ()
         if not error and value is not None:
             try:
@@ -561,12 +405,13 @@ class Pipeline:
             except TypeError:
                 error = f"returned {type(value).__name__}, wanted edits"
             except BaseException as fault:  # noqa: BLE001  (a generator is foreign code too)
-                error = _where(fault)
+                error = where(fault)
             if not error and not all(isinstance(edit, allowed) for edit in edits):
                 error = "returned something that is no edit of this hook"
             if error:
-                self._fault(call, "type", error)
-        mail.findings += tuple(_by(finding, call.entry.name) for finding in view.noted)
+                self._fence.fault(call, "type", error)
+        if view.noted:
+            mail.findings += tuple([_by(finding, call.entry.name) for finding in view.noted])
         mail.trace.append(Step(call.hook, call.entry.name, seconds, _count(edits), error))
         if error:
             return (), None if call.entry.observe else self._on_error(call)
@@ -579,14 +424,14 @@ class Pipeline:
     async def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
         """Tell the report hooks what became of a mail."""
         for call in self._calls["after_forward"]:
-            if call.entry.when.holds(mail.client, mail.direction):
-                await self._fenced(call, Scope(), {"mail": mail.view(), "outcomes": outcomes})
+            if call.always or call.entry.when.holds(mail.client, mail.direction):
+                await self._called(call, Scope(), {"mail": mail.view(), "outcomes": outcomes})
 
     async def session_closed(self, client: Client, totals: SessionTotals) -> None:
         """Tell the report hooks that a connection has ended."""
         for call in self._calls["session_closed"]:
             if call.entry.when.holds(client, None):
-                await self._fenced(call, Scope(), {"client": client, "totals": totals})
+                await self._called(call, Scope(), {"client": client, "totals": totals})
 
 
 def _noter(notes: list[Finding]) -> Callable[..., Finding]:
@@ -598,44 +443,10 @@ def _noter(notes: list[Finding]) -> Callable[..., Finding]:
     return note
 
 
-def _is_settled(results: Iterable[Result]) -> bool:
-    """Whether one of them refuses."""
-    for result in results:
-        verdict = result.value
-        if verdict is not None and verdict.action is Action.REJECT and not result.call.entry.observe:
-            return True
-    return False
-
-
-def _is_skipped(call: Call, findings: Iterable[Finding], rcpt: Recipient | None) -> bool:
-    """Whether an entry that may do so has said to leave this one out: for all, or (at RCPT) for this recipient."""
-    for finding in findings:
-        if finding.method == "skip" and finding.by in call.skippers:
-            props = finding.props
-            whom = props.get("rcpt", "")
-            if props.get("plugin") == call.entry.name and (
-                not whom or (rcpt is not None and whom == str(rcpt.address))
-            ):
-                return True
-    return False
-
-
 def _settled(result: Result) -> "asyncio.Future[Result]":
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     future.set_result(result)
     return future
-
-
-@types.coroutine
-def _turn() -> Generator[None, None, None]:
-    """Wait for one turn of the event loop: where a call that was begun on the spot can be handed to a task."""
-    yield
-
-
-def _put_away(value: Any) -> None:
-    """End a coroutine that may not have begun yet: Python warns of one that is only dropped."""
-    if inspect.iscoroutine(value):
-        value.close()
 
 
 def _by(finding: Finding, name: str) -> Finding:
@@ -646,35 +457,3 @@ def _by(finding: Finding, name: str) -> Finding:
 
 def _count(edits: Sequence[Edit]) -> str:
     return "1 edit" if len(edits) == 1 else f"{len(edits)} edits"
-
-
-def _where(fault: BaseException) -> str:
-    frames = traceback.extract_tb(fault.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    try:
-        text = str(fault)
-    except Exception:  # noqa: BLE001  (how an exception shows itself is foreign code)
-        text = "(can't be shown)"
-    return f"{type(fault).__name__}: {text}{place}"
-
-
-def _skippers(entry: Entry, entries: Sequence[Entry]) -> list[str]:
-    """The entries before it whose findings can keep it from being asked; one in observe mode can't."""
-    before = entries[: [other.name for other in entries].index(entry.name)]
-    return [other.name for other in before if entry.name in other.skips and not other.observe]
-
-
-def _transitive(entry: Entry, entries: Sequence[Entry]) -> set[str]:
-    """All plugins that `entry` needs, directly or through others."""
-    places = {other.name: place for place, other in enumerate(entries)}
-    found: set[str] = set()
-    todo = [entry.name]
-    while todo:
-        place = places[todo.pop()]
-        after = entries[place].after
-        names = [other.name for other in entries[:place]] if after is None else after
-        names = [*names, *_skippers(entries[place], entries)]
-        fresh = [name for name in names if name in places and name not in found]
-        found.update(fresh)
-        todo.extend(fresh)
-    return found

@@ -9,8 +9,8 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
+from relayproxy.core.entry import Scope
 from relayproxy.core.forward import Draft, Gone, forward, no_such_route
-from relayproxy.core.pipeline import Scope
 from relayproxy.core.policy import address_in, ip_in, route_for
 from relayproxy.core.ports import Transaction
 from relayproxy.core.recording import message_event, refusal_event

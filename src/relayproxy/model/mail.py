@@ -4,8 +4,8 @@ A hook gets a view of its own, sees the findings of all that ran before it and n
 them in the order of the configuration, whatever finished first.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
@@ -30,8 +30,7 @@ class Origin(StrEnum):
     RELEASE = "release"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One line of the trace: what a hook of a plugin did and how many seconds it took."""
 
     hook: str
@@ -88,16 +87,18 @@ class Mail:
 
     def view(self, by: str = "") -> "Mail":
         """Return what one hook call sees: the same values, and a list of its own to note findings in, `by` a plugin."""
-        seen = Mail(
-            self.id,
-            self.client,
-            self.envelope,
-            self.message,
-            origin=self.origin,
-            direction=self.direction,
-            received_at=self.received_at,
-            findings=self.findings,
-        )
+        seen = Mail.__new__(
+            Mail
+        )  # made for every call of a hook: the constructor would cost as much as the call
+        seen.id = self.id
+        seen.client = self.client
+        seen.envelope = self.envelope
+        seen.message = self.message
+        seen.origin = self.origin
+        seen.direction = self.direction
+        seen.received_at = self.received_at
+        seen.findings = self.findings
+        seen.noted = []
         seen.trace = self.trace
         seen.by = by
         return seen

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from relayproxy.api import Clock
+from relayproxy.core.entry import Scope
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Pipeline, Scope
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.model.address import NULL_SENDER
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient

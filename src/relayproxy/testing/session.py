@@ -32,10 +32,11 @@ from relayproxy.api import (
 )
 from relayproxy.catalogue import hooks_of
 from relayproxy.config.yaml import read_file
+from relayproxy.core.entry import Entry, When
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Entry, Pipeline, When
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator, Capabilities
 from relayproxy.core.services import Budget, ListenerServices, Services

@@ -1,0 +1,159 @@
+"""The fence round foreign code: calls a hook, and turns whatever it does wrong into words for the log.
+
+A plain function that answers at once costs a call and no more: nothing is awaited, no timer is set. Must not know what
+becomes of a fault.
+"""
+
+import asyncio
+import traceback
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeAlias
+
+from relayproxy.api import Clock, ServiceError, Unavailable
+from relayproxy.core.entry import Call, Scope
+from relayproxy.core.log import Log
+
+Came: TypeAlias = tuple[Any, str, float]
+"""What a call came to: its value, what went wrong or "", and how many seconds it took."""
+
+
+class Fence:
+    """Calls hooks."""
+
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self.monotonic = clock.monotonic
+        self._log = log
+
+    def begin(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> Came | Coroutine[Any, Any, Came]:
+        """Call a hook; return what it came to, or what is to be awaited for that."""
+        start = self.monotonic()
+        value: Any = None
+        error = ""
+        try:
+            value = call.function(*[arguments[name] for name in call.names])
+            if value is not None and hasattr(type(value), "__await__"):
+                return self._awaited(call, scope, _Owned(value), start)
+        except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
+            error = self._caught(call, fault, start)
+        seconds = self.monotonic() - start
+        call.timer.observe(seconds)
+        return value, error, seconds
+
+    async def _awaited(self, call: Call, scope: Scope, owned: "_Owned", start: float) -> Came:
+        """Wait for a hook, as long as its time and the message's allow."""
+        error = ""
+        value = owned.taken()
+        began = asyncio.get_running_loop().time()
+        try:
+            if type(value) is types.CoroutineType:
+                # Most have the answer at hand, and then there is nothing that a timer could end.
+                try:
+                    first = value.send(None)
+                except StopIteration as end:
+                    return self._ended(call, end.value, "", start)
+                value = _resumed(value, first)
+            room = call.entry.timeout
+            if scope.deadline:
+                room = min(room, scope.deadline - start)
+            async with asyncio.timeout_at(began + room):
+                value = await value
+        except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
+            value, error = None, self._caught(call, fault, start)
+        return self._ended(call, value, error, start)
+
+    def _ended(self, call: Call, value: Any, error: str, start: float) -> Came:
+        seconds = self.monotonic() - start
+        call.timer.observe(seconds)
+        return value, error, seconds
+
+    def _caught(self, call: Call, fault: BaseException, start: float) -> str:
+        """Say what went wrong; what is no fault of the hook (we are cancelled, or closed) goes on upwards."""
+        if isinstance(fault, TimeoutError):
+            error = f"no answer within {self.monotonic() - start:.1f} s"
+            self.fault(call, "timeout", error, fault)
+        elif isinstance(fault, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise fault
+            error = "was cancelled from within"
+            self.fault(call, "raise", error, fault)
+        elif isinstance(fault, Unavailable):
+            # Once an outage is enough: whoever noticed has logged it.
+            error = str(fault)
+            call.errors["unavailable"].inc()
+        elif isinstance(fault, ServiceError):
+            error = str(fault)
+            self.fault(call, "service", error)
+        elif isinstance(fault, GeneratorExit):
+            raise fault
+        else:
+            error = where(fault)
+            self.fault(call, "raise", error, fault)
+        return error
+
+    def fault(self, call: Call, kind: str, error: str, fault: BaseException | None = None) -> None:
+        """Count and log what a hook did wrong."""
+        call.errors[kind].inc()
+        self._log.error(
+            "plugin_fault",
+            plugin=call.entry.name,
+            hook=call.hook,
+            kind=kind,
+            error=error,
+            on_error=call.entry.on_error,
+            traceback="".join(traceback.format_exception(fault))
+            if fault is not None and kind == "raise"
+            else "",
+        )
+
+
+class _Owned:
+    """A hook's awaitable until somebody begins to wait for it. Python warns of a coroutine that is only dropped, and a
+    task may be cancelled before its first turn."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def taken(self) -> Any:
+        """Return it, to be waited for now."""
+        value, self._value = self._value, None
+        return value
+
+    def __del__(self) -> None:
+        if type(self._value) is types.CoroutineType:
+            self._value.close()
+
+
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, Any], wanted: Any) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine that has begun, and waits for `wanted`, as `await` would."""
+    while True:
+        try:
+            sent = yield wanted
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as fault:  # noqa: BLE001  (it belongs to the coroutine)
+            try:
+                wanted = coroutine.throw(fault)
+            except StopIteration as end:
+                return end.value
+        else:
+            try:
+                wanted = coroutine.send(sent)
+            except StopIteration as end:
+                return end.value
+
+
+def where(fault: BaseException) -> str:
+    """Return an exception in words, and the line that raised it."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    try:
+        text = str(fault)
+    except Exception:  # noqa: BLE001  (how an exception shows itself is foreign code)
+        text = "(can't be shown)"
+    return f"{type(fault).__name__}: {text}{place}"
