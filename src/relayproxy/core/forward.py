@@ -54,6 +54,7 @@ class Draft:
     refused_temporarily: bool = False
     fate: Verdict | None = None
     committing: bool = False
+    counts_queries: bool = False
 
     def shares(self, verdict: Verdict | None, waiting: int) -> bool:
         """Whether another recipient may come along whose hooks say this, beside `waiting` that aren't given yet.

@@ -316,8 +316,7 @@ class Session:
         mail, scope = draft.mail, draft.scope
         pipeline = self._services.pipeline
         refusal = verdict = None
-        if pipeline.entries:
-            self._services.begin_queries()
+        self._begin_queries(draft)
         if pipeline.asks_mail:
             verdict = await pipeline.decide("mail", mail, scope)
             refusal = self._refused(verdict)
@@ -334,9 +333,16 @@ class Session:
         self._draft = draft
         return _OK_MAIL
 
+    def _begin_queries(self, draft: Draft) -> None:
+        """Count the DNS questions of this message, in the task that its hooks are asked in."""
+        if not draft.counts_queries and self._services.pipeline.entries:
+            self._services.begin_queries()
+            draft.counts_queries = True
+
     def mail_at_once(self, arg: str) -> Reply | None:
         """As `mail`, where no hook is asked; None (and nothing done) where one may be."""
-        if self._services.pipeline.entries:
+        pipeline = self._services.pipeline
+        if pipeline.asks_mail or pipeline.rewrites_envelope:
             return None
         draft = self._drafted(arg)
         if isinstance(draft, Reply):
@@ -401,11 +407,13 @@ class Session:
         draft = self._draft
         if draft is None:
             return [Reply(503, "5.5.1", "Need MAIL first")] * len(args)
+        self._begin_queries(draft)
         if len(args) == 1:
             # The usual case, without the bookkeeping of a batch.
+            pipeline = self._services.pipeline
             answer = (
                 await self._consider(draft, args[0], ())
-                if self._services.pipeline.entries
+                if pipeline.asks_rcpt or pipeline.rewrites_envelope
                 else self._considered(draft, args[0], 0)
             )
             if not isinstance(answer, Reply):
