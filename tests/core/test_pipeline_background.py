@@ -233,7 +233,7 @@ async def test_what_is_cancelled_before_its_first_turn_leaves_no_coroutine_behin
     await asyncio.sleep(0)
     gc.collect()
     assert not begun
-    assert not recwarn.list
+    assert [str(one.message) for one in recwarn.list] == []
 
 
 async def test_what_began_at_connect_goes_on_over_rset_and_ends_with_the_connection():

@@ -33,14 +33,14 @@ class Fence:
         try:
             value = call.function(*[arguments[name] for name in call.names])
             if value is not None and hasattr(type(value), "__await__"):
-                return self._awaited(call, scope, _Owned(value), start)
+                return self._awaited(call, scope, Owned(value), start)
         except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
             error = self._caught(call, fault, start)
         seconds = self.monotonic() - start
         call.timer.observe(seconds)
         return value, error, seconds
 
-    async def _awaited(self, call: Call, scope: Scope, owned: "_Owned", start: float) -> Came:
+    async def _awaited(self, call: Call, scope: Scope, owned: "Owned", start: float) -> Came:
         """Wait for a hook, as long as its time and the message's allow."""
         error = ""
         value = owned.taken()
@@ -108,9 +108,10 @@ class Fence:
         )
 
 
-class _Owned:
+class Owned:
     """A hook's awaitable until somebody begins to wait for it. Python warns of a coroutine that is only dropped, and a
-    task may be cancelled before its first turn."""
+    task may be cancelled before its first turn.
+    """
 
     __slots__ = ("_value",)
 

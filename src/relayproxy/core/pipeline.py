@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from relayproxy.api import Clock
 from relayproxy.core.entry import Call, Entry, Result, Scope, is_settled, is_skipped, prepared
-from relayproxy.core.fence import Came, Fence, where
+from relayproxy.core.fence import Came, Fence, Owned, where
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
@@ -281,12 +281,10 @@ class Pipeline:
         came = self._fence.begin(call, scope, arguments)
         if isinstance(came, tuple):
             return self._result(call, trace, notes, came)
-        return self._resulting(call, trace, notes, came)
+        return self._resulting(call, trace, notes, Owned(came))
 
-    async def _resulting(
-        self, call: Call, trace: list[Step], notes: list[Finding], coming: Coroutine[Any, Any, Came]
-    ) -> Result:
-        return self._result(call, trace, notes, await coming)
+    async def _resulting(self, call: Call, trace: list[Step], notes: list[Finding], coming: Owned) -> Result:
+        return self._result(call, trace, notes, await coming.taken())
 
     def _result(self, call: Call, trace: list[Step], notes: list[Finding], came: Came) -> Result:
         value, error, seconds = came
