@@ -307,7 +307,7 @@ class SqliteSpool:
                 return BrokenEntryError(
                     "the message is missing" if row is None else "its recipients are missing"
                 )
-            size, digest, content = row[4], *row[6:]
+            size, digest, content = row[4], row[6], row[7]
             return queued_of(lease, row, recipients, self._content(lease.message, size, digest, content))
         except (sqlite3.DatabaseError, OSError, ValueError, TypeError, KeyError) as error:
             return BrokenEntryError(f"{type(error).__name__}: {error}")
