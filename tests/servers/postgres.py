@@ -68,17 +68,11 @@ class Postgres(Process):
         )
 
     async def end(self) -> int:
-        """Have it end at once, clients or not (a fast shutdown)."""
+        """Have it end at once, clients or not, and without tidying up: its next start recovers as after a crash."""
         assert self.popen is not None
         if self.popen.poll() is None:
-            self.signal(signal.SIGINT)
+            self.signal(signal.SIGQUIT)
         return await self.until_ended()
-
-    async def crash(self) -> None:
-        """Kill all of it: what it had not synced is for the recovery to find."""
-        assert self.popen is not None
-        self.signal(signal.SIGQUIT)  # immediate shutdown: no checkpoint, backends are killed
-        await self.until_ended()
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(

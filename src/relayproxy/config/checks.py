@@ -198,7 +198,7 @@ def _spool(spool: Spool) -> Iterator[Found]:
             )
         return
     for key in ("login", "password", "tls", "ca"):
-        if key in spool.model_fields_set:
+        if getattr(spool, key) != Spool.model_fields[key].default:
             yield "RP309", "error", ("spool", key), f"a file has no {key}", "write it for a PostgreSQL server"
 
 

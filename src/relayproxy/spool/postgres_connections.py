@@ -64,6 +64,8 @@ class Server:
             "password": self.password,
             "sslmode": _SSLMODE[self.tls],
             "sslrootcert": self.ca or ("system" if self.tls == "verify" else ""),
+            # Whoever is not verified could ask for the password itself; a proof of it is all they get.
+            "require_auth": "" if self.tls == "verify" else "!password",
             "target_session_attrs": "read-write",
             "client_encoding": "utf8",
             "application_name": "relayproxy",
