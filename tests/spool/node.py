@@ -1,6 +1,6 @@
 """A node of several on one PostgreSQL; run by the tests as a process of its own, to be killed and frozen.
 
-    node.py store SERVER COUNT           stores messages, many at a time: "ack N", "no N reason", at last "end"
+    node.py store SERVER COUNT           stores messages, many at a time: "ack N", or "no N reason" and again; "end"
     node.py work SERVER LEASE BATCH        delivers until it is killed: "got N", "delivered N", then "settled N" or "lost N"
 
 SERVER is JSON, as `given_to` of test_postgres_nodes.py writes it. With a BATCH above nought a line on standard input is
@@ -42,12 +42,14 @@ async def fill(store: PostgresSpool, count: int) -> None:
             given = deposit(
                 number, lead=b"", message=Message.from_bytes(content(number)), received_at=now, due=now - 1
             )
-            try:
-                await store.store(given)
-                say(f"ack {number}")
-            except SpoolError as error:
-                say(f"no {number} {error}")
-                await asyncio.sleep(0.05)
+            while True:  # as a client does that hears 451
+                try:
+                    await store.store(given)
+                    say(f"ack {number}")
+                    break
+                except SpoolError as error:
+                    say(f"no {number} {error}")
+                    await asyncio.sleep(0.05)
 
     await asyncio.gather(*(one_by_one() for _ in range(8)))
     say("end")
