@@ -19,7 +19,7 @@ from relayproxy.testing.mail import make_address
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def place(request, tmp_path):
+def place(request, tmp_path):
     """Where the store is: a file or a server."""
     if request.param == "sqlite":
         return tmp_path / "spool.db"
@@ -142,9 +142,12 @@ def test_summary(listing):
     assert json.dumps(listing.summary())
 
 
-def test_a_store_that_is_not_there(tmp_path, postgres_database):
+def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SpoolError):
         Listing(tmp_path / "nowhere.db")
+
+
+def test_a_server_without_a_spool(postgres_database):
     with pytest.raises(SpoolError, match="no spool in the database"):
         PostgresListing(postgres_database)
     with pytest.raises(SpoolError, match="refused"):
