@@ -314,7 +314,8 @@ async def _insert(connection: Connection, items: Sequence[Stored]) -> None:
     columns: list[list[Any]] = []
     for rows, width in zip(rows_of(items), tables.WIDTHS, strict=True):
         columns += [[row[place] for row in rows] for place in range(width)]
-    await _run(connection, tables.STORE, columns)
+    inline = any(item[3] is not None for item in items)
+    await _run(connection, tables.STORE if inline else tables.STORE_LARGE, columns)
 
 
 # -- large contents --------------------------------------------------------------------------------------------

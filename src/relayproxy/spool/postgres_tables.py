@@ -48,15 +48,23 @@ _PART_TYPES = (
 _RECIPIENT_TYPES = ("bigint", "integer", "integer", "text", "text", "text", "text")
 
 
-def _rows(types: tuple[str, ...]) -> str:
-    return f"SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in types)})"
+def _rows(types: tuple[str, ...], octets: str = "%s") -> str:
+    marks = ", ".join(f"{octets if kind == 'bytea' else '%s'}::{kind}[]" for kind in types)
+    return f"SELECT * FROM unnest({marks})"
 
 
-STORE = (
-    f"WITH m AS (INSERT INTO message {_rows(_MESSAGE_TYPES)}), p AS (INSERT INTO part {_rows(_PART_TYPES)})"
-    f" INSERT INTO recipient {_rows(_RECIPIENT_TYPES)}"
-)
-"""Columns of messages, parts and recipients."""
+def _store(octets: str) -> str:
+    return (
+        f"WITH m AS (INSERT INTO message {_rows(_MESSAGE_TYPES, octets)}),"
+        f" p AS (INSERT INTO part {_rows(_PART_TYPES)}) INSERT INTO recipient {_rows(_RECIPIENT_TYPES)}"
+    )
+
+
+STORE = _store("%b")
+"""Columns of messages, parts and recipients. Octets go as they are, not as text: that is a third of the time."""
+
+STORE_LARGE = _store("%s")
+"""The same where no content is inline: an array of nothing but nulls has no binary form."""
 
 WIDTHS = (len(_MESSAGE_TYPES), len(_PART_TYPES), len(_RECIPIENT_TYPES))
 
