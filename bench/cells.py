@@ -78,14 +78,14 @@ CELLS = (
     Cell(
         "queue",
         "4 KB, 50 sessions, stored before 250 and delivered",
-        ("relayproxy-queue", "postfix-queue"),
+        ("relayproxy-queue", "relayproxy-queue-postgres", "postfix-queue"),
         sessions=50,
         kind="queue",
     ),
     Cell(
         "queue-50k",
         "50 KB, 50 sessions, stored before 250 and delivered",
-        ("relayproxy-queue", "postfix-queue"),
+        ("relayproxy-queue", "relayproxy-queue-postgres", "postfix-queue"),
         50 * KB,
         50,
         kind="queue",

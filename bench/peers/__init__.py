@@ -6,6 +6,7 @@ from bench.peers.haproxy import Direct, Haproxy
 from bench.peers.haraka import Haraka
 from bench.peers.milters import PostfixOpendkim, PostfixRspamd
 from bench.peers.postfix import Postfix
+from bench.peers.postgres import RelayProxyPostgres
 from bench.peers.relayproxy import RelayProxy
 from bench.peers.script import Script, ScriptChecks
 from bench.peers.signature import Signature
@@ -23,6 +24,7 @@ RELAYS: dict[str, Relay] = {
         Spam(),
         RelayProxy("relayproxy-rules", rules=COUNT),
         RelayProxy("relayproxy-queue", queue=True),
+        RelayProxyPostgres(),
         Script(),
         ScriptChecks(),
         Postfix(),

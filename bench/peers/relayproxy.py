@@ -81,7 +81,7 @@ class RelayProxy(Relay):
             "relay": {"networks": ["127.0.0.0/8"]},
             "upstreams": {"sink": {"address": f"127.0.0.1:{place.lab.new_sink_port()}", "tls": "off"}},
             "routes": [{"upstream": "sink", "delivery": "queue" if self._queue else "pass-through"}],
-            **({"spool": {"url": f"sqlite://{folder}/spool/spool.db"}} if self._queue else {}),
+            **({"spool": self._spool(place, folder)} if self._queue else {}),
             # a load test is one client with many connections that last
             "limits": {
                 "connections": 5000,
@@ -104,6 +104,9 @@ class RelayProxy(Relay):
             config["dns"] = {"servers": [f"{place.lab.names().address}:53"]}
             config["pipeline"] = list(_CHECKS)
         return config
+
+    def _spool(self, place: Place, folder: Path) -> dict[str, Any]:  # noqa: ARG002  (a variant starts a server there)
+        return {"url": f"sqlite://{folder}/spool/spool.db"}
 
     def _keys(self, folder: Path) -> Path:
         keys = folder / "keys"

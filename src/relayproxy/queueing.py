@@ -3,7 +3,6 @@
 A part of the composition root: knows the configuration and all that it joins, and does nothing itself.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 
 from relayproxy.api import Clock, Resolver
@@ -24,10 +23,10 @@ from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
 from relayproxy.spool.lanes import Lane
-from relayproxy.spool.protocol import SpoolError
+from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
 from relayproxy.spool.scheduler import Scheduler
-from relayproxy.spool.sqlite import Floors, SqliteSpool
+from relayproxy.stores import owner_of, store_of
 
 
 class Queueing:
@@ -50,11 +49,8 @@ class Queueing:
     ) -> None:
         assert config.spool is not None
         self._log = log
-        self.spool = SqliteSpool(
-            config.spool.path,
-            now=clock.time,
-            floors=Floors(config.spool.min_free, config.spool.min_free_inodes),
-            alarm=lambda problem: log.error("queue_failed", problem=problem),
+        self.spool: Store = store_of(
+            config.spool, clock.time, lambda problem: log.error("queue_failed", problem=problem)
         )
         self._mx = {
             name: MxHop(
@@ -91,7 +87,7 @@ class Queueing:
             self.spool,
             list(lanes.values()),
             endings,
-            owner=f"{os.getpid()}.{slot}",
+            owner=owner_of(config.spool, slot),
             clock=clock,
             log=log,
             metrics=metrics,

@@ -1,5 +1,6 @@
 """What an administrator may find and change, beside workers that go on."""
 
+import json
 import time
 
 import pytest
@@ -9,14 +10,25 @@ from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Standing
 from relayproxy.spool.listing import Filter, Listing
+from relayproxy.spool.postgres import PostgresSpool
+from relayproxy.spool.postgres_connections import Server
+from relayproxy.spool.postgres_listing import PostgresListing
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.mail import make_address
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request, tmp_path):
+    """Where the store is: a file or a server."""
+    if request.param == "sqlite":
+        return tmp_path / "spool.db"
+    return request.getfixturevalue("postgres_database")
+
+
 @pytest.fixture
-async def store(tmp_path):
-    store = SqliteSpool(tmp_path / "spool.db", floors=Floors(0, 0))
+async def store(place):
+    store = PostgresSpool(place) if isinstance(place, Server) else SqliteSpool(place, floors=Floors(0, 0))
     store.start()
     now = time.time()
     for number, (sender, to, route) in enumerate(
@@ -46,8 +58,8 @@ async def store(tmp_path):
 
 
 @pytest.fixture
-def listing(store, tmp_path):
-    with Listing(tmp_path / "spool.db") as listing:
+def listing(store, place):
+    with PostgresListing(place) if isinstance(place, Server) else Listing(place) as listing:
         yield listing
 
 
@@ -99,6 +111,22 @@ async def test_reroute(listing, store):
     assert len(await store.claim("far", "w", time.time() + 60, 10)) == 2
 
 
+def test_large_contents(listing):
+    row = listing.rows(Filter(ids=("id3",)), 1)[0]
+    assert listing.content(row.message).endswith(b"Subject: x\r\n\r\n" + b"x" * 100_000)
+    assert row.size == len(listing.content(row.message))
+    assert listing.drop(Filter(ids=("id3",))) == 1
+    with pytest.raises(SpoolError):
+        listing.content(row.message)
+
+
+def test_patterns_have_no_other_signs(listing):
+    assert listing.count(Filter(sender="an_@*")) == 0
+    assert listing.count(Filter(sender="%")) == 0
+    assert listing.count(Filter(sender="an?@example.org")) == 2
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 def test_drop_takes_the_files_along(listing, tmp_path):
     files = [file for file in (tmp_path / "content").rglob("*") if file.is_file()]
     assert len(files) == 1
@@ -111,8 +139,16 @@ def test_drop_takes_the_files_along(listing, tmp_path):
 def test_summary(listing):
     found = {(row["route"], row["standing"]): row["count"] for row in listing.summary()}
     assert found == {("far", "queued"): 1, ("near", "queued"): 2, ("up", "held"): 1}
+    assert json.dumps(listing.summary())
 
 
-def test_a_store_that_is_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SpoolError):
         Listing(tmp_path / "nowhere.db")
+
+
+def test_a_server_without_a_spool(postgres_database):
+    with pytest.raises(SpoolError, match="no spool in the database"):
+        PostgresListing(postgres_database)
+    with pytest.raises(SpoolError, match="refused"):
+        PostgresListing(Server((("127.0.0.1", 1),), "x"))

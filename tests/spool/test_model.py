@@ -3,16 +3,25 @@
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.spool.making import NOW, deposit, recipients
 
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.queued import Lease, Part, Queued, Settlement
-from relayproxy.spool.protocol import LeaseLostError
+from relayproxy.spool.postgres import PostgresSpool
+from relayproxy.spool.protocol import LeaseLostError, Store
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_address
@@ -28,11 +37,8 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp(prefix="rp-model-"))
         self.clock = FakeClock(NOW)
-        self.stores = [
-            SqliteSpool(self.folder / "spool.db", now=self.clock.time, floors=Floors(0, 0)) for _ in range(2)
-        ]
+        self.stores = self.two_stores()
         for store in self.stores:
             store.start()
         self.count = 0
@@ -40,6 +46,21 @@ class StoreMachine(RuleBasedStateMachine):
         self.due: dict[tuple[str, str], float] = {}
         self.names: dict[tuple[int, int], tuple[str, str]] = {}
         self.epochs: dict[tuple[int, int], int] = {}
+
+    def two_stores(self) -> Sequence[Store]:
+        """Two workers' ways to one store that is empty."""
+        self.folder = Path(tempfile.mkdtemp(prefix="rp-model-"))
+        return [
+            SqliteSpool(self.folder / "spool.db", now=self.clock.time, floors=Floors(0, 0)) for _ in range(2)
+        ]
+
+    def messages(self) -> int:
+        return self.run(
+            self.stores[0]._read(lambda db: db.execute("SELECT count(*) FROM message").fetchone())
+        )[0]
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder)
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
@@ -145,20 +166,35 @@ class StoreMachine(RuleBasedStateMachine):
         for route in ("near", "far"):
             wanted = sum(place[1] == route for place in self.left)
             assert self.run(self.stores[0].count(route)) == wanted
-        messages = self.run(
-            self.stores[0]._read(lambda db: db.execute("SELECT count(*) FROM message").fetchone())
-        )
-        assert messages[0] == len({place[0] for place in self.left})
+        assert self.messages() == len({place[0] for place in self.left})
 
     def teardown(self) -> None:
         for store in self.stores:
             self.run(store.close())
         self.run(self.loop.shutdown_default_executor())
         self.loop.close()
-        shutil.rmtree(self.folder)
+        self.forget()
 
 
-StoreMachine.TestCase.settings = settings(
+SOME = settings(
     max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+StoreMachine.TestCase.settings = SOME
 TestStoreAgainstAModel = StoreMachine.TestCase
+
+
+def test_the_store_in_postgresql_against_a_model(postgres_server, postgres_database):
+    """The same, with a server in place of the file."""
+
+    class PostgresMachine(StoreMachine):
+        def two_stores(self) -> Sequence[Store]:
+            return [PostgresSpool(postgres_database, now=self.clock.time) for _ in range(2)]
+
+        def messages(self) -> int:
+            return self.run(self.stores[0]._row("SELECT count(*) FROM message", ()))[0]
+
+        def forget(self) -> None:
+            with postgres_server.connect(postgres_database.database) as database:
+                database.execute("TRUNCATE message, part, recipient, chunk")
+
+    run_state_machine_as_test(PostgresMachine, settings=SOME)

@@ -92,15 +92,15 @@ def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
 
 
 def _open(path: Path | None) -> "Listing":
-    from relayproxy.spool.listing import Listing
     from relayproxy.spool.protocol import SpoolError
+    from relayproxy.stores import listing_of
 
     config = load(path, {}).config
     assert config is not None
     if config.spool is None:
         _fail("the configuration has no spool")
     try:
-        return Listing(config.spool.path)
+        return listing_of(config.spool)
     except SpoolError as error:
         _fail(error)
 

@@ -12,6 +12,7 @@ from typing import Any
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
 from relayproxy.config.models import Config, Listener, Queue
+from relayproxy.config.operations import Spool
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -165,10 +166,32 @@ def _queue(config: Config) -> Iterator[Found]:
         if queues.setdefault(route.label, route.queue) != route.queue:
             message = f"another route is called '{route.label}' and queues otherwise"
             yield "RP309", "error", (*at, "queue"), message, "give it a name"
+    if config.spool is not None:
+        yield from _spool(config.spool)
     for number, entry in enumerate(config.pipeline):
         if entry.on_error == "hold" and config.spool is None:
             at = ("pipeline", number, entry.name, "on_error")
             yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
+
+
+def _spool(spool: Spool) -> Iterator[Found]:
+    """A server has its library, and what only a server has is given for a server."""
+    if spool.path is None:
+        if importlib.util.find_spec("psycopg") is None:
+            message = "the Python package 'psycopg' is not installed"
+            yield "RP212", "error", ("spool", "url"), message, "pip install 'relayproxy[postgres]'"
+        if spool.ca is not None and spool.tls != "verify":
+            yield (
+                "RP309",
+                "error",
+                ("spool", "ca"),
+                "ca is looked at with tls: verify only",
+                "write tls: verify",
+            )
+        return
+    for key in ("login", "password", "tls", "ca"):
+        if getattr(spool, key) != Spool.model_fields[key].default:
+            yield "RP309", "error", ("spool", key), f"a file has no {key}", "write it for a PostgreSQL server"
 
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:

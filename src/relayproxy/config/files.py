@@ -41,15 +41,24 @@ def check_files(config: Config) -> Iterator[Found]:
             yield from _pair(upstream.client_cert, key, (*at, "client_cert"), (*at, "client_key"))
         if upstream.password is not None:
             yield from check_secrets(upstream.password, (*at, "password"))
+    yield from _databases(config)
+    if config.control.socket is not None:
+        yield from _folder(config.control.socket.parent, ("control", "socket"))
+
+
+def _databases(config: Config) -> Iterator[Found]:
     if config.state is not None:
         if config.state.path is not None:
             yield from _folder(config.state.path.parent, ("state", "url"))
         if config.state.password is not None:
             yield from check_secrets(config.state.password, ("state", "password"))
+    if config.spool is not None:
+        if config.spool.ca is not None:
+            yield from _authorities(config.spool.ca, ("spool", "ca"))
+        if config.spool.password is not None:
+            yield from check_secrets(config.spool.password, ("spool", "password"))
     if config.history is not None:
         yield from _folder(config.history.path.parent, ("history", "url"))
-    if config.control.socket is not None:
-        yield from _folder(config.control.socket.parent, ("control", "socket"))
 
 
 def check_secrets(settings: object, at: yaml.Path) -> Iterator[Found]:

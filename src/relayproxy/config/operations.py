@@ -7,7 +7,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.databases import is_sqlite, sqlite_path, sqlite_url
+from relayproxy.config.databases import (
+    is_postgres,
+    is_sqlite,
+    postgres_places,
+    sqlite_path,
+    without_login,
+)
 from relayproxy.config.quantities import Duration, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 from relayproxy.secrets import SecretRef
@@ -73,18 +79,11 @@ class Control(Model):
 
 
 _SERVERS = {"valkey": "redis", "valkeys": "rediss", "redis": "redis", "rediss": "rediss"}
-_LOGIN_IN_URL = re.compile(r"://[^/]*@")
 _SERVER_URL = re.compile(r"(?P<kind>[a-z]+)://(?P<place>[^/@?#]+)(?:/(?P<number>[0-9]{1,4}))?/?\Z")
 
 
 def _state_url(url: str) -> str:
-    if _LOGIN_IN_URL.search(url):
-        raise refusal(
-            "RP120",
-            "a login and its password are not written in the url",
-            "write login: NAME and password: {file: PATH} beside it",
-        )
-    if is_sqlite(url):
+    if is_sqlite(without_login(url)):
         return url
     found = _SERVER_URL.match(url)
     if not found or found["kind"] not in _SERVERS:
@@ -124,17 +123,38 @@ class State(Model):
         return f"{_SERVERS[kind]}://{rest}"
 
 
-class Spool(Model):
-    """Where queued and held messages are kept. Its folder is the proxy's own; contents of large messages are there too."""
+def _spool_url(url: str) -> str:
+    if is_postgres(without_login(url)):
+        postgres_places(url)
+    elif not is_sqlite(url):
+        raise refusal(
+            "RP212",
+            f"{quoted(url)} is not a database that is known",
+            "write sqlite:///var/spool/relayproxy/spool.db, or postgresql://HOST:PORT/DATABASE",
+        )
+    return url
 
-    url: Annotated[str, AfterValidator(sqlite_url("sqlite:///var/spool/relayproxy/spool.db"))]
-    """`sqlite:///path`; the path is absolute."""
+
+class Spool(Model):
+    """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
+
+    url: Annotated[str, AfterValidator(_spool_url)]
+    """`sqlite:///path` (absolute) on one machine, or `postgresql://host:port/database` for several; hosts may be a
+    list with commas, of which the one that takes writes is used."""
+    login: str | None = None
+    """The user name at the PostgreSQL server."""
+    password: SecretRef | None = None
+    """Its password."""
+    tls: Literal["off", "opportunistic", "required", "verify"] = "opportunistic"
+    """Encryption towards the PostgreSQL server; `verify` checks its certificate and name."""
+    ca: FilePath | None = None
+    """Certificates that `verify` trusts, PEM; left out: the system's."""
     min_free: Size = 200_000_000
-    """Octets that must be free on its file system; below that, clients hear 452."""
+    """Octets that must be free on the file's file system; below that, clients hear 452."""
     min_free_inodes: int = Field(default=1000, ge=0)
     """Inodes that must be free there."""
 
     @property
-    def path(self) -> Path:
-        """The file."""
-        return sqlite_path(self.url)
+    def path(self) -> Path | None:
+        """The file; None where it is a server."""
+        return None if is_postgres(self.url) else sqlite_path(self.url)

@@ -109,8 +109,9 @@ class Fence:
 
 
 class Owned:
-    """A hook's awaitable until somebody begins to wait for it. Python warns of a coroutine that is only dropped, and a
-    task may be cancelled before its first turn.
+    """A hook's awaitable until somebody begins to wait for it.
+
+    Python warns of a coroutine that is only dropped, and a task may be cancelled before its first turn.
     """
 
     __slots__ = ("_value",)

@@ -70,12 +70,9 @@ class ContentFiles:
                 seen.update(piece)
             if seen.digest() != digest:
                 raise ValueError("the content is not what was written")
-            mapped = mmap.mmap(file, size, access=mmap.ACCESS_READ)
+            return mapped_message(file, size)
         finally:
             os.close(file)
-        found = mapped.find(b"\r\n\r\n")
-        cut = 2 if mapped[:2] == b"\r\n" else found + 4 if found >= 0 else size
-        return Message(mapped[:cut], memoryview(mapped)[cut:])
 
     def remove(self, key: int) -> None:
         """Delete the file of a message that is gone; what can't be deleted now is swept away later."""
@@ -96,6 +93,14 @@ class ContentFiles:
                 found[key].unlink(missing_ok=True)
                 count += 1
         return count
+
+
+def mapped_message(file: int, size: int) -> Message:
+    """Return the message in an open file of `size` octets, mapped; the file may be closed then. Raises OSError."""
+    mapped = mmap.mmap(file, size, access=mmap.ACCESS_READ)
+    found = mapped.find(b"\r\n\r\n")
+    cut = 2 if mapped[:2] == b"\r\n" else found + 4 if found >= 0 else size
+    return Message(mapped[:cut], memoryview(mapped)[cut:])
 
 
 def _is_key(name: str) -> bool:

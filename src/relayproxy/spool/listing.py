@@ -6,7 +6,7 @@ nothing is both delivered and, say, held. Must not know how anything is printed.
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +32,26 @@ class Filter:
     standing: tuple[Standing, ...] = ()
     older: float = 0.0
 
-    def where(self, now: float) -> tuple[str, list[Any]]:
-        """Return the condition over `part` and `message`, and its values."""
-        terms, values = ["1"], list[Any]()
+    def where(
+        self, now: float, pattern: str = "GLOB", write: Callable[[str], str] = str
+    ) -> tuple[str, list[Any]]:
+        """Return the condition over `part` and `message`, and its values.
+
+        `pattern` is the database's operator, and `write` gives it the pattern in its own way of writing.
+        """
+        terms, values = ["1 = 1"], list[Any]()
         if self.ids:
             terms.append(f"message.id IN ({','.join('?' * len(self.ids))})")
             values += self.ids
         if self.sender:
-            terms.append("lower(message.sender) GLOB lower(?)")
-            values.append(self.sender)
+            terms.append(f"lower(message.sender) {pattern} lower(?)")
+            values.append(write(self.sender))
         if self.recipient:
             terms.append(
                 "EXISTS (SELECT 1 FROM recipient WHERE recipient.message = part.message"
-                " AND recipient.part = part.part AND lower(recipient.address) GLOB lower(?))"
+                f" AND recipient.part = part.part AND lower(recipient.address) {pattern} lower(?))"
             )
-            values.append(self.recipient)
+            values.append(write(self.recipient))
         if self.route:
             terms.append("part.route = ?")
             values.append(self.route)
@@ -60,14 +65,19 @@ class Filter:
 
 
 class Listing:
-    """A way to the store for an administrator; use as a context manager. Raises SpoolError for what can't be done."""
+    """A way to the store for an administrator; use as a context manager. Raises SpoolError for what can't be done.
+
+    What another database needs otherwise is in the methods with an underscore.
+    """
+
+    _begin = "BEGIN IMMEDIATE"
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise SpoolError(f"{path} is not there")
         self._files = ContentFiles(path.parent / "content")
         with _refusals():
-            self._db = open_database(path)
+            self._db: Any = open_database(path)
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +85,12 @@ class Listing:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
+    def _where(self, wanted: Filter) -> tuple[str, list[Any]]:
+        return wanted.where(time.time())
+
     def count(self, wanted: Filter) -> int:
         """Return how many parts a filter finds."""
-        where, values = wanted.where(time.time())
+        where, values = self._where(wanted)
         with _refusals():
             found = self._db.execute(
                 f"SELECT count(*) FROM part JOIN message ON seq = message WHERE {where}", values
@@ -86,7 +99,7 @@ class Listing:
 
     def rows(self, wanted: Filter, limit: int) -> list[Row]:
         """Return what a filter finds, the oldest first, at most `limit`."""
-        where, values = wanted.where(time.time())
+        where, values = self._where(wanted)
         with _refusals():
             found = self._db.execute(
                 "SELECT id, message, part, sender, route, destination, standing, reason, size, received, due,"
@@ -127,7 +140,8 @@ class Listing:
         now = time.time()
         with _refusals():
             found = self._db.execute(
-                "SELECT route, standing, count(*), sum(due <= ?), min(received), sum(size)"
+                "SELECT route, standing, count(*), count(*) FILTER (WHERE due <= ?), min(received),"
+                " CAST(sum(size) AS bigint)"
                 " FROM part JOIN message ON seq = message GROUP BY route, standing ORDER BY route, standing",
                 (now,),
             ).fetchall()
@@ -198,14 +212,22 @@ class Listing:
                     if gone:
                         self._db.execute("DELETE FROM recipient WHERE message = ? AND part = ?", key)
                     dropped += gone
-                ended = drop_messages(self._db, list({message for message, _ in keys}))
-            for message in ended:
-                self._files.remove(message)
+                ended = self._drop_empty(list({message for message, _ in keys}))
+            self._remove(ended)
         return dropped
+
+    def _drop_empty(self, keys: list[int]) -> set[int]:
+        """Delete those of these messages of which no part is left; return their keys."""
+        return drop_messages(self._db, keys)
+
+    def _remove(self, keys: set[int]) -> None:
+        """Delete what is outside the database of messages that are gone."""
+        for key in keys:
+            self._files.remove(key)
 
     def _found(self, wanted: Filter, standing: tuple[Standing, ...]) -> Iterator[list[tuple[int, int]]]:
         """Yield the keys of what is found, some at a time, so that workers get their turns in between."""
-        where, values = wanted.where(time.time())
+        where, values = self._where(wanted)
         with _refusals():
             keys = self._db.execute(
                 f"SELECT part.message, part.part FROM part JOIN message ON seq = message WHERE {where}"
@@ -218,7 +240,7 @@ class Listing:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with _refusals():
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(self._begin)
             try:
                 yield
                 self._db.execute("COMMIT")

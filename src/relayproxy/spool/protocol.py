@@ -87,3 +87,24 @@ class Spool(Protocol):
     async def close(self) -> None:
         """Finish what has been asked for and close."""
         ...
+
+
+class Store(Spool, Protocol):
+    """What the worker that owns a spool needs beyond what its parts do."""
+
+    def start(self) -> None:
+        """Open it. Raises OSError, sqlite3.Error and SpoolError."""
+        ...
+
+    @property
+    def failed(self) -> str:
+        """Why nothing is taken any more, or ""."""
+        ...
+
+    async def sweep(self) -> int:
+        """Delete what a crash left behind; returns how much. Raises SpoolError."""
+        ...
+
+    async def routes(self) -> list[str]:
+        """Return the routes of all that waits. Raises SpoolError."""
+        ...

@@ -18,17 +18,10 @@ from typing import Any
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
 from relayproxy.spool import tables
-from relayproxy.spool.codec import (
-    read_client,
-    read_direction,
-    read_envelope,
-    read_meta,
-    read_origin,
-    read_recipient,
-)
 from relayproxy.spool.content import ContentFiles, digest_of
 from relayproxy.spool.database import Keys, key_at, open_database, prepare
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
+from relayproxy.spool.rows import MESSAGE, RECIPIENT, Stored, queued_of, size_of
 from relayproxy.spool.writer import Writer
 
 INLINE = 65_536
@@ -113,11 +106,11 @@ class SqliteSpool:
             raise
         return leases
 
-    async def _written(self, deposit: Deposit) -> tables.Stored:
+    async def _written(self, deposit: Deposit) -> Stored:
         """Give a deposit its key; a large one is on disk when this returns. Raises SpoolError."""
         key = self._keys.next()
         lead, message = deposit.lead, deposit.message
-        if len(lead) + message.size <= self._inline:
+        if size_of(deposit) <= self._inline:
             content = lead + bytes(message)
             return key, deposit, digest_of(content, _NOTHING), content
         loop = asyncio.get_running_loop()
@@ -233,33 +226,19 @@ class SqliteSpool:
     def _load(self, db: sqlite3.Connection, lease: Lease) -> Queued | BrokenEntryError:
         try:
             row = db.execute(
-                "SELECT id, origin, sender, received, size, meta, digest, content FROM message WHERE seq = ?",
+                f"SELECT {MESSAGE} FROM message WHERE seq = ?",
                 (lease.message,),
             ).fetchone()
             recipients = db.execute(
-                "SELECT number, address, notify, orcpt, reply FROM recipient WHERE message = ? AND part = ? ORDER BY number",
+                f"SELECT {RECIPIENT} FROM recipient WHERE message = ? AND part = ? ORDER BY number",
                 (lease.message, lease.part),
             ).fetchall()
             if row is None or not recipients:
                 return BrokenEntryError(
                     "the message is missing" if row is None else "its recipients are missing"
                 )
-            id_, origin, sender, received, size, meta, digest, content = row
-            kept = read_meta(meta)
-            return Queued(
-                lease,
-                id_,
-                read_client(kept),
-                read_envelope(kept, sender, tuple(read_recipient(*row[1:4]) for row in recipients)),
-                tuple(row[0] for row in recipients),
-                self._content(lease.message, size, digest, content),
-                received,
-                read_origin(origin),
-                read_direction(kept),
-                bool(kept["vouched"]),
-                bool(kept["raw"]),
-                tuple(row[4] for row in recipients),
-            )
+            size, digest, content = row[4], row[6], row[7]
+            return queued_of(lease, row, recipients, self._content(lease.message, size, digest, content))
         except (sqlite3.DatabaseError, OSError, ValueError, TypeError, KeyError) as error:
             return BrokenEntryError(f"{type(error).__name__}: {error}")
 

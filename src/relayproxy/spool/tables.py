@@ -9,9 +9,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.model.queued import GIVEN_UP, Deposit, Lease, Settlement, Standing
-from relayproxy.spool.codec import meta_of
+from relayproxy.model.queued import Lease, Settlement, Standing
 from relayproxy.spool.protocol import LeaseLostError
+from relayproxy.spool.rows import LEASE, Stored, first_leases, leases_of, rows_of
 
 VERSION = 1
 
@@ -36,8 +36,6 @@ CREATE TABLE recipient (
 """
 
 _ROWS = 100
-Stored: TypeAlias = tuple[int, Deposit, bytes, bytes | None]
-"""A deposit with its key, the SHA-256 of its octets, and the octets (None: they are in a file)."""
 
 
 def _insert(db: sqlite3.Connection, table: str, width: int, rows: Sequence[Sequence[Any]]) -> None:
@@ -60,76 +58,15 @@ def _slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, ...]]:
     """Insert messages with their parts and recipients."""
-    messages, parts, recipients = [], [], []
-    for key, deposit, digest, content in items:
-        size = len(deposit.lead) + deposit.message.size
-        messages.append(
-            (
-                key,
-                deposit.id,
-                deposit.origin,
-                str(deposit.envelope.sender),
-                deposit.received_at,
-                size,
-                meta_of(deposit),
-                digest,
-                content,
-            )
-        )
-        number = 0
-        for place, part in enumerate(deposit.parts):
-            parts.append(
-                (
-                    key,
-                    place,
-                    part.route,
-                    part.destination,
-                    deposit.standing,
-                    deposit.reason,
-                    deposit.due,
-                    0,
-                    deposit.owner,
-                    1,
-                    0,
-                )
-            )
-            for recipient in part.recipients:
-                recipients.append(
-                    (
-                        key,
-                        number,
-                        place,
-                        str(recipient.address),
-                        ",".join(recipient.notify),
-                        recipient.orcpt,
-                        "",
-                    )
-                )
-                number += 1
+    messages, parts, recipients = rows_of(items)
     _insert(db, "message", 9, messages)
     _insert(db, "part", 11, parts)
     _insert(db, "recipient", 7, recipients)
-    return [
-        tuple(
-            Lease(key, place, 1, part.route, part.destination)
-            for place, part in enumerate(deposit.parts)
-            if deposit.owner
-        )
-        for key, deposit, _, _ in items
-    ]
+    return [first_leases(key, deposit) for key, deposit, _, _ in items]
 
 
 Claim: TypeAlias = tuple[str, str, float, float, int]
 """Route, owner, now, until, limit."""
-
-_LEASE = "message, part, epoch, route, destination, attempts, warned, reason"
-
-
-def _leases(rows: Sequence[Sequence[Any]]) -> list[Lease]:
-    return [
-        Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP)
-        for row in rows
-    ]
 
 
 def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
@@ -140,10 +77,10 @@ def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
             "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
             "SELECT message, part FROM part INDEXED BY part_due"
             " WHERE standing = 'queued' AND route = ? AND due <= ? ORDER BY due LIMIT ?"
-            f") RETURNING {_LEASE}",
+            f") RETURNING {LEASE}",
             (owner, until, route, now, limit),
         ).fetchall()
-        found.append(sorted(_leases(rows), key=lambda lease: (lease.message, lease.part)))
+        found.append(sorted(leases_of(rows), key=lambda lease: (lease.message, lease.part)))
     return found
 
 
@@ -162,10 +99,10 @@ def claim_aged(db: sqlite3.Connection, items: Sequence[Aged]) -> list[list[Lease
             "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
             "SELECT message, part FROM part WHERE message < ? AND +route = ? AND +standing = 'queued'"
             " AND (owner = '' OR due <= ?) AND warned <= ? ORDER BY message LIMIT ?"
-            f") RETURNING {_LEASE}",
+            f") RETURNING {LEASE}",
             (owner, until, below, route, now, 0 if unwarned else 1, limit),
         ).fetchall()
-        found.append(_leases(rows))
+        found.append(leases_of(rows))
     return found
 
 

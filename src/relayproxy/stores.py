@@ -1,0 +1,60 @@
+"""Which store the configuration's spool is: for a worker, and for an administrator.
+
+A part of the composition root: the one place that knows both. What a configuration doesn't name is not loaded.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relayproxy.config.databases import postgres_places
+from relayproxy.config.operations import Spool
+from relayproxy.spool.protocol import Store
+
+if TYPE_CHECKING:
+    from relayproxy.spool.listing import Listing
+    from relayproxy.spool.postgres_connections import Server
+
+
+def store_of(spool: Spool, now: Callable[[], float], alarm: Callable[[str], None]) -> Store:
+    """Return a worker's way to the store; `alarm` is told when it fails for good. Nothing is opened yet."""
+    if spool.path is None:
+        from relayproxy.spool.postgres import PostgresSpool
+
+        return PostgresSpool(_server(spool), now=now, alarm=alarm)
+    from relayproxy.spool.sqlite import Floors, SqliteSpool
+
+    floors = Floors(spool.min_free, spool.min_free_inodes)
+    return SqliteSpool(spool.path, now=now, floors=floors, alarm=alarm)
+
+
+def listing_of(spool: Spool) -> "Listing":
+    """Open the store for an administrator. Raises SpoolError."""
+    if spool.path is None:
+        from relayproxy.spool.postgres_listing import PostgresListing
+
+        return PostgresListing(_server(spool))
+    from relayproxy.spool.listing import Listing
+
+    return Listing(spool.path)
+
+
+def owner_of(spool: Spool, slot: int) -> str:
+    """Return what a worker is called where its leases are shown."""
+    process = f"{os.getpid()}.{slot}"
+    return process if spool.path is not None else f"{platform.node()}.{process}"
+
+
+def _server(spool: Spool) -> "Server":
+    from relayproxy.spool.postgres_connections import Server
+
+    hosts, database = postgres_places(spool.url)
+    return Server(
+        hosts,
+        database,
+        spool.login or "",
+        spool.password.reveal() if spool.password else "",
+        spool.tls,
+        str(spool.ca) if spool.ca else "",
+    )
