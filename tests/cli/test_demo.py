@@ -100,7 +100,8 @@ async def test_it_shows_what_became_of_its_samples_and_of_mail_that_is_sent(demo
     assert "Grüße &lt;b&gt;und mehr&lt;/b&gt;" in page
     signed = await demo.message("Minutes of Monday")
     assert "<ins>+DKIM-Signature:" in signed
-    assert "a=ed25519-sha256" in signed
+    assert "a=rsa-sha256" in signed
+    assert "event=" not in demo.log, "the first thing that a user sees is no warning"
     assert "<ins>+X-Demo: " in signed
     refused = await demo.message("You won the lottery")
     assert "<td>message</td><td>demo_words</td><td>reject</td>" in refused

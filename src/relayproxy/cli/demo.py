@@ -199,14 +199,14 @@ def _choice(name: str, cls: Any, options: dict[str, Any]) -> "Choice":
 
 
 def _make_key(path: Path) -> None:
-    """Write a new Ed25519 key, which is made at once (RFC 8463)."""
+    """Write a new RSA key, of the size that every receiver verifies (RFC 8301 section 3.2)."""
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
     path.write_bytes(
-        Ed25519PrivateKey.generate().private_bytes(
+        generate_private_key(65537, 2048).private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
