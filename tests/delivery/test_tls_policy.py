@@ -212,7 +212,9 @@ class TestMtaSts:
             assert "STARTTLS" in said
 
     async def test_testing_sends_no_password_to_strangers(self, certificates, strangers):
-        async with UpstreamSink(Capabilities(starttls=strangers.server_context(), auth={"me": "a password of ours"})) as sink:
+        async with UpstreamSink(
+            Capabilities(starttls=strangers.server_context(), auth={"me": "a password of ours"})
+        ) as sink:
             world = World(RECORD, mode="testing")
             login = {"login": "me", "password": "a password of ours"}
             said = await outcome(world, sink, "mta-sts", certificates, **login)
