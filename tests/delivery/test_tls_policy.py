@@ -262,6 +262,17 @@ class TestMtaSts:
             world.clock.advance(86_400)
             assert "has no MTA-STS policy" in await outcome(world, sink, "mta-sts", certificates)
 
+    async def test_a_policy_that_could_not_be_had_is_asked_for_again_soon(self, certificates):
+        async with a_sink(certificates) as sink:
+            world = World(RECORD)
+            good, world.file = world.file, PolicyFile(503)
+            for _ in range(2):
+                assert "has no MTA-STS policy" in await outcome(world, sink, "mta-sts", certificates)
+            assert world.fetched == 1
+            world.file = good
+            world.clock.advance(31)
+            assert await outcome(world, sink, "mta-sts", certificates) == "TLSv1.3"
+
     async def test_tlsa_records_count_beside_the_policy(self, certificates, strangers):
         async with a_sink(certificates) as sink:
             world = World(RECORD | tlsa(sink, strangers))

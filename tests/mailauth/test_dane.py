@@ -258,7 +258,8 @@ def test_nothing_is_shown_or_readable():
     assert wrong([record(3, 1, 1, LEAF)], []) == "the server shows no certificate"
     assert "can't be read" in mismatch(Dane(Standing.USABLE, (record(3, 1, 1, LEAF),), (HOST,)), [b"x"], NOW)
     broken = Dane(Standing.USABLE, (Tlsa(2, 0, 0, b"x"),), (HOST,))
-    assert "can't be read" in mismatch(broken, [der(LEAF)], NOW)
+    assert "no TLSA record describes" in mismatch(broken, [der(LEAF)], NOW)
+    assert wrong([Tlsa(2, 0, 0, b"x"), record(2, 1, 1, CA)], [LEAF, MIDDLE, CA]) == ""
 
 
 @given(

@@ -19,7 +19,8 @@ from relayproxy.mailauth.mta_sts import Held, PolicyFile, current_policy
 FROM_DNS = frozenset({"dane", "mta-sts"})
 """The TLS policies that are looked up here."""
 
-_AGAIN = 300.0  # seconds until a policy that could not be had is asked for again
+_AGAIN = 300.0  # seconds until a policy that could not be had is asked for again, where an earlier one holds
+_SOON = 30.0  # the same where none does, and mail waits
 
 GetPolicy = Callable[[str, Sequence[str]], Awaitable[PolicyFile]]
 """Fetches the policy file of a domain from the addresses of its mta-sts host."""
@@ -129,8 +130,8 @@ class TlsPolicies:
             return held if held is not None and held.holds(now) else None
         found = await current_policy(domain, held, self._fetch, self._get, now)
         if found.problem:
-            self._failed[domain] = now + _AGAIN
             kept = found.held is not None
+            self._failed[domain] = now + (_AGAIN if kept else _SOON)
             self._log.warning("mta_sts_problem", domain=domain, problem=found.problem, kept=kept)
         if found.held is None:
             self._held.pop(domain, None)

@@ -5,6 +5,7 @@ Answers count only where a validating resolver vouches for them (AD). Must not k
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -165,7 +166,12 @@ def mismatch(dane: Dane, chain: Sequence[bytes], now: float) -> str:
 def _anchors(records: Sequence[Tlsa], certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
     """Return the issuers that records of usage 2 describe: those that are shown, and those that a record holds whole."""
     wanted = [record for record in records if record.usage == _DANE_TA]
-    whole = [x509.load_der_x509_certificate(r.data) for r in wanted if (r.selector, r.mtype) == (0, 0)]
+    whole = []
+    for record in wanted:
+        if (record.selector, record.mtype) == (0, 0):
+            # What is no certificate describes none, and takes nothing from the records beside it.
+            with suppress(ValueError):
+                whole.append(x509.load_der_x509_certificate(record.data))
     return [one for one in certificates[1:] if any(record.matches(one) for record in wanted)] + whole
 
 
