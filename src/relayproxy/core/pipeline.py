@@ -6,14 +6,15 @@ nothing of it reaches the client or another session. Must not know what any plug
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from relayproxy.api import Clock
-from relayproxy.core.entry import Call, Entry, Result, Scope, is_settled, is_skipped, prepared
-from relayproxy.core.fence import Came, Fence, Owned, where
+from relayproxy.core.entry import Call, Entry, Result, Scope, is_skipped, prepared
+from relayproxy.core.fence import Came, Fence, where
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.stage import Stage, by, on_error
 from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import (
@@ -33,9 +34,9 @@ from relayproxy.model.edits import (
 )
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
-from relayproxy.model.mail import Direction, Mail, Step
+from relayproxy.model.mail import Mail, Step
 from relayproxy.model.outcome import Outcome
-from relayproxy.model.verdict import Verdict, defer, hold, reject, strongest
+from relayproxy.model.verdict import Verdict, strongest
 
 _ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, RequireTls, SetRoute, SetSender)
 _EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
@@ -49,6 +50,7 @@ class Pipeline:
         self._monotonic = clock.monotonic
         self._log = log
         self._fence = Fence(clock, log)
+        self._stage = Stage(self._fence, log)
         self._calls: dict[str, tuple[Call, ...]] = {}
         for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
             users = [entry for entry in entries if hook in entry.hooks]
@@ -83,11 +85,11 @@ class Pipeline:
         if not calls:
             return None, ()
         try:
-            results = await self._stage(calls, client, None, scope, None, {"client": client, **more})
+            results = await self._stage.run(calls, client, None, scope, None, {"client": client, **more})
         except asyncio.CancelledError:
             scope.cancel()
             raise
-        verdict = self._weigh(results)
+        verdict = self._stage.weigh(results)
         scope.owe(verdict)
         return verdict, tuple(f for result in results for f in result.findings)
 
@@ -109,10 +111,10 @@ class Pipeline:
                 call = calls[0]
                 results: Sequence[Result] = ()
                 if call.always or call.entry.when.holds(mail.client, mail.direction):
-                    begun = self._begin(call, scope, mail, more, ())
+                    begun = self._stage.begin(call, scope, mail, more, ())
                     results = (begun if isinstance(begun, Result) else await begun,)
             else:
-                results = await self._stage(calls, mail.client, mail.direction, scope, mail, more)
+                results = await self._stage.run(calls, mail.client, mail.direction, scope, mail, more)
         except asyncio.CancelledError:
             scope.cancel()
             raise
@@ -121,7 +123,7 @@ class Pipeline:
         for result in results:
             if result.findings:
                 mail.findings += result.findings
-        verdict = self._weigh(results)
+        verdict = self._stage.weigh(results)
         if hook == "mail":
             scope.owe(verdict)
         return verdict
@@ -139,184 +141,11 @@ class Pipeline:
         results = [await task for task in scope.running]
         scope.running.clear()
         mail.findings += tuple(f for result in results for f in result.findings)
-        return self._weigh(
+        return self._stage.weigh(
             result
             for result in results
             if not (result.call.skippers and is_skipped(result.call, mail.findings, None))
         )
-
-    def _weigh(self, results: Iterable[Result]) -> Verdict | None:
-        best: Verdict | None = None
-        for result in results:
-            verdict = result.value
-            if verdict is None:
-                continue
-            call = result.call
-            call.verdicts[verdict.action.name].inc()
-            if call.entry.observe:
-                self._log.info(
-                    "would_have",
-                    plugin=call.entry.name,
-                    hook=call.hook,
-                    verdict=verdict.action.name.lower(),
-                    reply=str(verdict.reply or ""),
-                )
-                continue
-            if best is None or verdict.action > best.action:
-                best = verdict
-        return best
-
-    async def _stage(
-        self,
-        calls: Sequence[Call],
-        client: Client,
-        direction: Direction | None,
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-    ) -> list[Result]:
-        """Run the calls of one stage; each waits for those that it needs itself. Results in pipeline order.
-
-        What runs behind and is needed by a hook of this stage that doesn't run behind is settled here.
-        """
-        asked = [call for call in calls if call.always or call.entry.when.holds(client, direction)]
-        if len(asked) == 1 and not asked[0].background and not scope.running:
-            begun = self._begin(asked[0], scope, mail, arguments, ())
-            return [begun if isinstance(begun, Result) else await begun]
-        wanted: set[str] = set()
-        if scope.running or any(call.background for call in asked):
-            for call in asked:
-                if not call.background:
-                    wanted |= call.needs
-        started: list[tuple[str, Result | asyncio.Future[Result]]] = []
-        for task, name in tuple(scope.running.items()):
-            if name in wanted:
-                del scope.running[task]
-                started.append((name, task))
-        for call in asked:
-            name = call.entry.name
-            needed: list[Result | asyncio.Future[Result]] = [
-                item for other, item in started if other in call.needs
-            ]
-            behind = call.background and name not in wanted
-            if behind:
-                needed += [task for task, other in scope.running.items() if other in call.needs]
-            item = self._start(call, needed, scope, mail, arguments)
-            if behind:
-                scope.running[_settled(item) if isinstance(item, Result) else item] = name
-            else:
-                started.append((name, item))
-        try:
-            return [item if isinstance(item, Result) else await item for _, item in started]
-        except asyncio.CancelledError:
-            for _, item in started:
-                if isinstance(item, asyncio.Future):
-                    item.cancel()
-            raise
-
-    def _start(
-        self,
-        call: Call,
-        needed: Sequence["Result | asyncio.Future[Result]"],
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-    ) -> "Result | asyncio.Future[Result]":
-        """Begin a call, and return what it came to if it waits for nothing."""
-        known: list[Result] = []
-        for item in needed:
-            if isinstance(item, Result):
-                known.append(item)
-            elif item.done() and not item.cancelled():
-                known.append(item.result())
-        if call.waits or len(known) < len(needed):
-            return asyncio.create_task(self._following(call, needed, scope, mail, arguments))
-        begun = self._begin(call, scope, mail, arguments, known)
-        return begun if isinstance(begun, Result) else asyncio.create_task(begun)
-
-    async def _following(
-        self,
-        call: Call,
-        needed: Sequence["Result | asyncio.Future[Result]"],
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-    ) -> Result:
-        awaited = [item for item in needed if isinstance(item, asyncio.Future)]
-        if awaited:
-            # Others may need them too: that this one is cancelled must not cancel them.
-            await asyncio.wait(awaited)
-        before = [item if isinstance(item, Result) else item.result() for item in needed]
-        begun = self._begin(call, scope, mail, arguments, before)
-        return begun if isinstance(begun, Result) else await begun
-
-    def _begin(
-        self,
-        call: Call,
-        scope: Scope,
-        mail: Mail | None,
-        arguments: dict[str, Any],
-        before: Sequence[Result],
-    ) -> Result | Coroutine[Any, Any, Result]:
-        """Call one decide hook; return what it came to, or what is to be awaited for that."""
-        trace = scope.trace if mail is None else mail.trace
-        name = call.entry.name
-        if before and is_settled(before):
-            # Nothing is stronger, and of equals the earlier wins: the answer is known.
-            trace.append(Step(call.hook, name, 0.0, "not run"))
-            return Result(call)
-        if mail is not None:
-            view = mail.view(name)
-            for result in before:
-                if result.findings:
-                    view.findings += result.findings
-            if call.skippers and is_skipped(call, view.findings, arguments.get("rcpt")):
-                trace.append(Step(call.hook, name, 0.0, "skipped"))
-                return Result(call)
-            notes = view.noted
-            arguments = {"mail": view, **arguments}
-        else:
-            notes = []
-            arguments = {**arguments, "note": _noter(notes)}
-        came = self._fence.begin(call, scope, arguments)
-        if isinstance(came, tuple):
-            return self._result(call, trace, notes, came)
-        return self._resulting(call, trace, notes, Owned(came))
-
-    async def _resulting(self, call: Call, trace: list[Step], notes: list[Finding], coming: Owned) -> Result:
-        return self._result(call, trace, notes, await coming.taken())
-
-    def _result(self, call: Call, trace: list[Step], notes: list[Finding], came: Came) -> Result:
-        value, error, seconds = came
-        name = call.entry.name
-        if value is None and not error:
-            trace.append(Step(call.hook, name, seconds, "ok"))
-            return Result(call, None, tuple([_by(finding, name) for finding in notes]) if notes else ())
-        if not error and not isinstance(value, Verdict):
-            error = f"returned {type(value).__name__}, wanted a Verdict or None"
-            self._fence.fault(call, "type", error)
-        if error:
-            value = self._on_error(call)
-        answer = value.action.name.lower() if value is not None else "ok"
-        if value is not None and call.entry.observe:
-            answer = f"would {answer}"
-        trace.append(Step(call.hook, name, seconds, answer, error))
-        return Result(call, value, tuple([_by(finding, name) for finding in notes]))
-
-    def _on_error(self, call: Call) -> Verdict | None:
-        match call.entry.on_error:
-            case "skip":
-                return None
-            case "reject":
-                return reject(
-                    "A check failed", code=554, status="5.3.0", reason=f"on_error of {call.entry.name}"
-                )
-            case "hold":
-                return hold(f"{call.entry.name} failed")
-            case _:
-                return defer(
-                    "A check failed, try again later", status="4.3.0", reason=f"{call.entry.name} failed"
-                )
 
     async def _called(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> Came:
         """Call a hook that isn't of the decide kind."""
@@ -409,10 +238,10 @@ class Pipeline:
             if error:
                 self._fence.fault(call, "type", error)
         if view.noted:
-            mail.findings += tuple([_by(finding, call.entry.name) for finding in view.noted])
+            mail.findings += tuple([by(finding, call.entry.name) for finding in view.noted])
         mail.trace.append(Step(call.hook, call.entry.name, seconds, _count(edits), error))
         if error:
-            return (), None if call.entry.observe else self._on_error(call)
+            return (), None if call.entry.observe else on_error(call.entry)
         if call.entry.observe:
             if edits:
                 self._log.info("would_have", plugin=call.entry.name, hook=call.hook, edits=len(edits))
@@ -430,27 +259,6 @@ class Pipeline:
         for call in self._calls["session_closed"]:
             if call.entry.when.holds(client, None):
                 await self._called(call, Scope(), {"client": client, "totals": totals})
-
-
-def _noter(notes: list[Finding]) -> Callable[..., Finding]:
-    def note(method: str, result: str, *, score: float = 0.0, reason: str = "", **props: str) -> Finding:
-        finding = Finding(method, result, score, {k.replace("__", "."): v for k, v in props.items()}, reason)
-        notes.append(finding)
-        return finding
-
-    return note
-
-
-def _settled(result: Result) -> "asyncio.Future[Result]":
-    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    future.set_result(result)
-    return future
-
-
-def _by(finding: Finding, name: str) -> Finding:
-    if finding.by == name:
-        return finding
-    return Finding(finding.method, finding.result, finding.score, finding.props, finding.reason, name)
 
 
 def _count(edits: Sequence[Edit]) -> str:
