@@ -76,7 +76,8 @@ class Hooks:
 
         Called with `rcpt=None` for the sender at MAIL (return SetSender) and for each recipient at RCPT
         (return ReplaceRecipient, AddRecipient for a copy, or SetSender if this recipient takes another sender: others
-        that don't are then put off to a transaction of their own). A plugin sees where those before it led to.
+        that don't are then put off to a transaction of their own; so with SetRoute and RequireTls). A plugin sees where
+        those before it led to.
         """
 
     @hookspec
