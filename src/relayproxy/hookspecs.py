@@ -76,8 +76,8 @@ class Hooks:
 
         Called with `rcpt=None` for the sender at MAIL (return SetSender) and for each recipient at RCPT
         (return ReplaceRecipient, AddRecipient for a copy, or SetSender if this recipient takes another sender: others
-        that don't are then put off to a transaction of their own). A plugin is asked
-        about what those before it have made of a recipient.
+        that don't are then put off to a transaction of their own; so with SetRoute and RequireTls). A plugin is
+        asked about what those before it have made of a recipient.
         """
 
     @hookspec

@@ -172,10 +172,16 @@ def test_the_verdict_is_what_the_client_would_hear(config, at, do, verdict, repl
     assert found["edits"] == found["headers"] == []
 
 
-def test_hold_is_what_the_core_makes_of_it(config):
+def test_hold_needs_a_place_to_keep_it(config, tmp_path):
     found = as_json("-C", config("message", "hold"))
     assert found["hooks"][-1]["answer"] == "hold"
-    assert (found["verdict"], found["reply"][0]) in (("hold", "2"), ("defer", "4"))
+    assert (found["verdict"], found["reply"][0]) == ("defer", "4")
+    found = as_json("-C", config("message", "hold", spool={"url": f"sqlite://{tmp_path}/spool.db"}))
+    assert (found["verdict"], found["reply"]) == (
+        "hold",
+        "250 2.0.0 Ok: held for review id=" + found["reply"].rpartition("id=")[2],
+    )
+    assert not (tmp_path / "spool.db").exists()
 
 
 def test_findings_of_the_connection_and_of_the_mail_in_their_order(config):

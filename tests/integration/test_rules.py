@@ -100,3 +100,29 @@ async def test_a_rule_holds_a_message_until_it_is_released(relay: Relay) -> None
         assert (await relay.output("quarantine", "release", "--yes", id_, *config))[0] == 0
         await sink.until_messages(1)
         assert sink.messages[0].content.endswith(MESSAGE)
+
+
+async def test_rules_choose_the_route_and_demand_tls_of_what_is_queued(relay: Relay) -> None:
+    async with UpstreamSink() as store, UpstreamSink() as archive:
+        relay.configure(
+            store.address,
+            upstreams={"store": {"address": store.address}, "archive": {"address": archive.address}},
+            routes=[{"upstream": "store", "delivery": "queue", "queue": {"retry": ["1h"], "expire": "2h"}}],
+            spool={"url": f"sqlite:///{relay.folder}/spool.db"},
+            pipeline=["rules"],
+            rules=[
+                {"id": "way", "match": {"subject": "greetings"}, "then": {"route": "archive"}},
+                {"id": "tls", "match": {"recipient.local": "t"}, "then": {"require_tls": True}},
+            ],
+        )
+        await relay.start()
+        assert (await answer(relay)).startswith("250")
+        assert len(archive.messages) == 1
+        other = b"Subject: other\r\n\r\nbody\r\n"
+        assert (await answer(relay, recipient="t@example.net", raw=other)).startswith("250")
+        await relay.until_logged("queue_delivery")
+        assert "451 4.7.10 The next hop does not take TLS now" in relay.log
+        assert (await answer(relay, recipient="c@example.net", raw=other)).startswith("250")
+        await store.until_messages(1)
+        assert store.messages[0].content.endswith(other)
+        assert len(archive.messages) == 1

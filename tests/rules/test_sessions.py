@@ -309,7 +309,7 @@ async def test_rules_are_asked_again_about_a_released_message():
     (entry,) = talk.services.pipeline.entries
     await talk.start()
     mail = make_mail(MESSAGE)
-    assert await entry.plugin.before_forward(mail, "x") == ()
+    assert entry.plugin.before_forward(mail, "x") == ()
     mail.origin = Origin.RELEASE
     assert await entry.plugin.before_forward(mail, "x") == (ReplaceHeader("Subject", "[late] hello"),)
 

@@ -214,14 +214,14 @@ class Rules(Plugin[RulesSettings]):
         return result.verdict
 
     @hook
-    async def before_forward(self, mail: Mail, route: str) -> tuple[Edit, ...]:  # noqa: ARG002  (the hook's signature)
+    def before_forward(self, mail: Mail, route: str) -> Any:  # noqa: ARG002  (the hook's signature)
         """Change the message as the rules said; about one that a human has released, they are asked again."""
         kept = self._edits.pop(mail.id, None)
-        if kept is None:
-            if mail.origin is not Origin.RELEASE:
-                return ()
-            kept = await self._released(mail)
-        result, facts = kept
+        if kept is not None:
+            return self._changed(mail, *kept)
+        return self._released(mail) if mail.origin is Origin.RELEASE else ()
+
+    def _changed(self, mail: Mail, result: Result, facts: Facts) -> tuple[Edit, ...]:
         edits: list[Edit] = list(field_edits([act for _, act in result.fields], facts))
         acts = [act for rule, act in result.addresses if rule.phase is Phase.MESSAGE]
         if acts:
@@ -233,15 +233,17 @@ class Rules(Plugin[RulesSettings]):
         edits += onward_edits(act for _, act in result.onward)
         return tuple(edits)
 
-    async def _released(self, mail: Mail) -> tuple[Result, Facts]:
+    async def _released(self, mail: Mail) -> tuple[Edit, ...]:
         """What the rules want changed; their verdicts were overruled by whoever released the message."""
         recipients = mail.envelope.recipients
         facts = self._facts(mail, recipients[0] if recipients else None)
         asking = ask(self._at_message, facts)
         if asking is None:
-            return Result(), facts
+            return ()
         result = _ended(asking)
-        return (await self._answered(asking, result, facts) if isinstance(result, Pending) else result), facts
+        if isinstance(result, Pending):
+            result = await self._answered(asking, result, facts)
+        return self._changed(mail, result, facts)
 
     # -- answers from elsewhere -----------------------------------------------------------------------------
 

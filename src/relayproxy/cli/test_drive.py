@@ -14,7 +14,7 @@ from typing import Any
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, make_resolver
 from relayproxy.build import app_for, entries_of, policy_of, relay_of, routes_of, upstream_settings
-from relayproxy.cli.test_watch import Believes, Memory, Recorder, Watched
+from relayproxy.cli.test_watch import Believes, Memory, Recorder, Review, Watched
 from relayproxy.config.models import Config, Listener
 from relayproxy.config.models import Upstream as UpstreamConfig
 from relayproxy.config.values import Endpoint
@@ -143,6 +143,7 @@ class _Stage:
             metrics=metrics,
             clock=SystemClock(),
             budget=Budget(config.limits.bytes_in_flight, metrics.cell("bytes_in_flight")),
+            quarantine=Review() if config.spool is not None else None,
             begin_queries=begin_queries,
         )
         self._services = services

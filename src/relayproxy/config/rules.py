@@ -124,7 +124,7 @@ def _played(plugin: Rules, case: Case, mail_id: str) -> Outcome:
     verdict = _asked(plugin.message, mail)
     outcome = _outcome(verdict, mail)
     if callable(plugin.before_forward):
-        changes = tuple(_now(plugin.before_forward(mail, "")) or ())
+        changes = tuple(plugin.before_forward(mail, ""))
         outcome.message = apply_to_message(mail.message, changes)
         outcome.envelope = apply_to_envelope(mail.envelope, changes)
     return outcome

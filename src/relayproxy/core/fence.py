@@ -56,8 +56,10 @@ class Fence:
             room = call.entry.timeout
             if scope.deadline:
                 room = min(room, scope.deadline - start)
-            async with asyncio.timeout_at(began + room):
+            async with asyncio.timeout_at(began + room) as limit:
                 value = await value
+            if limit.expired():
+                raise TimeoutError  # noqa: TRY301  (a hook that swallows its cancellation is late all the same)
         except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
             value, error = None, self._caught(call, fault, start)
         return self._ended(call, value, error, start)
