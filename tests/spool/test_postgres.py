@@ -1,6 +1,8 @@
 """The PostgreSQL store: what every store does, and what is its own."""
 
 import asyncio
+import os
+import signal
 
 import psycopg
 import pytest
@@ -273,6 +275,35 @@ async def test_a_commit_waits_for_the_disk_even_where_the_server_would_not(postg
     store = PostgresSpool(postgres_database)
     assert (await store._row("SHOW synchronous_commit", ()))[0] == "on"
     await store.close()
+
+
+async def test_a_server_that_does_not_answer_is_an_error_in_time(
+    open_store, postgres_server, database, monkeypatch
+):
+    store = open_store()
+    await asyncio.gather(*(store.store(deposit(n, message=LARGE)) for n in range(CONNECTIONS)))
+    pids = database.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    ).fetchall()
+    monkeypatch.setattr("relayproxy.spool.postgres_connections._PATIENCE", 0.2)
+    for (pid,) in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(SpoolError, match="did not answer"):
+            await store.store(deposit(9))
+    finally:
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    await store.store(deposit(10))
+
+
+async def test_connections_that_fail_together_are_one_failure():
+    """The pause grows with the attempts, not with how many make one."""
+    connections = PostgresSpool(Server((("127.0.0.1", 1),), "x"))._connections
+    for _ in range(CONNECTIONS):
+        connections._wait()
+    assert connections._failures == 1
 
 
 def test_a_full_disk_is_said_to_be_one():

@@ -140,9 +140,7 @@ class Connections:
         try:
             connection = await self._connect()
         except (psycopg.Error, SpoolError) as error:
-            pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
-            self._failures += 1
-            self._retry_at = time.monotonic() + pause * (0.8 + 0.4 * random.random())  # noqa: S311  (a jitter)
+            self._wait()
             problem = error if isinstance(error, SpoolError) else _problem(error)
             if not self._told:
                 self._told = True
@@ -151,6 +149,13 @@ class Connections:
         self._failures = 0
         self._told = False
         return connection
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if now >= self._retry_at:  # not once more for each of those that tried at the same time
+            pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
+            self._failures += 1
+            self._retry_at = now + pause * (0.8 + 0.4 * random.random())  # noqa: S311  (a jitter)
 
     async def _put(self, connection: Connection) -> None:
         idle = psycopg.pq.TransactionStatus.IDLE
