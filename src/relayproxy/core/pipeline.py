@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import traceback
 import types
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -394,7 +394,7 @@ class Pipeline:
         value, error, seconds = await self._fenced(call, scope, arguments)
         if not error and value is not None and not isinstance(value, Verdict):
             error = f"returned {type(value).__name__}, wanted a Verdict or None"
-            self._fault(call, "type", error)
+            self._fault(call, "type", error, arguments)
         if error:
             value = self._on_error(call)
         answer = value.action.name.lower() if value is not None else "ok"
@@ -437,14 +437,14 @@ class Pipeline:
                     value = await value
         except TimeoutError as fault:
             error = f"no answer within {monotonic() - start:.1f} s"
-            self._fault(call, "timeout", error, fault)
+            self._fault(call, "timeout", error, arguments, fault)
         except asyncio.CancelledError as fault:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 _put_away(value)
                 raise
             error = "was cancelled from within"
-            self._fault(call, "raise", error, fault)
+            self._fault(call, "raise", error, arguments, fault)
         except Unavailable as fault:
             # Once an outage is enough: whoever noticed has logged it.
             error = str(fault)
@@ -454,15 +454,24 @@ class Pipeline:
             raise
         except BaseException as fault:  # noqa: BLE001  (the fence round foreign code; a panic in Rust is no Exception)
             error = _where(fault)
-            self._fault(call, "raise", error, fault)
+            self._fault(call, "raise", error, arguments, fault)
         seconds = monotonic() - start
         call.timer.observe(seconds)
         return value, error, seconds
 
-    def _fault(self, call: Call, kind: str, error: str, fault: BaseException | None = None) -> None:
+    def _fault(
+        self,
+        call: Call,
+        kind: str,
+        error: str,
+        arguments: Mapping[str, Any],
+        fault: BaseException | None = None,
+    ) -> None:
         call.errors[kind].inc()
+        about: Mail | Client | None = arguments.get("mail", arguments.get("client"))
         self._log.error(
             "plugin_fault",
+            id=about.id if about is not None else "",
             plugin=call.entry.name,
             hook=call.hook,
             kind=kind,
@@ -486,7 +495,7 @@ class Pipeline:
             )
             if not error and value is not None and not isinstance(value, str):
                 error = f"returned {type(value).__name__}, wanted a login or None"
-                self._fault(call, "type", error)
+                self._fault(call, "type", error, {"client": client})
             if error:
                 failed = failed or not (call.entry.observe or call.entry.on_error == "skip")
             elif value and not call.entry.observe:
@@ -551,7 +560,7 @@ class Pipeline:
             if not error and not all(isinstance(edit, allowed) for edit in edits):
                 error = "returned something that is no edit of this hook"
             if error:
-                self._fault(call, "type", error)
+                self._fault(call, "type", error, {"mail": view})
         mail.findings += tuple(_by(finding, call.entry.name) for finding in view.noted)
         mail.trace.append(Step(call.hook, call.entry.name, seconds, _count(edits), error))
         if error:
