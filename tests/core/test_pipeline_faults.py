@@ -97,6 +97,9 @@ async def test_every_fault_at_every_stage_is_a_4xx_and_its_text_stays_here(stage
     logged = faults_logged(driver)
     assert [(event["plugin"], event["hook"]) for event in logged] == [("faulty", stage)] * len(logged)
     assert logged[0]["level"] == "error"
+    # The connection's, or that of the message in it.
+    assert logged[0]["id"].partition(".")[0] == "c0"
+    assert ("." in logged[0]["id"]) == (stage not in ("connect", "helo"))
     # The next one, and another session, fare no better and no worse: nothing is left in disorder.
     driver.reconnect()
     assert (await driver.deliver(RAW)).reply.temporary

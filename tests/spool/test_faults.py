@@ -138,11 +138,15 @@ def small_folder(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def make_room(folder):
+    """To lease what is there the store needs a little room: an administrator makes some."""
+    subprocess.run(["mount", "-o", "remount,size=16m", str(folder.parent)], check=True)
+
+
 async def test_a_small_file_system_that_fills_up(small_folder):
     child = start(small_folder, 400, 3)
     output = child.communicate(timeout=60)[0].decode()
     assert "\nno " in output
     assert "\nack " in output
-    # To lease what is there the store needs a little room: an administrator makes some.
-    subprocess.run(["mount", "-o", "remount,size=16m", str(small_folder.parent)], check=True)
+    make_room(small_folder)
     await check(small_folder, output)

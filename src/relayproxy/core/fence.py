@@ -7,7 +7,7 @@ becomes of a fault.
 import asyncio
 import traceback
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, TypeAlias
 
 from relayproxy.api import Clock, ServiceError, Unavailable
@@ -33,14 +33,16 @@ class Fence:
         try:
             value = call.function(*[arguments[name] for name in call.names])
             if value is not None and hasattr(type(value), "__await__"):
-                return self._awaited(call, scope, Owned(value), start)
+                return self._awaited(call, scope, Owned(value), start, arguments)
         except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
-            error = self._caught(call, fault, start)
+            error = self._caught(call, fault, start, arguments)
         seconds = self.monotonic() - start
         call.timer.observe(seconds)
         return value, error, seconds
 
-    async def _awaited(self, call: Call, scope: Scope, owned: "Owned", start: float) -> Came:
+    async def _awaited(
+        self, call: Call, scope: Scope, owned: "Owned", start: float, arguments: dict[str, Any]
+    ) -> Came:
         """Wait for a hook, as long as its time and the message's allow."""
         error = ""
         value = owned.taken()
@@ -61,7 +63,7 @@ class Fence:
             if limit.expired():
                 raise TimeoutError  # noqa: TRY301  (a hook that swallows its cancellation is late all the same)
         except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
-            value, error = None, self._caught(call, fault, start)
+            value, error = None, self._caught(call, fault, start, arguments)
         return self._ended(call, value, error, start)
 
     def _ended(self, call: Call, value: Any, error: str, start: float) -> Came:
@@ -69,36 +71,45 @@ class Fence:
         call.timer.observe(seconds)
         return value, error, seconds
 
-    def _caught(self, call: Call, fault: BaseException, start: float) -> str:
+    def _caught(self, call: Call, fault: BaseException, start: float, arguments: dict[str, Any]) -> str:
         """Say what went wrong; what is no fault of the hook (we are cancelled, or closed) goes on upwards."""
         if isinstance(fault, TimeoutError):
             error = f"no answer within {self.monotonic() - start:.1f} s"
-            self.fault(call, "timeout", error, fault)
+            self.fault(call, "timeout", error, arguments, fault)
         elif isinstance(fault, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise fault
             error = "was cancelled from within"
-            self.fault(call, "raise", error, fault)
+            self.fault(call, "raise", error, arguments, fault)
         elif isinstance(fault, Unavailable):
             # Once an outage is enough: whoever noticed has logged it.
             error = str(fault)
             call.errors["unavailable"].inc()
         elif isinstance(fault, ServiceError):
             error = str(fault)
-            self.fault(call, "service", error)
+            self.fault(call, "service", error, arguments)
         elif isinstance(fault, GeneratorExit):
             raise fault
         else:
             error = where(fault)
-            self.fault(call, "raise", error, fault)
+            self.fault(call, "raise", error, arguments, fault)
         return error
 
-    def fault(self, call: Call, kind: str, error: str, fault: BaseException | None = None) -> None:
-        """Count and log what a hook did wrong."""
+    def fault(
+        self,
+        call: Call,
+        kind: str,
+        error: str,
+        arguments: Mapping[str, Any],
+        fault: BaseException | None = None,
+    ) -> None:
+        """Count and log what a hook did wrong, with the id of the message or connection that it was called for."""
         call.errors[kind].inc()
+        about = arguments.get("mail") or arguments.get("client")
         self._log.error(
             "plugin_fault",
+            **({"id": about.id} if about is not None else {}),
             plugin=call.entry.name,
             hook=call.hook,
             kind=kind,

@@ -165,7 +165,7 @@ class Pipeline:
             )
             if not error and value is not None and not isinstance(value, str):
                 error = f"returned {type(value).__name__}, wanted a login or None"
-                self._fence.fault(call, "type", error)
+                self._fence.fault(call, "type", error, {"client": client})
             if error:
                 failed = failed or not (call.entry.observe or call.entry.on_error == "skip")
             elif value and not call.entry.observe:
@@ -236,7 +236,7 @@ class Pipeline:
             if not error and not all(isinstance(edit, allowed) for edit in edits):
                 error = "returned something that is no edit of this hook"
             if error:
-                self._fence.fault(call, "type", error)
+                self._fence.fault(call, "type", error, {"mail": view})
         if view.noted:
             mail.findings += tuple([by(finding, call.entry.name) for finding in view.noted])
         mail.trace.append(Step(call.hook, call.entry.name, seconds, _count(edits), error))

@@ -159,13 +159,27 @@ class Stage:
             arguments = {**arguments, "note": _noter(notes)}
         came = self._fence.begin(call, scope, arguments)
         if isinstance(came, tuple):
-            return self._result(call, trace, notes, came)
-        return self._resulting(call, trace, notes, Owned(came))
+            return self._result(call, trace, notes, came, arguments)
+        return self._resulting(call, trace, notes, Owned(came), arguments)
 
-    async def _resulting(self, call: Call, trace: list[Step], notes: list[Finding], coming: Owned) -> Result:
-        return self._result(call, trace, notes, await coming.taken())
+    async def _resulting(
+        self,
+        call: Call,
+        trace: list[Step],
+        notes: list[Finding],
+        coming: Owned,
+        arguments: dict[str, Any],
+    ) -> Result:
+        return self._result(call, trace, notes, await coming.taken(), arguments)
 
-    def _result(self, call: Call, trace: list[Step], notes: list[Finding], came: Came) -> Result:
+    def _result(
+        self,
+        call: Call,
+        trace: list[Step],
+        notes: list[Finding],
+        came: Came,
+        arguments: dict[str, Any],
+    ) -> Result:
         value, error, seconds = came
         name = call.entry.name
         if value is None and not error:
@@ -173,7 +187,7 @@ class Stage:
             return Result(call, None, tuple([by(finding, name) for finding in notes]) if notes else ())
         if not error and not isinstance(value, Verdict):
             error = f"returned {type(value).__name__}, wanted a Verdict or None"
-            self._fence.fault(call, "type", error)
+            self._fence.fault(call, "type", error, arguments)
         if error:
             value = on_error(call.entry)
         answer = value.action.name.lower() if value is not None else "ok"
