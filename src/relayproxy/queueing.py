@@ -96,6 +96,7 @@ class Queueing:
             clock=clock,
             log=log,
             metrics=metrics,
+            keep_held=config.spool.keep_held,
         )
         self._queue = queue = QueueHop(
             self.spool, self.scheduler, routes_of(config), lanes, clock=clock, log=log, metrics=metrics

@@ -15,7 +15,7 @@ from relayproxy.core.policy import Route
 from relayproxy.core.ports import Capabilities
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part
+from relayproxy.model.queued import Part, Standing
 from relayproxy.model.reply import Reply
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
@@ -122,7 +122,7 @@ class Bench:
         store.start()
         return store
 
-    def worker(self) -> Scheduler:
+    def worker(self, **options: Any) -> Scheduler:
         store, metrics = self.open_store(), Metrics()
         log = Log(lambda line: self.log.append(json.loads(line)), self.clock.time)
         lanes = [Lane("up", self.hop, self.schedule)]
@@ -136,7 +136,7 @@ class Bench:
 
         bounces = Bounces("relay.test", pipeline, route, lambda: f"dsn{next(ids)}", **common)
         endings = Endings(bounces, lanes, **common)
-        scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common)
+        scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common, **options)
         queue = QueueHop(store, scheduler, (Route("up", "+queue"),), {"up": lanes[0]}, **common)
         self.queue = queue
         self.workers.append((store, scheduler))
@@ -396,3 +396,21 @@ def test_pauses_and_retries_grow_within_their_bounds():
     assert [round(schedule.after(n, lambda: 0.5)) for n in (0, 1, 2, 9)] == [10, 10, 100, 100]
     assert schedule.after(1, lambda: 0.0) == pytest.approx(8.0)
     assert schedule.after(1, lambda: 1.0) == pytest.approx(12.0)
+
+
+async def test_what_was_held_too_long_is_deleted_and_named(make):
+    bench = make()
+    now = bench.clock.time()
+    for number in range(250):
+        await bench.put(number, standing=Standing.HELD, reason="odd", due=now - 2000)
+    await bench.put(999, standing=Standing.HELD, reason="odd", due=now - 10)
+    scheduler = bench.worker(keep_held=1000.0)
+    await scheduler._expire_held()
+    assert await bench.left() == [("held", 0, "odd", 0)]
+    events = bench.events("held_expired")
+    assert len(events) == 250
+    assert (events[0]["from"], events[0]["to"], events[0]["reason"]) == (
+        "a@example.org",
+        ["b@example.net"],
+        "odd",
+    )

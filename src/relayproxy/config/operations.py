@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Wit
 
 from relayproxy.config.base import Model, quoted, refusal
 from relayproxy.config.databases import is_sqlite, sqlite_path, sqlite_url
-from relayproxy.config.quantities import Duration, Size
+from relayproxy.config.quantities import Duration, Grace, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 from relayproxy.secrets import SecretRef
 
@@ -133,6 +133,8 @@ class Spool(Model):
     """Octets that must be free on its file system; below that, clients hear 452."""
     min_free_inodes: int = Field(default=1000, ge=0)
     """Inodes that must be free there."""
+    keep_held: Grace = 30 * 86_400.0
+    """How long held messages wait for a decision; then they are deleted, and logged. `0s`: for ever."""
 
     @property
     def path(self) -> Path:

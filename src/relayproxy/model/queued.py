@@ -117,6 +117,17 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """A held part that was deleted because nobody had decided about it in time."""
+
+    id: str
+    route: str
+    reason: str
+    sender: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One part as lists show it. Times in seconds since the epoch; `recipients` are (address, last reply)."""
 

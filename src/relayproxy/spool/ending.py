@@ -74,6 +74,8 @@ class Endings:
         if not kept:
             return Settlement(finished, deposits=tuple(deposits))
         due = now + (_AGAIN if told is Answer.LATER else lane.schedule.after(queued.lease.attempts + 1))
+        if held:
+            due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
         return Settlement(finished, replies, due, tuple(deposits), held=held)
 

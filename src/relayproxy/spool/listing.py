@@ -19,6 +19,7 @@ from relayproxy.spool.protocol import SpoolError
 from relayproxy.spool.tables import drop_messages
 
 _SOME = 500
+_HEAD = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,21 @@ class Listing:
                 raise SpoolError("the message is not there any more")
             return bytes(found[0]) if found[0] is not None else self._files.place(message).read_bytes()
 
+    def head(self, message: int) -> bytes:
+        """Return the header of a message, or of a very long one the beginning. Raises SpoolError."""
+        with _refusals():
+            found = self._db.execute(
+                "SELECT substr(content, 1, ?) FROM message WHERE seq = ?", (_HEAD, message)
+            ).fetchone()
+            if found is None:
+                return b""
+            if found[0] is not None:
+                octets = bytes(found[0])
+            else:
+                with self._files.place(message).open("rb") as file:
+                    octets = file.read(_HEAD)
+        return octets.partition(b"\r\n\r\n")[0] + b"\r\n"
+
     def summary(self) -> list[dict[str, Any]]:
         """Return for each route and standing: parts, those that are due, the oldest, and the octets."""
         now = time.time()
@@ -141,8 +157,8 @@ class Listing:
         return self._change(
             wanted,
             (Standing.QUEUED,),
-            "standing = ?, reason = ?",
-            (Standing.HELD, reason or "held by an administrator"),
+            "standing = ?, reason = ?, due = ?",
+            (Standing.HELD, reason or "held by an administrator", time.time()),
         )
 
     def unhold(self, wanted: Filter) -> int:

@@ -6,7 +6,7 @@ Every method that changes something returns only when the change is durable. Mus
 from collections.abc import Sequence
 from typing import Protocol
 
-from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
 
 
 class SpoolError(Exception):
@@ -78,6 +78,10 @@ class Spool(Protocol):
 
     async def set_aside(self, lease: Lease, reason: str) -> None:
         """Take a part that can't be read out of the way. Raises LeaseLostError and SpoolError."""
+        ...
+
+    async def expire_held(self, before: float, limit: int) -> list[Expired]:
+        """Delete up to `limit` parts that are held since before that time; return them. Raises SpoolError."""
         ...
 
     async def clamp(self, longest: float) -> int:

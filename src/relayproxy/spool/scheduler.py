@@ -33,7 +33,7 @@ _JUMP = 15.0
 
 
 class Scheduler:
-    """Implements hop.Courier. `run` works until `stop`."""
+    """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Scheduler:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        keep_held: float = 0.0,
     ) -> None:
         self.owner = owner
         self.lease = LEASE
@@ -72,6 +73,8 @@ class Scheduler:
         self._stopping = False
         self._offset = clock.time() - clock.monotonic()
         self._no_claims_until = 0.0
+        self._keep_held = keep_held
+        self._held_expired = metrics.cell("queue_held_expired_total")
 
     # -- what the hop asks -----------------------------------------------------------------------------------
 
@@ -158,8 +161,27 @@ class Scheduler:
                 if turn % 6 == 1:
                     for state in self._states.values():
                         state.waiting_cell.set(await self._spool.count(state.lane.route))
+                if self._keep_held and turn % 12 == 1:
+                    await self._expire_held()
             except SpoolError as error:
                 self._log.error("queue_fault", problem=str(error))
+
+    async def _expire_held(self) -> None:
+        """Delete what nobody has decided about. The log has the only trace of it, so it names each."""
+        before = self._clock.time() - self._keep_held
+        full = True
+        while full and not self._stopping:
+            expired = await self._spool.expire_held(before, _BATCH)
+            full = len(expired) == _BATCH
+            for gone in expired:
+                fields = {
+                    "id": gone.id,
+                    "route": gone.route,
+                    "from": gone.sender,
+                    "to": list(gone.recipients),
+                }
+                self._held_expired.inc()
+                self._log.warning("held_expired", **fields, reason=gone.reason)
 
     async def _look_at_clock(self) -> bool:
         """After a jump of the clock leases look ended that are not: claim nothing until all could be renewed."""

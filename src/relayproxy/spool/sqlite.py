@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
 from relayproxy.spool import tables
 from relayproxy.spool.codec import (
     read_client,
@@ -193,6 +193,21 @@ class SqliteSpool:
     async def set_aside(self, lease: Lease, reason: str) -> None:
         """See protocol.Spool."""
         await self._writer.do(tables.set_aside, (lease, reason))
+
+    async def expire_held(self, before: float, limit: int) -> list[Expired]:
+        """See protocol.Spool."""
+        found = await self._read(
+            lambda db: db.execute(
+                "SELECT 1 FROM part WHERE standing = 'held' AND due < ? LIMIT 1", (before,)
+            ).fetchone()
+        )
+        if found is None:
+            return []
+        expired: list[Expired]
+        expired, gone = await self._writer.do(tables.expire_held, (before, limit))
+        for key in gone:
+            self._files.remove(key)
+        return expired
 
     async def clamp(self, longest: float) -> int:
         """See protocol.Spool."""

@@ -2,18 +2,18 @@
 
 The interpreter lets go of its lock with each step of a statement and may wait long to get it back, so many rows go
 into one statement. Must not know threads, files or futures. `due` has two meanings that are one: nobody else may touch
-a part before then, be it because it waits for its time or because it is leased.
+a part before then, be it because it waits for its time or because it is leased. Of a held part it is since when.
 """
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.model.queued import GIVEN_UP, Deposit, Lease, Settlement, Standing
+from relayproxy.model.queued import GIVEN_UP, Deposit, Expired, Lease, Settlement, Standing
 from relayproxy.spool.codec import meta_of
 from relayproxy.spool.protocol import LeaseLostError
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE message (
@@ -28,6 +28,7 @@ CREATE TABLE part (
   PRIMARY KEY (message, part)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX part_due ON part (route, due) WHERE standing = 'queued';
+CREATE INDEX part_held ON part (due) WHERE standing = 'held';
 CREATE TABLE recipient (
   message INTEGER NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, address TEXT NOT NULL,
   notify TEXT NOT NULL, orcpt TEXT NOT NULL, reply TEXT NOT NULL,
@@ -309,3 +310,28 @@ def clamp(db: sqlite3.Connection, items: Sequence[float]) -> list[int]:
         db.execute("UPDATE part SET due = ? WHERE standing = 'queued' AND due > ?", (latest, latest)).rowcount
         for latest in items
     ]
+
+
+def expire_held(
+    db: sqlite3.Connection, items: Sequence[tuple[float, int]]
+) -> list[tuple[list[Expired], set[int]]]:
+    """Delete parts that are held since before a time, at most so many; with them the keys of messages that are gone."""
+    found = []
+    for before, limit in items:
+        rows = db.execute(
+            "SELECT seq, part, id, route, reason, sender FROM part JOIN message ON seq = message"
+            " WHERE standing = 'held' AND due < ? ORDER BY due LIMIT ?",
+            (before, limit),
+        ).fetchall()
+        expired = []
+        for key, part, id_, route, reason, sender in rows:
+            addresses = db.execute(
+                "DELETE FROM recipient WHERE message = ? AND part = ? RETURNING address", (key, part)
+            ).fetchall()
+            db.execute("DELETE FROM part WHERE message = ? AND part = ?", (key, part))
+            expired.append(Expired(id_, route, reason, sender, tuple(row[0] for row in addresses)))
+        gone: set[int] = set()
+        for some in _slices(sorted({row[0] for row in rows})):
+            gone |= drop_messages(db, some)
+        found.append((expired, gone))
+    return found
