@@ -13,7 +13,7 @@ from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
-from relayproxy.core.ports import NextHop
+from relayproxy.core.ports import History, NextHop
 from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.reach import Reach
 from relayproxy.delivery.upstream import Upstream
@@ -48,6 +48,7 @@ class Queueing:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        history: History | None,
     ) -> None:
         assert config.spool is not None
         self._log = log
@@ -87,7 +88,9 @@ class Queueing:
             log=log,
             metrics=metrics,
         )
-        endings = Endings(bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics)
+        endings = Endings(
+            bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics, history=history
+        )
         self.scheduler = Scheduler(
             self.spool,
             list(lanes.values()),

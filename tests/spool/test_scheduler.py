@@ -1,6 +1,7 @@
 """The scheduler against a real store and a next hop that answers what the test says."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -114,6 +115,7 @@ class Bench:
         self.hop = hop
         self.schedule = schedule
         self.log: list[dict[str, Any]] = []
+        self.history: Kept | None = None
         self.workers: list[tuple[SqliteSpool, Scheduler]] = []
         self.store = self.open_store()
 
@@ -135,7 +137,7 @@ class Bench:
             return queue.parts(client, sender, to)
 
         bounces = Bounces("relay.test", pipeline, route, lambda: f"dsn{next(ids)}", **common)
-        endings = Endings(bounces, lanes, **common)
+        endings = Endings(bounces, lanes, **common, history=self.history)
         scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common, **options)
         queue = QueueHop(store, scheduler, (Route("up", "+queue"),), {"up": lanes[0]}, **common)
         self.queue = queue
@@ -162,6 +164,14 @@ class Bench:
             while len(await self.left()) != count:
                 self.hop.news.clear()
                 await asyncio.wait({asyncio.ensure_future(self.hop.news.wait())}, timeout=0.05)
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not what():
+                self.hop.news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self.hop.news.wait()
 
     async def close(self) -> None:
         for store, scheduler in self.workers:
@@ -414,3 +424,54 @@ async def test_what_was_held_too_long_is_deleted_and_named(make):
         ["b@example.net"],
         "odd",
     )
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def record(self, event: Any) -> None:
+        self.events.append(event)
+
+    def notes(self) -> list[tuple[str, str, str]]:
+        return [
+            (one.kind, str(one.recipient or ""), str(one.reply.status) if one.reply else "")
+            for one in self.events
+        ]
+
+
+async def test_the_history_hears_of_each_attempt_and_of_each_end(make):
+    bench = make()
+    bench.history = Kept()
+    bench.hop.answers = {"b@example.net": LATER, "c@example.net": NEVER}
+    to = recipients("b@example.net", "c@example.net", "d@example.net")
+    await bench.put(envelope=Envelope(make_address("a@example.org"), to), parts=(Part("up", to),))
+    bench.worker().start()
+    await bench.hop.until(lambda: len(bench.hop.got) >= 1)
+    await bench.until(lambda: len(bench.history.events) >= 4)
+    assert bench.history.notes()[:4] == [
+        ("attempt", "b@example.net", "4.2.0"),
+        ("attempt", "c@example.net", "5.1.1"),
+        ("attempt", "d@example.net", "2.0.0"),
+        ("bounce", "c@example.net", ""),
+    ]
+    bounce = bench.history.events[3]
+    assert (bounce.id, bounce.route) == ("id1", "up")
+    assert (bounce.details["end"], bounce.details["notice"], bounce.details["attempt"]) == (
+        "bounced",
+        "dsn0",
+        1,
+    )
+
+
+async def test_the_history_has_a_reply_for_what_expires(make):
+    bench = make(Hop(), expire=10.0)
+    bench.history = Kept()
+    bench.hop.down = True
+    await bench.put(received_at=bench.clock.time() - 20, vouched=False)
+    bench.worker().start()
+    await bench.until_left(1)
+    await bench.until(lambda: len(bench.history.events) >= 2)
+    assert bench.history.notes()[:2] == [("attempt", "", "4.4.1"), ("bounce", "b@example.net", "5.4.7")]
+    assert bench.history.events[0].details["recipients"] == 1
+    assert bench.history.events[1].details["end"] == "held"
