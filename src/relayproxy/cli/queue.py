@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.queue_transfer import export_queue, import_queue
 
 if TYPE_CHECKING:
     from relayproxy.model.queued import Row
@@ -310,6 +311,10 @@ def queue_fail(**given: Any) -> None:
 def queue_drop(**given: Any) -> None:
     """Delete messages, and tell nobody."""
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
+
+
+queue.add_command(export_queue)
+queue.add_command(import_queue)
 
 
 # -- quarantine -------------------------------------------------------------------------------------------------

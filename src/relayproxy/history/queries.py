@@ -188,7 +188,7 @@ def deliveries(connection: sqlite3.Connection, since: float, until: float, by: s
         f" SUM(kind = 'bounce'), {ranks}, MAX(CASE WHEN o = 'done' THEN s END) FROM ranked GROUP BY k ORDER BY k",
         (since, until),
     )
-    return tuple(Delivery(*(value if value is not None else 0.0 for value in row)) for row in rows)
+    return tuple(Delivery(*row[:5], *(seconds or 0.0 for seconds in row[5:])) for row in rows)
 
 
 def findings(

@@ -34,6 +34,7 @@ CREATE TABLE recipient (
   notify TEXT NOT NULL, orcpt TEXT NOT NULL, reply TEXT NOT NULL,
   PRIMARY KEY (message, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE imported (seq INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
 """
 
 _ROWS = 100
