@@ -20,6 +20,7 @@ VERSION = 1
 _FIRST, _LAST = "queue.json", "end.json"
 _LONGEST_JSON = 256 * 2**20
 _LONGEST_CONTENT = 2**31
+_KINDS: dict[object, type[Any] | tuple[type[Any], ...]] = {int: int, float: (int, float), str: str}
 
 
 class ArchiveError(Exception):
@@ -154,7 +155,7 @@ class ArchiveReader:
                 raise ArchiveError(f"{member.name!r} does not belong there")
             octets = file.read()
             # A streamed archive keeps all of its members, which would be a million.
-            self._tar.members.clear()
+            self._tar.members.clear()  # type: ignore[attr-defined]  # the stubs leave it out
         except (tarfile.TarError, OSError, ValueError) as error:
             raise ArchiveError(str(error)) from error
         if len(octets) != member.size:
@@ -178,7 +179,7 @@ def _kept(name: str, octets: bytes) -> Kept:
     try:
         parts = tuple(_row(PartRow, one) for one in found.pop("parts"))
         recipients = tuple(_row(RecipientRow, one) for one in found.pop("recipients"))
-        kept = _row(Kept, {**found, "parts": parts, "recipients": recipients})
+        kept: Kept = _row(Kept, {**found, "parts": parts, "recipients": recipients})
         meta = read_meta(kept.meta)
         read_client(meta)
         read_envelope(meta, kept.sender, ())
@@ -199,7 +200,7 @@ def _row(kind: type[Any], given: dict[str, Any]) -> Any:
     value = kind(**given)
     for field in fields(kind):
         found = getattr(value, field.name)
-        wanted = {int: (int,), float: (int, float), str: (str,)}.get(field.type, (tuple,))  # type: ignore[call-overload]  # by the annotation
+        wanted = _KINDS.get(field.type, tuple)
         if not isinstance(found, wanted) or isinstance(found, bool):
             raise TypeError(f"{field.name} is {found!r}")
     return value
