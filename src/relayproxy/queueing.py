@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from relayproxy.api import Clock, Resolver
-from relayproxy.build import hop_of, routes_of, schedule_of, upstream_settings
+from relayproxy.build import hop_of, priorities_of, routes_of, schedule_of, upstream_settings
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -102,7 +102,14 @@ class Queueing:
             keep_held=config.spool.keep_held,
         )
         self._queue = queue = QueueHop(
-            self.spool, self.scheduler, routes_of(config), lanes, clock=clock, log=log, metrics=metrics
+            self.spool,
+            self.scheduler,
+            routes_of(config),
+            lanes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            priorities=priorities_of(config),
         )
         self.quarantine = SpoolQuarantine(queue, config.hostname)
         self.hops: dict[str, NextHop] = {NAME: queue}

@@ -36,12 +36,13 @@ class SetClock:
 
     def __init__(self) -> None:
         self.offset = 1_790_000_000.0
+        self.ahead = 0.0
 
     def time(self) -> float:
         return self.monotonic() + self.offset
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return asyncio.get_running_loop().time() + self.ahead
 
 
 class Hop:
@@ -475,3 +476,38 @@ async def test_the_history_has_a_reply_for_what_expires(make):
     assert bench.history.notes()[:2] == [("attempt", "", "4.4.1"), ("bounce", "b@example.net", "5.4.7")]
     assert bench.history.events[0].details["recipients"] == 1
     assert bench.history.events[1].details["end"] == "held"
+
+
+async def test_a_destination_that_asks_for_less_rests_and_gets_less(make):
+    bench = make(concurrency=4)
+    bench.hop.final = Reply(421, "4.7.0", "too many messages")
+    for number in range(8):
+        await bench.put(number)
+    scheduler = bench.worker()
+    scheduler.start()
+    await bench.until(lambda: bool(bench.events("queue_throttled")))
+    (event,) = bench.events("queue_throttled")
+    assert (event["limit"], event["seconds"], event["destination"]) == (2, 5.0, "")
+    begun = bench.hop.begun
+    assert begun <= 4
+    bench.hop.final = OK
+    bench.clock.ahead += 6.0
+    bench.hop.most = 0
+    await bench.until_left(0)
+    assert len(bench.hop.got) == 8
+    assert 1 <= bench.hop.most <= 3
+
+
+async def test_tenants_at_hand_take_turns(make):
+    bench = make(concurrency=1)
+    to = recipients("b@example.net")
+    for number, tenant in enumerate(("flood", "flood", "flood", "small")):
+        sender = make_address(f"s@{tenant}.example")
+        await bench.put(
+            number,
+            envelope=Envelope(sender, to),
+            parts=(Part("up", to, tenant=tenant, priority=int(tenant == "flood")),),
+        )
+    bench.worker().start()
+    await bench.until_left(0)
+    assert bench.hop.got[0][0] == "s@small.example"

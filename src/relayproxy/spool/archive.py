@@ -39,6 +39,8 @@ class PartRow:
     due: float
     attempts: int
     warned: int
+    tenant: str
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,11 @@ class Spool(Protocol):
         ...
 
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
-        """Lease up to `limit` parts of `route` that are due, oldest first. Raises SpoolError."""
+        """Lease up to `limit` parts of `route` that are due. Raises SpoolError.
+
+        Where more are due, those of a higher priority come first, though not always, and tenants get even shares;
+        the longest due of each come first.
+        """
         ...
 
     async def claim_aged(

@@ -71,6 +71,7 @@ class SqliteSpool:
         self._syncers = ThreadPoolExecutor(4, thread_name_prefix="spool-files")
         self._database: sqlite3.Connection | None = None
         self._looked = -_LOOK
+        self._turns: dict[str, tuple[int, str]] = {}
         self._has_room = True
 
     def start(self) -> None:
@@ -149,7 +150,11 @@ class SqliteSpool:
 
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
-        leases: list[Lease] = await self._writer.do(tables.claim, (route, owner, self._now(), until, limit))
+        turn, last = self._turns.get(route, (0, ""))
+        asked = (route, owner, self._now(), until, limit, turn, last)
+        leases: list[Lease]
+        leases, last = await self._writer.do(tables.claim, asked)
+        self._turns[route] = (turn + 1, last)
         return leases
 
     async def claim_aged(

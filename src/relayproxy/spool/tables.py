@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from relayproxy.model.queued import GIVEN_UP, Deposit, Expired, Lease, Settlement, Standing
 from relayproxy.spool.codec import meta_of
 from relayproxy.spool.protocol import LeaseLostError
+from relayproxy.spool.turns import choose
 
 VERSION = 2
 
@@ -25,9 +26,11 @@ CREATE TABLE part (
   message INTEGER NOT NULL, part INTEGER NOT NULL, route TEXT NOT NULL, destination TEXT NOT NULL,
   standing TEXT NOT NULL, reason TEXT NOT NULL, due REAL NOT NULL, attempts INTEGER NOT NULL,
   owner TEXT NOT NULL, epoch INTEGER NOT NULL, warned INTEGER NOT NULL,
+  tenant TEXT NOT NULL, priority INTEGER NOT NULL,
   PRIMARY KEY (message, part)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX part_due ON part (route, due) WHERE standing = 'queued';
+CREATE INDEX part_turn ON part (route, priority, tenant, due) WHERE standing = 'queued';
 CREATE INDEX part_held ON part (due) WHERE standing = 'held';
 CREATE TABLE recipient (
   message INTEGER NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, address TEXT NOT NULL,
@@ -93,6 +96,8 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
                     deposit.owner,
                     1,
                     0,
+                    part.tenant,
+                    part.priority,
                 )
             )
             for recipient in part.recipients:
@@ -109,11 +114,11 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
                 )
                 number += 1
     _insert(db, "message", 9, messages)
-    _insert(db, "part", 11, parts)
+    _insert(db, "part", 13, parts)
     _insert(db, "recipient", 7, recipients)
     return [
         tuple(
-            Lease(key, place, 1, part.route, part.destination)
+            Lease(key, place, 1, part.route, part.destination, tenant=part.tenant, priority=part.priority)
             for place, part in enumerate(deposit.parts)
             if deposit.owner
         )
@@ -121,31 +126,37 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
     ]
 
 
-Claim: TypeAlias = tuple[str, str, float, float, int]
-"""Route, owner, now, until, limit."""
+Claim: TypeAlias = tuple[str, str, float, float, int, int, str]
+"""Route, owner, now, until, limit; the number of the turn, and the tenant that was served last."""
 
-_LEASE = "message, part, epoch, route, destination, attempts, warned, reason"
+_LEASE = "message, part, epoch, route, destination, attempts, warned, reason, tenant, priority"
 
 
 def _leases(rows: Sequence[Sequence[Any]]) -> list[Lease]:
     return [
-        Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP)
+        Lease(
+            row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP, row[8], row[9]
+        )
         for row in rows
     ]
 
 
-def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
-    """Lease what is due, the longest due first."""
+def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[tuple[list[Lease], str]]:
+    """Lease what is due: all of it, or where that is more than the limit, what is next in turn (turns.py)."""
     found = []
-    for route, owner, now, until, limit in items:
-        rows = db.execute(
-            "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
-            "SELECT message, part FROM part INDEXED BY part_due"
-            " WHERE standing = 'queued' AND route = ? AND due <= ? ORDER BY due LIMIT ?"
-            f") RETURNING {_LEASE}",
-            (owner, until, route, now, limit),
-        ).fetchall()
-        found.append(sorted(_leases(rows), key=lambda lease: (lease.message, lease.part)))
+    for route, owner, now, until, limit, turn, last in items:
+        keys, last_served = choose(db, route, now, limit, turn, last)
+        leases: list[Lease] = []
+        for some in _slices(keys):
+            rows = db.execute(
+                "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1"
+                f" WHERE (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {_LEASE}",
+                [owner, until, *(value for key in some for value in key)],
+            ).fetchall()
+            leases += _leases(rows)
+        place = {key: number for number, key in enumerate(keys)}
+        leases.sort(key=lambda lease: place[lease.message, lease.part])
+        found.append((leases, last_served))
     return found
 
 

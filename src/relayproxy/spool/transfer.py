@@ -136,7 +136,7 @@ class Transfer:
                 "SELECT id, origin, sender, received, size, meta, digest FROM message WHERE seq = ?", (key,)
             ).fetchone()
             rows = self._db.execute(
-                "SELECT part, route, destination, standing, reason, due, attempts, warned, owner FROM part"
+                "SELECT part, route, destination, standing, reason, due, attempts, warned, tenant, priority, owner FROM part"
                 " WHERE message = ? ORDER BY part",
                 (key,),
             ).fetchall()
@@ -274,8 +274,8 @@ class Transfer:
             (key, kept.id, kept.origin, kept.sender, kept.received, kept.size, kept.meta, digest, content),
         )
         self._db.executemany(
-            "INSERT INTO part (message, part, route, destination, standing, reason, due, attempts, warned, owner,"
-            " epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 1)",
+            "INSERT INTO part (message, part, route, destination, standing, reason, due, attempts, warned, tenant,"
+            " priority, owner, epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 1)",
             [
                 (
                     key,
@@ -287,6 +287,8 @@ class Transfer:
                     one.due,
                     one.attempts,
                     one.warned,
+                    one.tenant,
+                    one.priority,
                 )
                 for one in kept.parts
             ],
