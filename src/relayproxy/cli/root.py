@@ -18,6 +18,7 @@ _COMMANDS = {
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
+    "torture": ("relayproxy.cli.torture", "torture"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

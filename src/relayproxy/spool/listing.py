@@ -178,6 +178,14 @@ class Listing:
         """Give what is found to another route, due now; return how many."""
         return self._change(wanted, (Standing.QUEUED,), "route = ?, due = ?", (route, time.time()))
 
+    def forget_leases(self) -> int:
+        """Make due what dead workers have leased; only while no worker lives. Return how many parts that are."""
+        with self._transaction():
+            return self._db.execute(
+                "UPDATE part SET owner = '', due = ?, epoch = epoch + 1 WHERE standing = 'queued' AND owner <> ''",
+                (time.time(),),
+            ).rowcount
+
     def fail(self, wanted: Filter) -> int:
         """Have what is found reported to its senders as failed; return how many."""
         return self._change(
