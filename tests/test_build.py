@@ -31,6 +31,7 @@ from relayproxy.core.policy import ListenerPolicy, Route
 from relayproxy.core.policy import Relay as RelayRights
 from relayproxy.core.services import Budget, Services
 from relayproxy.delivery.login import UpstreamLogin
+from relayproxy.model.queued import HIGH, NORMAL
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.lanes import Schedule
@@ -267,6 +268,25 @@ class TestRoutes:
         )
         assert [route.upstream for route in build.routes_of(config)] == ["+queue", "up+queue"]
         assert build.schedule_of(config.routes[1]) == Schedule((1.0, 2.0), 3600.0, 14400.0, 20)
+
+    def test_routes_to_one_upstream_may_differ_in_priority_alone(self):
+        queue = {"destination_rate": 120, "destination_concurrency": 3, "low_above": "1 MB"}
+        config = a_config(
+            routes=[
+                {
+                    "upstream": "up",
+                    "delivery": "queue",
+                    "logins": ["a"],
+                    "queue": {**queue, "priority": "high"},
+                },
+                {"upstream": "up", "delivery": "queue", "queue": queue},
+            ],
+            spool={"url": "sqlite:///var/spool/relayproxy/spool.db"},
+        )
+        first, second = build.routes_of(config)
+        assert build.priorities_of(config) == {first: HIGH, second: NORMAL}
+        schedule = build.schedule_of(config.routes[1])
+        assert (schedule.per_destination, schedule.rate, schedule.low_above) == (3, 2.0, 1_000_000)
 
     def test_the_only_upstream_takes_all(self):
         assert build.routes_of(a_config()) == (Route("up", "up"),)

@@ -240,6 +240,7 @@ class Worker:
             clock=self._clock,
             log=self.log,
             metrics=metrics,
+            history=self._history,
         )
 
     def _measure(self, metrics: Metrics) -> None:

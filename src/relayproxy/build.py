@@ -23,6 +23,7 @@ from relayproxy.core.services import ListenerServices, Services
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.delivery.tls_policy import FROM_DNS
+from relayproxy.model.queued import HIGH, LOW, NORMAL
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.hop import NAME as QUEUE
@@ -30,6 +31,8 @@ from relayproxy.spool.lanes import Schedule
 from relayproxy.state.guard import GuardedState
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
+
+_PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
 """A line of the pipeline: as configured, the plugin's class, and its validated options."""
@@ -171,7 +174,23 @@ def hop_of(route: RouteModel) -> str:
 def schedule_of(route: RouteModel) -> Schedule:
     """Return how queued mail of a route is tried again."""
     queue = route.queue
-    return Schedule(queue.retry, queue.expire, queue.delay_warning, queue.concurrency)
+    return Schedule(
+        queue.retry,
+        queue.expire,
+        queue.delay_warning,
+        queue.concurrency,
+        queue.destination_concurrency or 0,
+        queue.destination_rate / 60,
+        queue.low_above or 0,
+    )
+
+
+def priorities_of(config: Config) -> dict[Route, int]:
+    """Return the priority of queued mail by route; of equal lines of the table the first counts."""
+    found: dict[Route, int] = {}
+    for route, model in zip(routes_of(config), config.table, strict=True):
+        found.setdefault(route, _PRIORITIES[model.queue.priority])
+    return found
 
 
 def relay_of(config: Config) -> Relay:

@@ -6,13 +6,20 @@ A part of the composition root: knows the configuration and all that it joins, a
 from collections.abc import Callable, Mapping, Sequence
 
 from relayproxy.api import Clock, Resolver
-from relayproxy.build import chosen_routes, hop_of, routes_of, schedule_of, upstream_settings
+from relayproxy.build import (
+    chosen_routes,
+    hop_of,
+    priorities_of,
+    routes_of,
+    schedule_of,
+    upstream_settings,
+)
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
-from relayproxy.core.ports import NextHop
+from relayproxy.core.ports import History, NextHop
 from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.reach import Reach
 from relayproxy.delivery.upstream import Upstream
@@ -46,6 +53,7 @@ class Queueing:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        history: History | None,
     ) -> None:
         assert config.spool is not None
         self._log = log
@@ -82,7 +90,9 @@ class Queueing:
             log=log,
             metrics=metrics,
         )
-        endings = Endings(bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics)
+        endings = Endings(
+            bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics, history=history
+        )
         self.scheduler = Scheduler(
             self.spool,
             list(lanes.values()),
@@ -91,9 +101,17 @@ class Queueing:
             clock=clock,
             log=log,
             metrics=metrics,
+            keep_held=config.spool.keep_held,
         )
         self._queue = queue = QueueHop(
-            self.spool, self.scheduler, routes_of(config), lanes, clock=clock, log=log, metrics=metrics
+            self.spool,
+            self.scheduler,
+            routes_of(config),
+            lanes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            priorities=priorities_of(config),
         )
         self.quarantine = SpoolQuarantine(queue, config.hostname)
         self.hops: dict[str, NextHop] = {NAME: queue}

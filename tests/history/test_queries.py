@@ -143,3 +143,24 @@ def test_the_story_of_a_message_holds_what_came_later(asked):
 )
 def test_classes_are_those_of_rfc_3463(status, kind):
     assert class_of(status) == kind
+
+
+def test_how_queued_mail_fared(asked):
+    def note(kind, name, reply, seconds, route="far"):
+        return NoteEvent(NOON, kind, "q1", make_address(name), reply, route, {"seconds_queued": seconds})
+
+    history = asked(
+        *(note("attempt", f"u{n}@example.net", OK, n) for n in range(1, 11)),
+        note("attempt", "x@example.net", LATER, 900.0),
+        note("attempt", "y@example.com", NO, 5.0),
+        note("bounce", "y@example.com", None, 5.0),
+        note("bounce", "x@example.net", NO, 9000.0),
+        NoteEvent(NOON, "attempt", "q2", None, LATER, "far", {"recipients": 3}),
+    )
+    (found,) = queries.deliveries(history, *ALL, by="route")
+    assert found == queries.Delivery("far", 10, 1, 1, 1, 5, 10, 10, 10)
+    com, net = queries.deliveries(history, *ALL, by="recipient_domain")
+    assert (com.key, com.delivered, com.refused, com.expired, com.p50) == ("example.com", 0, 1, 0, 0.0)
+    assert (net.key, net.delivered, net.refused, net.expired) == ("example.net", 10, 0, 1)
+    with pytest.raises(KeyError):
+        queries.deliveries(history, *ALL, by="login")

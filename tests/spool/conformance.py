@@ -1,6 +1,7 @@
 """What every store must do, as a class of tests: a store's own test module derives from it and gives `open_store`."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from tests.spool.making import CLIENT, LEAD, NOW, deposit, recipients, stored_octets
@@ -8,12 +9,24 @@ from tests.spool.making import CLIENT, LEAD, NOW, deposit, recipients, stored_oc
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Lease, Part, Settlement
+from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Settlement, Standing
 from relayproxy.spool.protocol import LeaseLostError
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_address
 
 MINUTE = 60.0
+
+
+async def _put(store, count, tenant, priority=NORMAL, due=NOW - 10):
+    to = recipients("b@example.net")
+    for _ in range(count):
+        await store.store(deposit(due=due, parts=(Part("up", to, "", tenant, priority),)))
+
+
+async def _claimed(store, limit):
+    leases = await store.claim("up", "w1", NOW + 60, limit)
+    assert len({(lease.message, lease.part) for lease in leases}) == len(leases)
+    return leases
 
 
 class StoreConformance:
@@ -270,3 +283,74 @@ class StoreConformance:
         (lease,) = await store.claim("up", "w1", NOW + MINUTE, 10)
         (found,) = await store.load([lease])
         assert bytes(found.message) == LEAD
+
+    # -- whose turn it is ----------------------------------------------------------------------------------------
+
+    async def test_a_flood_of_one_leaves_the_others_their_share(self, open_store, clock):
+        store = open_store(clock)
+        await _put(store, 300, "flood", due=NOW - 100)
+        await _put(store, 3, "small")
+        await _put(store, 2, "other")
+        await _put(store, 1, "later", due=NOW + 100)
+        found = Counter(lease.tenant for lease in await _claimed(store, 40))
+        assert found == {"flood": 35, "small": 3, "other": 2}
+        assert len(await _claimed(store, 40)) == 40
+
+    async def test_single_claims_go_round(self, open_store, clock):
+        store = open_store(clock)
+        for tenant in ("a", "b", "c"):
+            await _put(store, 20, tenant)
+        order = [(await _claimed(store, 1))[0].tenant for _ in range(9)]
+        assert Counter(order) == {"a": 3, "b": 3, "c": 3}
+
+    async def test_high_comes_before_low_and_low_never_stands_still(self, open_store, clock):
+        store = open_store(clock)
+        await _put(store, 50, "bulk", LOW)
+        await _put(store, 50, "alerts", HIGH)
+        order = [(await _claimed(store, 1))[0].priority for _ in range(16)]
+        assert Counter(order) == {HIGH: 14, LOW: 2}
+
+    async def test_of_one_tenant_the_longest_due_come_first(self, open_store, clock):
+        store = open_store(clock)
+        for late in (2, 1, 3):
+            await _put(store, 1, "a", due=NOW - late)
+        first, second = await _claimed(store, 2)
+        assert first.message > second.message  # the last that was stored has been due longest
+
+    async def test_more_tenants_than_one_claim_looks_at(self, open_store, clock):
+        store = open_store(clock)
+        for number in range(150):
+            await _put(store, 1, f"t{number:03}", due=NOW + 100)
+        await _put(store, 60, "z")
+        seen = (
+            len(await _claimed(store, 25)) + len(await _claimed(store, 25)) + len(await _claimed(store, 25))
+        )
+        assert seen == 60
+
+    # -- held for too long ---------------------------------------------------------------------------------------
+
+    async def test_what_is_held_too_long_is_deleted_and_told(self, open_store, clock):
+        store = open_store(clock)
+        usual = {"standing": Standing.HELD, "reason": "odd"}
+        near, far = recipients("a@example.net", "b@example.net"), recipients("c@example.com")
+        both = {
+            "envelope": Envelope(make_address("s@example.org"), near + far),
+            "parts": (Part("near", near), Part("far", far)),
+        }
+        await store.store(
+            deposit(1, due=NOW - 20, message=Message(b"Subject: x\r\n\r\n", b"x" * 100_000), **usual)
+        )
+        await store.store(deposit(2, due=NOW - 30, **both, **usual))
+        await store.store(deposit(3, due=NOW - 5, **usual))
+        await store.store(deposit(4, due=NOW - 99))
+        found = await store.expire_held(NOW - 10, 2)
+        assert {(one.id, one.route, one.recipients) for one in found} == {
+            ("id2", "near", ("a@example.net", "b@example.net")),
+            ("id2", "far", ("c@example.com",)),
+        }
+        (last,) = await store.expire_held(NOW - 10, 2)
+        assert (last.id, last.reason, last.sender) == ("id1", "odd", "a@example.org")
+        assert await store.expire_held(NOW - 10, 2) == []
+        (lease,) = await store.claim("up", "w1", NOW + MINUTE, 10)
+        (left,) = await store.load([lease])
+        assert left.id == "id4"

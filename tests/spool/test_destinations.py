@@ -3,18 +3,17 @@
 from relayproxy.spool.destinations import Destinations
 
 
-def test_one_destination_has_its_share():
-    destinations = Destinations(2)
+def test_transactions_are_counted_by_destination():
+    destinations = Destinations()
     destinations.began("a")
     destinations.began("a")
-    assert not destinations.has_room("a")
-    assert destinations.has_room("b")
+    assert (destinations.running("a"), destinations.running("b")) == (2, 0)
     destinations.ended("a")
-    assert destinations.has_room("a")
+    assert destinations.running("a") == 1
 
 
 def test_what_could_not_be_reached_is_left_alone_for_longer_and_longer():
-    destinations = Destinations(2)
+    destinations = Destinations()
     destinations.failed("a", 100.0)
     assert destinations.is_down("a", 100.5)
     assert not destinations.is_down("b", 100.5)

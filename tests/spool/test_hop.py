@@ -1,6 +1,7 @@
 """The queue as a next hop: what it offers, what it answers, and when it stands in for an upstream."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.spool.making import CLIENT, LEAD, MESSAGE, recipients
@@ -13,7 +14,7 @@ from relayproxy.core.ports import Capabilities
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.mail import Direction
-from relayproxy.model.queued import Deposit, Lease
+from relayproxy.model.queued import HIGH, LOW, NORMAL, Deposit, Lease
 from relayproxy.model.reply import Reply
 from relayproxy.spool.hop import QueueHop, WhenDownHop
 from relayproxy.spool.lanes import Lane, Schedule
@@ -189,3 +190,27 @@ async def test_it_does_not_stand_in_for_unverified_strangers():
     _, (reply,) = await bench.send("b@example.net", hop=WhenDownHop(upstream, bench.hop), client=CLIENT)
     assert str(reply).startswith("451 4.4.1")
     assert bench.shelf.kept == []
+
+
+async def test_parts_have_a_tenant_and_a_priority():
+    bench = Bench(Hop(), Hop())
+    first, second = bench.hop._routes
+    bench.hop._priorities = {first: HIGH, second: NORMAL}
+    await bench.send("a@example.net", "b@example.com")
+    (deposit,) = bench.shelf.kept
+    assert [(part.tenant, part.priority) for part in deposit.parts] == [
+        (ENVELOPE.sender.ascii_domain, HIGH),
+        (ENVELOPE.sender.ascii_domain, NORMAL),
+    ]
+    await bench.send("a@example.net", client=replace(TRUSTED, identity="ana"))
+    assert bench.shelf.kept[1].parts[0].tenant == "ana"
+
+
+async def test_what_is_large_is_of_low_priority():
+    bench = Bench(Hop())
+    size = len(TRACE) + MESSAGE.size
+    for above, priority in ((size, NORMAL), (size - 1, LOW), (0, NORMAL)):
+        lane = bench.hop.lanes["r0"]
+        bench.hop.lanes["r0"] = replace(lane, schedule=Schedule(low_above=above))
+        await bench.send("a@example.net")
+        assert bench.shelf.kept[-1].parts[0].priority == priority

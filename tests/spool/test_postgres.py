@@ -203,7 +203,7 @@ async def test_what_is_due_is_found_through_an_index_however_much_waits(open_sto
     await store.store(deposit(1))
     database.execute("ANALYZE")
     database.execute(
-        "INSERT INTO part SELECT n, 0, 'up', '', 'queued', '', 1e10 + n, 0, '', 1, 0 FROM generate_series(1, 50000) n"
+        "INSERT INTO part SELECT n, 0, 'up', '', 'queued', '', 1e10 + n, 0, '', 1, 0, '', 1 FROM generate_series(1, 50000) n"
     )
     database.execute("SELECT pg_stat_reset()")
     for _ in range(8):

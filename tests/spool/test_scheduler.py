@@ -1,6 +1,7 @@
 """The scheduler against a real store and a next hop that answers what the test says."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from relayproxy.core.policy import Route
 from relayproxy.core.ports import Capabilities
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part
+from relayproxy.model.queued import Part, Standing
 from relayproxy.model.reply import Reply
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
@@ -35,12 +36,13 @@ class SetClock:
 
     def __init__(self) -> None:
         self.offset = 1_790_000_000.0
+        self.ahead = 0.0
 
     def time(self) -> float:
         return self.monotonic() + self.offset
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return asyncio.get_running_loop().time() + self.ahead
 
 
 class Hop:
@@ -114,6 +116,7 @@ class Bench:
         self.hop = hop
         self.schedule = schedule
         self.log: list[dict[str, Any]] = []
+        self.history: Kept | None = None
         self.workers: list[tuple[SqliteSpool, Scheduler]] = []
         self.store = self.open_store()
 
@@ -122,7 +125,7 @@ class Bench:
         store.start()
         return store
 
-    def worker(self) -> Scheduler:
+    def worker(self, **options: Any) -> Scheduler:
         store, metrics = self.open_store(), Metrics()
         log = Log(lambda line: self.log.append(json.loads(line)), self.clock.time)
         lanes = [Lane("up", self.hop, self.schedule)]
@@ -135,8 +138,8 @@ class Bench:
             return queue.parts(client, sender, to)
 
         bounces = Bounces("relay.test", pipeline, route, lambda: f"dsn{next(ids)}", **common)
-        endings = Endings(bounces, lanes, **common)
-        scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common)
+        endings = Endings(bounces, lanes, **common, history=self.history)
+        scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common, **options)
         queue = QueueHop(store, scheduler, (Route("up", "+queue"),), {"up": lanes[0]}, **common)
         self.queue = queue
         self.workers.append((store, scheduler))
@@ -162,6 +165,14 @@ class Bench:
             while len(await self.left()) != count:
                 self.hop.news.clear()
                 await asyncio.wait({asyncio.ensure_future(self.hop.news.wait())}, timeout=0.05)
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not what():
+                self.hop.news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self.hop.news.wait()
 
     async def close(self) -> None:
         for store, scheduler in self.workers:
@@ -396,3 +407,107 @@ def test_pauses_and_retries_grow_within_their_bounds():
     assert [round(schedule.after(n, lambda: 0.5)) for n in (0, 1, 2, 9)] == [10, 10, 100, 100]
     assert schedule.after(1, lambda: 0.0) == pytest.approx(8.0)
     assert schedule.after(1, lambda: 1.0) == pytest.approx(12.0)
+
+
+async def test_what_was_held_too_long_is_deleted_and_named(make):
+    bench = make()
+    now = bench.clock.time()
+    for number in range(250):
+        await bench.put(number, standing=Standing.HELD, reason="odd", due=now - 2000)
+    await bench.put(999, standing=Standing.HELD, reason="odd", due=now - 10)
+    scheduler = bench.worker(keep_held=1000.0)
+    await scheduler._expire_held()
+    assert await bench.left() == [("held", 0, "odd", 0)]
+    events = bench.events("held_expired")
+    assert len(events) == 250
+    assert (events[0]["from"], events[0]["to"], events[0]["reason"]) == (
+        "a@example.org",
+        ["b@example.net"],
+        "odd",
+    )
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def record(self, event: Any) -> None:
+        self.events.append(event)
+
+    def notes(self) -> list[tuple[str, str, str]]:
+        return [
+            (one.kind, str(one.recipient or ""), str(one.reply.status) if one.reply else "")
+            for one in self.events
+        ]
+
+
+async def test_the_history_hears_of_each_attempt_and_of_each_end(make):
+    bench = make()
+    bench.history = Kept()
+    bench.hop.answers = {"b@example.net": LATER, "c@example.net": NEVER}
+    to = recipients("b@example.net", "c@example.net", "d@example.net")
+    await bench.put(envelope=Envelope(make_address("a@example.org"), to), parts=(Part("up", to),))
+    bench.worker().start()
+    await bench.hop.until(lambda: len(bench.hop.got) >= 1)
+    await bench.until(lambda: len(bench.history.events) >= 4)
+    assert bench.history.notes()[:4] == [
+        ("attempt", "b@example.net", "4.2.0"),
+        ("attempt", "c@example.net", "5.1.1"),
+        ("attempt", "d@example.net", "2.0.0"),
+        ("bounce", "c@example.net", ""),
+    ]
+    bounce = bench.history.events[3]
+    assert (bounce.id, bounce.route) == ("id1", "up")
+    assert (bounce.details["end"], bounce.details["notice"], bounce.details["attempt"]) == (
+        "bounced",
+        "dsn0",
+        1,
+    )
+
+
+async def test_the_history_has_a_reply_for_what_expires(make):
+    bench = make(Hop(), expire=10.0)
+    bench.history = Kept()
+    bench.hop.down = True
+    await bench.put(received_at=bench.clock.time() - 20, vouched=False)
+    bench.worker().start()
+    await bench.until_left(1)
+    await bench.until(lambda: len(bench.history.events) >= 2)
+    assert bench.history.notes()[:2] == [("attempt", "", "4.4.1"), ("bounce", "b@example.net", "5.4.7")]
+    assert bench.history.events[0].details["recipients"] == 1
+    assert bench.history.events[1].details["end"] == "held"
+
+
+async def test_a_destination_that_asks_for_less_rests_and_gets_less(make):
+    bench = make(concurrency=4)
+    bench.hop.final = Reply(421, "4.7.0", "too many messages")
+    for number in range(8):
+        await bench.put(number)
+    scheduler = bench.worker()
+    scheduler.start()
+    await bench.until(lambda: bool(bench.events("queue_throttled")))
+    (event,) = bench.events("queue_throttled")
+    assert (event["limit"], event["seconds"], event["destination"]) == (2, 5.0, "")
+    begun = bench.hop.begun
+    assert begun <= 4
+    bench.hop.final = OK
+    bench.clock.ahead += 6.0
+    bench.hop.most = 0
+    await bench.until_left(0)
+    assert len(bench.hop.got) == 8
+    assert 1 <= bench.hop.most <= 3
+
+
+async def test_tenants_at_hand_take_turns(make):
+    bench = make(concurrency=1)
+    to = recipients("b@example.net")
+    for number, tenant in enumerate(("flood", "flood", "flood", "small")):
+        sender = make_address(f"s@{tenant}.example")
+        await bench.put(
+            number,
+            envelope=Envelope(sender, to),
+            parts=(Part("up", to, tenant=tenant, priority=int(tenant == "flood")),),
+        )
+    bench.worker().start()
+    await bench.until_left(0)
+    assert bench.hop.got[0][0] == "s@small.example"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.queue_transfer import export_queue, import_queue
 
 if TYPE_CHECKING:
     from relayproxy.model.queued import Row
@@ -123,8 +124,10 @@ def _list(given: dict[str, Any], limit: int, standing: tuple[str, ...] = ()) -> 
 
 
 def _line(row: "Row") -> str:
+    from relayproxy.spool.digest import shown
+
     now = time.time()
-    first = row.recipients[0][0] if row.recipients else "nobody"
+    first = shown(row.recipients[0][0]) if row.recipients else "nobody"
     more = f" and {len(row.recipients) - 1} more" if len(row.recipients) > 1 else ""
     reply = row.recipients[0][1] if row.recipients else ""
     when: str = row.standing
@@ -132,9 +135,9 @@ def _line(row: "Row") -> str:
         when = "in delivery" if row.owner else f"due in {_span(row.due - now)}"
     head = (
         f"{row.id}  {_span(now - row.received_at)} old  {row.size} octets  {when}  {row.attempts} attempts"
-        f"  {row.route}\n    <{row.sender}> to <{first}>{more}"
+        f"  {row.route}\n    <{shown(row.sender)}> to <{first}>{more}"
     )
-    return head + "".join(f"\n    {text}" for text in (row.reason, reply) if text)
+    return head + "".join(f"\n    {shown(text, 1000)}" for text in (row.reason, reply) if text)
 
 
 def _span(seconds: float) -> str:
@@ -146,6 +149,7 @@ def _span(seconds: float) -> str:
 
 
 def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) -> None:
+    from relayproxy.spool.digest import shown
     from relayproxy.spool.protocol import SpoolError
 
     try:
@@ -166,8 +170,8 @@ def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) ->
     for row in rows:
         click.echo(_line(row))
         for address, reply in row.recipients:
-            click.echo(f"      <{address}>  {reply or 'not tried yet'}")
-    click.echo(f"\n{head}")
+            click.echo(f"      <{shown(address)}>  {shown(reply, 1000) or 'not tried yet'}")
+    click.echo("\n" + "\n".join(shown(line, 1000) for line in head.split("\n")))
 
 
 def _change(
@@ -309,6 +313,10 @@ def queue_drop(**given: Any) -> None:
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
 
 
+queue.add_command(export_queue)
+queue.add_command(import_queue)
+
+
 # -- quarantine -------------------------------------------------------------------------------------------------
 
 _HELD = ("held",)
@@ -330,6 +338,35 @@ def quarantine_list(limit: int, **given: Any) -> None:
 def quarantine_show(path: Path | None, id_: str, *, as_json: bool, content: bool) -> None:
     """One held message."""
     _show(_only(path, id_, as_json), _HELD, content=content)
+
+
+@quarantine.command("digest")
+@_filters(standing=False)
+@click.option("--limit", default=20, show_default=True, help="How many to show of each recipient's.")
+def quarantine_digest(limit: int, **given: Any) -> None:
+    """What is held for each recipient, the newest first."""
+    from relayproxy.spool.digest import digests
+    from relayproxy.spool.protocol import SpoolError
+
+    wanted = _filter(given, _HELD)
+    try:
+        with _open(given["path"]) as listing:
+            found = digests(listing.rows(wanted, _MANY), listing.head, max(0, limit))
+    except SpoolError as error:
+        _fail(error)
+    if given["as_json"]:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    now = time.time()
+    for one in found:
+        click.echo(f"{one.recipient}: {one.count} held")
+        for mail in one.messages:
+            click.echo(
+                f"  {mail.id}  {_span(now - mail.received_at)} old  {mail.size} octets  <{mail.sender}>"
+            )
+            click.echo(f"    From: {mail.author}\n    Subject: {mail.subject}\n    {mail.reason}")
+        if one.count > len(one.messages):
+            click.echo(f"  and {one.count - len(one.messages)} more")
 
 
 @quarantine.command("release")

@@ -21,6 +21,7 @@ _COMMANDS = {
     "suppression": ("relayproxy.cli.suppression", "suppression"),
     "bounces": ("relayproxy.cli.bounces", "bounces"),
     "learn": ("relayproxy.cli.learn", "learn"),
+    "torture": ("relayproxy.cli.torture", "torture"),
     "config": ("relayproxy.cli.config", "config"),
     "status": ("relayproxy.cli.control", "status"),
     "reload": ("relayproxy.cli.control", "reload"),

@@ -163,7 +163,8 @@ def _queue(config: Config) -> Iterator[Found]:
         for key in ("delivery", "when_down"):
             if getattr(route, key) == "queue" and config.spool is None:
                 yield "RP309", "error", (*at, key), f"{key}: queue needs a spool", _SPOOL
-        if queues.setdefault(route.label, route.queue) != route.queue:
+        alike = route.queue.model_copy(update={"priority": "normal"})
+        if queues.setdefault(route.label, alike) != alike:
             message = f"another route is called '{route.label}' and queues otherwise"
             yield "RP309", "error", (*at, "queue"), message, "give it a name"
     if config.spool is not None:

@@ -14,7 +14,7 @@ from relayproxy.config.databases import (
     sqlite_path,
     without_login,
 )
-from relayproxy.config.quantities import Duration, Size
+from relayproxy.config.quantities import Duration, Grace, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 from relayproxy.secrets import SecretRef
 
@@ -153,6 +153,8 @@ class Spool(Model):
     """Octets that must be free on the file's file system; below that, clients hear 452."""
     min_free_inodes: int = Field(default=1000, ge=0)
     """Inodes that must be free there."""
+    keep_held: Grace = 30 * 86_400.0
+    """How long held messages wait for a decision; then they are deleted, and logged. `0s`: for ever."""
 
     @property
     def path(self) -> Path | None:

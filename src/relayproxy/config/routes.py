@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from relayproxy.config.base import Model
-from relayproxy.config.quantities import Duration, Grace
+from relayproxy.config.quantities import Duration, Grace, Size
 from relayproxy.config.values import Domain, Name, Network, SenderPattern
 
 
@@ -31,6 +31,17 @@ class Queue(Model):
     """After how long the sender is told that it is late; `0s` for never."""
     concurrency: int = Field(default=20, ge=1, le=1000)
     """Transactions with the upstream at the same time, for each worker."""
+    destination_concurrency: int | None = Field(default=None, ge=1, le=1000)
+    """Of these, how many with one recipient domain, where each has servers of its own (`mx: true`). Left out: a
+    quarter."""
+    destination_rate: int = Field(default=0, ge=0, le=1_000_000)
+    """How many transactions may begin in a minute, with each domain under `mx: true`, else with the upstream; for each
+    worker. 0: any number."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Which mail comes first where more is due than can go out; lower ones keep an eighth. Routes to one upstream may
+    differ in it."""
+    low_above: Size | None = None
+    """Messages with more octets are of low priority."""
 
 
 class Route(Model):

@@ -89,7 +89,11 @@ FAMILIES: Final = {
         Family("queue_deliveries", "gauge", "Transactions of the queue in progress", ("route",)),
         Family("queue_paused", "gauge", "Workers that leave an unreachable next hop alone", ("route",)),
         Family("queue_bounces_total", "counter", "Delivery status notifications by kind", ("kind",)),
+        Family(
+            "queue_throttled_total", "counter", "Times that a destination asked for less mail at once", ()
+        ),
         Family("queue_broken_total", "counter", "Stored messages that could not be read", ()),
+        Family("queue_held_expired_total", "counter", "Held messages that were deleted after keep_held", ()),
         Family("auth_total", "counter", "AUTH attempts", ("listener", "result")),
         Family("event_loop_lag_seconds", "gauge", "How late the loop was when last measured", ()),
         Family(

@@ -57,6 +57,24 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of queued mail of one `key`, in recipients: answers to attempts, and those given up at the end.
+
+    The percentiles (by nearest rank) are of the seconds from acceptance to delivery; 0 without a delivery.
+    """
+
+    key: str
+    delivered: int
+    deferred: int
+    refused: int
+    expired: int
+    p50: float
+    p95: float
+    p99: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class FindingCount:
     """How many messages had a finding, and the sum of its scores. `key` is a property's value, or ""."""
 
@@ -151,6 +169,26 @@ def latencies(
         (outcome, since, until),
     )
     return tuple(Latency(*row) for row in rows)
+
+
+def deliveries(connection: sqlite3.Connection, since: float, until: float, by: str) -> tuple[Delivery, ...]:
+    """Return how queued mail fared, by "day", "route" or "recipient_domain". Raises KeyError for another key.
+
+    Only attempts that reached a next hop have a recipient's answer; `expired` were given up without a refusal.
+    """
+    key = {"day": KEYS["day"], "route": KEYS["route"], "recipient_domain": KEYS["recipient_domain"]}[by]
+    ranks = ", ".join(f"MIN(CASE WHEN o = 'done' AND n * 100 >= {p} * d THEN s END)" for p in (50, 95, 99))
+    rows = connection.execute(
+        f"WITH one AS (SELECT {key} AS k, e.kind AS kind, r.outcome AS o,"  # noqa: S608  (names of ours)
+        " e.details ->> 'seconds_queued' AS s FROM event e JOIN recipient r ON r.event = e.id"
+        " WHERE e.kind IN ('attempt', 'bounce') AND e.at >= ? AND e.at < ?),"
+        " ranked AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY k, o ORDER BY s) AS n,"
+        " SUM(o = 'done') OVER (PARTITION BY k) AS d FROM one)"
+        " SELECT k, SUM(o = 'done'), SUM(o = 'pending'), SUM(kind = 'attempt' AND o = 'failed'),"
+        f" SUM(kind = 'bounce'), {ranks}, MAX(CASE WHEN o = 'done' THEN s END) FROM ranked GROUP BY k ORDER BY k",
+        (since, until),
+    )
+    return tuple(Delivery(*row[:5], *(seconds or 0.0 for seconds in row[5:])) for row in rows)
 
 
 def findings(

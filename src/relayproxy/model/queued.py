@@ -25,13 +25,23 @@ GIVEN_UP = "given up by an administrator"
 """The reason of a part that is to be reported as failed at its next turn."""
 
 
+HIGH, NORMAL, LOW = 0, 1, 2
+"""Priorities of parts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The recipients of a message that take `route`; `destination` is their domain under MX delivery, else ""."""
+    """The recipients of a message that take `route`; `destination` is their domain under MX delivery, else "".
+
+    Tenants share a route evenly: `tenant` is the login or the sender's domain. Of several that wait, those of the
+    smallest `priority` come first: 0 is high, 1 normal, 2 low.
+    """
 
     route: str
     recipients: tuple[Recipient, ...]
     destination: str = ""
+    tenant: str = ""
+    priority: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class Lease:
     attempts: int = 0
     warned: bool = False
     given_up: bool = False
+    tenant: str = ""
+    priority: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,17 @@ class Settlement:
     attempted: bool = True
     warned: bool = False
     held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A held part that was deleted because nobody had decided about it in time."""
+
+    id: str
+    route: str
+    reason: str
+    sender: str
+    recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""How the destinations of one lane stand, where each domain has a next hop of its own: busy, down, or free.
+"""How the destinations of one lane stand: how many transactions each has, and which could not be reached.
 
-So that one slow domain leaves room for the others, and one that is down is not tried for every message.
+So that one that is down is not tried for every message, where each domain has a next hop of its own.
 """
 
 from collections import Counter
@@ -18,16 +18,15 @@ class _Down:
 
 
 class Destinations:
-    """`share` is how many transactions one destination may have at the same time."""
+    """Counts and remembers, for one worker."""
 
-    def __init__(self, share: int) -> None:
-        self._share = share
+    def __init__(self) -> None:
         self._running: Counter[str] = Counter()
         self._down: dict[str, _Down] = {}
 
-    def has_room(self, destination: str) -> bool:
-        """Whether another transaction may begin."""
-        return self._running[destination] < self._share
+    def running(self, destination: str) -> int:
+        """Return how many transactions it has."""
+        return self._running[destination]
 
     def began(self, destination: str) -> None:
         """A transaction has begun."""

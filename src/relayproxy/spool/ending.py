@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.ports import History
 from relayproxy.model.mail import Mail, Origin
 from relayproxy.model.outcome import State
 from relayproxy.model.queued import Deposit, Queued, Settlement
@@ -15,6 +16,7 @@ from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
 from relayproxy.spool.attempt import Attempt, Heard
 from relayproxy.spool.bounces import Answer, Bounces
 from relayproxy.spool.lanes import Lane
+from relayproxy.spool.remembering import remember
 
 OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
 _UNTELLABLE = (
@@ -29,11 +31,19 @@ class Endings:
     """Decides for the lanes of one worker."""
 
     def __init__(
-        self, bounces: Bounces, lanes: Sequence[Lane], *, clock: Clock, log: Log, metrics: Metrics
+        self,
+        bounces: Bounces,
+        lanes: Sequence[Lane],
+        *,
+        clock: Clock,
+        log: Log,
+        metrics: Metrics,
+        history: History | None = None,
     ) -> None:
         self._bounces = bounces
         self._clock = clock
         self._log = log
+        self._history = history
         self._cells = {
             lane.route: {
                 outcome: metrics.cell("queue_recipients_total", lane.route, outcome) for outcome in OUTCOMES
@@ -74,6 +84,8 @@ class Endings:
         if not kept:
             return Settlement(finished, deposits=tuple(deposits))
         due = now + (_AGAIN if told is Answer.LATER else lane.schedule.after(queued.lease.attempts + 1))
+        if held:
+            due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
         return Settlement(finished, replies, due, tuple(deposits), held=held)
 
@@ -139,6 +151,17 @@ class Endings:
         cells["deferred"].inc(len(left))
         end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
         cells[end].inc(len(lost))
+        if self._history is not None:
+            remember(
+                self._history,
+                queued,
+                attempt,
+                at=self._clock.time(),
+                route=lane.route,
+                lost=lost,
+                end=end,
+                told=told if isinstance(told, Deposit) else None,
+            )
         dropped = end == "dropped" and lost
         fields: dict[str, object] = {
             "id": queued.id,

@@ -6,7 +6,8 @@ how they are delivered.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
@@ -18,7 +19,7 @@ from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Lease, Part, Queued
+from relayproxy.model.queued import LOW, NORMAL, Deposit, Lease, Part, Queued
 from relayproxy.model.reply import Reply
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import Spool, SpoolError, SpoolFullError
@@ -38,8 +39,13 @@ _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)', re.DOTALL)
 _PASS = re.compile(rb"\s*(?:spf|dkim|dmarc)\s*=\s*pass(?![\w-])", re.IGNORECASE)
 
 
-Place: TypeAlias = tuple[str, str]
-"""The label of a route, and the destination within it."""
+class Place(NamedTuple):
+    """Where a recipient is queued: the fields of a part."""
+
+    route: str
+    destination: str
+    tenant: str
+    priority: int
 
 
 class Courier(Protocol):
@@ -81,6 +87,7 @@ class QueueHop:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        priorities: Mapping[Route, int] | None = None,
     ) -> None:
         self.spool = spool
         self.courier = courier
@@ -90,6 +97,7 @@ class QueueHop:
         self.stored = metrics.cell("queue_stored_total")
         self.errors = {kind: metrics.cell("queue_store_errors_total", kind) for kind in KINDS}
         self._routes = routes
+        self._priorities = priorities or {}
         self._full = False
 
     def has_room(self) -> bool:
@@ -122,9 +130,15 @@ class QueueHop:
         """Return where a recipient is queued, or None without a route."""
         route = route_for(self._routes, client, envelope, recipient)
         lane = self.lanes.get(route.name) if route is not None else None
-        if lane is None:
+        if lane is None or route is None:
             return None
-        return lane.route, recipient.ascii_domain if lane.by_domain else ""
+        destination = recipient.ascii_domain if lane.by_domain else ""
+        return Place(
+            lane.route,
+            destination,
+            client.identity or envelope.sender.ascii_domain,
+            self._priorities.get(route, NORMAL),
+        )
 
     def parts(
         self, client: Client, envelope: Envelope, recipients: Sequence[Recipient]
@@ -178,7 +192,7 @@ class QueueTransaction:
             return [Reply(451, "4.3.0", "The transaction has ended, try again later")]
         self._ended = True
         hop = self._hop
-        parts = as_parts(self._parts)
+        parts = tuple(self._sized(part, len(lead) + message.size) for part in as_parts(self._parts))
         deposit = self._deposit(lead, message, parts)
         reserved = bool(deposit.owner)
         try:
@@ -195,6 +209,11 @@ class QueueTransaction:
             for part in parts:
                 hop.courier.wake(part.route)
         return [_QUEUED]
+
+    def _sized(self, part: Part, size: int) -> Part:
+        """What is large is of low priority, where the route says so."""
+        above = self._hop.lanes[part.route].schedule.low_above
+        return replace(part, priority=LOW) if above and size > above else part
 
     def _deposit(self, lead: bytes, message: Message, parts: tuple[Part, ...]) -> Deposit:
         hop, client = self._hop, self._client
@@ -228,7 +247,10 @@ class QueueTransaction:
 
 def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
     """Return recipients that were sorted by place as parts."""
-    return tuple(Part(route, tuple(some), destination) for (route, destination), some in found.items())
+    return tuple(
+        Part(place.route, tuple(some), place.destination, place.tenant, place.priority)
+        for place, some in found.items()
+    )
 
 
 async def stored(hop: QueueHop, deposit: Deposit) -> tuple[Lease, ...]:

@@ -1,23 +1,29 @@
-"""How one lane stands in this worker: what runs, what waits at hand, whether its next hop is left alone.
+"""How one lane stands in this worker: what runs, what waits at hand, whose turn it is, how fast it may go.
 
 Must not know the store, nor do anything of its own accord.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from relayproxy.core.metrics import Cell
-from relayproxy.model.queued import Queued
+from relayproxy.model.queued import Lease, Queued
 from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.lanes import Lane
+from relayproxy.spool.pace import Paces
 
 _AT_HAND = 5  # times what may run: leased and not begun
+_COMPARED = 20
+_OLDEST_EVERY = 8
 
 
 @dataclass(slots=True, eq=False)
 class LaneState:
-    """How a lane stands in this worker. `waiting` are leased and not begun; `reserved` are promised to the hop."""
+    """How a lane stands in this worker. `waiting` are leased and not begun; `reserved` are promised to the hop.
+
+    `backlog` says that the store has mail of earlier clients, which new mail must not overtake for ever.
+    """
 
     lane: Lane
     running_cell: Cell
@@ -28,19 +34,61 @@ class LaneState:
     failures: int = 0
     paused_until: float = 0.0
     swept_at: float = 0.0
+    backlog: bool = False
     waiting: deque[Queued] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    destinations: Destinations | None = None
+    destinations: Destinations = field(init=False)
+    paces: Paces = field(init=False)
+    tenants: Counter[str] = field(default_factory=Counter)
+    turns: int = 0
 
-    def next(self) -> Queued | None:
-        """Take the first that waits and may begin."""
-        if self.destinations is None:
-            return self.waiting.popleft() if self.waiting else None
+    def __post_init__(self) -> None:
+        self.destinations = Destinations()
+        self.paces = Paces(self.lane.share, self.lane.schedule.rate)
+
+    def next(self, now: float) -> Queued | None:
+        """Take the one that waits whose turn it is: of the highest priority, of the tenant with the least in delivery.
+
+        Every eighth is the first that waits, so that nothing waits for ever.
+        """
+        self.turns += 1
+        in_order = self.turns % _OLDEST_EVERY == 0
+        best: tuple[tuple[int, int], int] | None = None
+        compared = 0
         for place, queued in enumerate(self.waiting):
-            if self.destinations.has_room(queued.lease.destination):
-                del self.waiting[place]
-                return queued
-        return None
+            lease = queued.lease
+            if not self.paces.may_begin(lease.destination, self.destinations.running(lease.destination), now):
+                continue
+            rank = (lease.priority, self.tenants[lease.tenant]), place
+            if best is None or rank[0] < best[0]:
+                best = rank
+            compared += 1
+            if in_order or compared == _COMPARED:
+                break
+        if best is None:
+            return None
+        chosen = self.waiting[best[1]]
+        del self.waiting[best[1]]
+        return chosen
+
+    def began(self, lease: Lease, now: float) -> None:
+        """A delivery has begun."""
+        self.running += 1
+        self.tenants[lease.tenant] += 1
+        self.destinations.began(lease.destination)
+        self.paces.began(lease.destination, now)
+
+    def ended(self, lease: Lease) -> None:
+        """It is over."""
+        self.running -= 1
+        self.tenants[lease.tenant] -= 1
+        if self.tenants[lease.tenant] <= 0:
+            del self.tenants[lease.tenant]
+        self.destinations.ended(lease.destination)
+
+    def rests_until(self, now: float) -> float | None:
+        """Return when something that waits may begin, if its destination's pace is what it waits for."""
+        return self.paces.next_at((queued.lease.destination for queued in self.waiting), now)
 
     @property
     def limit(self) -> int:

@@ -11,6 +11,7 @@ from relayproxy.core.ports import WatchedHop
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _JITTER = 0.2
+_SHARE = 4  # one destination among many may have a quarter of a lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,18 @@ class Schedule:
     """When a message is tried again: seconds after each failed attempt (the last repeats), and when it ends.
 
     `warn` is after how many seconds the sender is told of the delay; 0 for never. `concurrency` is the number of
-    transactions with the next hop at the same time, in one worker.
+    transactions with the next hop at the same time, in one worker, `per_destination` that with each domain (0: a quarter
+    where domains have next hops of their own), and `rate` how many may begin in a second with each (0: any number).
+    What has more octets than `low_above` is of low priority (0: no size is).
     """
 
     retry: tuple[float, ...] = (60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
     expire: float = 5 * 86400.0
     warn: float = 4 * 3600.0
     concurrency: int = 20
+    per_destination: int = 0
+    rate: float = 0.0
+    low_above: int = 0
 
     def after(self, attempts: int, choose: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after failed attempt number `attempts` (from 1), a fifth more or less."""
@@ -43,6 +49,13 @@ class Lane:
     hop: WatchedHop
     schedule: Schedule
     by_domain: bool = False
+
+    @property
+    def share(self) -> int:
+        """How many transactions one destination may have at the same time."""
+        most = self.schedule.concurrency
+        usual = max(1, most // _SHARE) if self.by_domain else most
+        return min(most, self.schedule.per_destination or usual)
 
 
 def pause_after(failures: int, choose: Callable[[], float] = random.random) -> float:

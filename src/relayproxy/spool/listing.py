@@ -19,6 +19,7 @@ from relayproxy.spool.protocol import SpoolError
 from relayproxy.spool.tables import drop_messages
 
 _SOME = 500
+_HEAD = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,22 @@ class Listing:
                 raise SpoolError("the message is not there any more")
             return bytes(found[0]) if found[0] is not None else self._files.place(message).read_bytes()
 
+    def head(self, message: int) -> bytes:
+        """Return the header of a message, or of a very long one the beginning. Raises SpoolError."""
+        with _refusals():
+            found = self._db.execute(
+                "SELECT substr(content, 1, ?) FROM message WHERE seq = ?", (_HEAD, message)
+            ).fetchone()
+            if found is None:
+                return b""
+            octets = bytes(found[0]) if found[0] is not None else self._first_octets(message, _HEAD)
+        return octets.partition(b"\r\n\r\n")[0] + b"\r\n"
+
+    def _first_octets(self, message: int, count: int) -> bytes:
+        """Return the beginning of a content that is not in the row of its message."""
+        with self._files.place(message).open("rb") as file:
+            return file.read(count)
+
     def summary(self) -> list[dict[str, Any]]:
         """Return for each route and standing: parts, those that are due, the oldest, and the octets."""
         now = time.time()
@@ -155,8 +172,8 @@ class Listing:
         return self._change(
             wanted,
             (Standing.QUEUED,),
-            "standing = ?, reason = ?",
-            (Standing.HELD, reason or "held by an administrator"),
+            "standing = ?, reason = ?, due = ?",
+            (Standing.HELD, reason or "held by an administrator", time.time()),
         )
 
     def unhold(self, wanted: Filter) -> int:
@@ -175,6 +192,15 @@ class Listing:
     def reroute(self, wanted: Filter, route: str) -> int:
         """Give what is found to another route, due now; return how many."""
         return self._change(wanted, (Standing.QUEUED,), "route = ?, due = ?", (route, time.time()))
+
+    def forget_leases(self) -> int:
+        """Make due what dead workers have leased; only while no worker lives. Return how many parts that are."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE part SET owner = '', due = ?, epoch = epoch + 1 WHERE standing = 'queued' AND owner <> ''",
+                (time.time(),),
+            )
+            return int(changed.rowcount)
 
     def fail(self, wanted: Filter) -> int:
         """Have what is found reported to its senders as failed; return how many."""

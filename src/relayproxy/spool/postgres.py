@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from psycopg import AsyncCursor
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Lease, Queued, Settlement, Standing
+from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement, Standing
 from relayproxy.spool import postgres_tables as tables
+from relayproxy.spool import postgres_turns as turns
 from relayproxy.spool.content import digest_of, mapped_message
 from relayproxy.spool.database import Keys, key_at
 from relayproxy.spool.postgres_connections import (
@@ -56,6 +57,7 @@ class PostgresSpool:
     ) -> None:
         self._now = now
         self._keys = Keys(now)
+        self._turns: dict[str, tuple[int, str]] = {}
         self._connections = Connections(server, alarm=alarm)
         self._storing = Together(self._store_all, weigh=_weight, hopeless=LostConnectionError)
         self._finishing = Together(self._finish_all, hopeless=LostConnectionError)
@@ -134,9 +136,19 @@ class PostgresSpool:
 
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
-        asked = {"route": route, "owner": owner, "now": self._now(), "until": until, "limit": limit}
-        found = leases_of(await self._rows(tables.CLAIM, asked))
-        return sorted(found, key=lambda lease: (lease.message, lease.part))
+        turn, last = self._turns.get(route, (0, ""))
+        asked = {
+            "route": route,
+            "owner": owner,
+            "now": self._now(),
+            "until": until,
+            "limit": limit,
+            "sign": -1 if turn % turns.LOWEST_EVERY == turns.LOWEST_EVERY - 1 else 1,
+            "last": last,
+        }
+        found = leases_of(sorted(await self._rows(turns.CLAIM, asked), key=lambda row: int(row[-1])))
+        self._turns[route] = (turn + 1, found[-1].tenant if found else last)
+        return found
 
     async def claim_aged(
         self, route: str, owner: str, until: float, limit: int, received_before: float, *, unwarned: bool
@@ -167,6 +179,14 @@ class PostgresSpool:
         """See protocol.Spool."""
         if not await self._changed(tables.SET_ASIDE, (reason, lease.message, lease.part, lease.epoch)):
             raise _lost()
+
+    async def expire_held(self, before: float, limit: int) -> list[Expired]:
+        """See protocol.Spool."""
+        async with self._connections.one() as connection:
+            rows = await _all(connection, tables.EXPIRE_HELD, (before, limit))
+            if rows:
+                await _all(connection, tables.DROP_EMPTY, (sorted({row[0] for row in rows}),))
+        return [Expired(row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows]
 
     async def clamp(self, longest: float) -> int:
         """See protocol.Spool."""

@@ -39,6 +39,12 @@ class PostgresListing(Listing):
         pieces = self._db.execute("SELECT octets FROM chunk WHERE message = ? ORDER BY number", (message,))
         return b"".join(row[0] for row in pieces.fetchall())
 
+    def _first_octets(self, message: int, count: int) -> bytes:
+        found = self._db.execute(
+            "SELECT substr(octets, 1, ?) FROM chunk WHERE message = ? AND number = 0", (count, message)
+        ).fetchone()
+        return bytes(found[0]) if found else b""
+
     def _where(self, wanted: Filter) -> tuple[str, list[Any]]:
         return wanted.where(time.time(), "LIKE", _like)
 

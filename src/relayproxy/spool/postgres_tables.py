@@ -10,7 +10,7 @@ don't go when the row goes that refers to them.
 
 from relayproxy.spool.rows import LEASE, MESSAGE, RECIPIENT
 
-VERSION = 1
+VERSION = 2
 LOCK = 5_927_431_005_001
 """The advisory lock under which tables are made; one more is for what only one worker should do at a time."""
 
@@ -24,9 +24,12 @@ CREATE TABLE part (
   message bigint NOT NULL, part integer NOT NULL, route text NOT NULL, destination text NOT NULL,
   standing text NOT NULL, reason text NOT NULL, due double precision NOT NULL, attempts integer NOT NULL,
   owner text NOT NULL, epoch integer NOT NULL, warned integer NOT NULL,
+  tenant text NOT NULL, priority integer NOT NULL,
   PRIMARY KEY (message, part)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX part_due ON part (route, due) WHERE standing = 'queued';
+CREATE INDEX part_turn ON part (route, priority, tenant, due) WHERE standing = 'queued';
+CREATE INDEX part_held ON part (due) WHERE standing = 'held';
 CREATE TABLE recipient (
   message bigint NOT NULL, number integer NOT NULL, part integer NOT NULL, address text NOT NULL,
   notify text NOT NULL, orcpt text NOT NULL, reply text NOT NULL,
@@ -44,6 +47,7 @@ CREATE TABLE spool_version (version integer NOT NULL);
 _MESSAGE_TYPES = ("bigint", "text", "text", "text", "float8", "bigint", "text", "bytea", "bytea")
 _PART_TYPES = (
     *("bigint", "integer", "text", "text", "text", "text", "float8", "integer", "text", "integer", "integer"),
+    *("text", "integer"),
 )
 _RECIPIENT_TYPES = ("bigint", "integer", "integer", "text", "text", "text", "text")
 
@@ -88,11 +92,6 @@ _QUALIFIED = ", ".join(f"part.{name}" for name in LEASE.split(", "))
 _TAKE = (
     "UPDATE part SET owner = %(owner)s, due = %(until)s, epoch = epoch + 1 FROM found"
     f" WHERE part.message = found.message AND part.part = found.part RETURNING {_QUALIFIED}"
-)
-
-CLAIM = (
-    "WITH found AS MATERIALIZED (SELECT message, part FROM part WHERE standing = 'queued' AND route = %(route)s"
-    f" AND due <= %(now)s ORDER BY due LIMIT %(limit)s FOR UPDATE SKIP LOCKED) {_TAKE}"
 )
 
 CLAIM_AGED = (
@@ -155,3 +154,16 @@ SET_ASIDE = (
 )
 
 CLAMP = "UPDATE part SET due = %s WHERE standing = 'queued' AND due > %s"
+
+EXPIRE_HELD = (
+    "WITH found AS MATERIALIZED (SELECT message, part FROM part WHERE standing = 'held' AND due < %s"
+    " ORDER BY due LIMIT %s FOR UPDATE SKIP LOCKED),"
+    " p AS (DELETE FROM part USING found WHERE part.message = found.message AND part.part = found.part"
+    " RETURNING part.message, part.part, part.route, part.reason, part.due),"
+    " r AS (DELETE FROM recipient USING p WHERE recipient.message = p.message AND recipient.part = p.part"
+    " RETURNING recipient.message, recipient.part, recipient.number, recipient.address)"
+    " SELECT p.message, message.id, p.route, p.reason, message.sender, ARRAY("
+    "SELECT address FROM r WHERE r.message = p.message AND r.part = p.part ORDER BY number)"
+    " FROM p JOIN message ON seq = p.message ORDER BY p.due"
+)
+"""Delete held parts; what they leave of their messages is for DROP_EMPTY."""

@@ -6,7 +6,7 @@ Every method that changes something returns only when the change is durable. Mus
 from collections.abc import Sequence
 from typing import Protocol
 
-from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
 
 
 class SpoolError(Exception):
@@ -48,7 +48,11 @@ class Spool(Protocol):
         ...
 
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
-        """Lease up to `limit` parts of `route` that are due, oldest first. Raises SpoolError."""
+        """Lease up to `limit` parts of `route` that are due. Raises SpoolError.
+
+        Where more are due, those of a higher priority come first, though not always, and tenants get even shares;
+        the longest due of each come first.
+        """
         ...
 
     async def claim_aged(
@@ -78,6 +82,10 @@ class Spool(Protocol):
 
     async def set_aside(self, lease: Lease, reason: str) -> None:
         """Take a part that can't be read out of the way. Raises LeaseLostError and SpoolError."""
+        ...
+
+    async def expire_held(self, before: float, limit: int) -> list[Expired]:
+        """Delete up to `limit` parts that are held since before that time; return them. Raises SpoolError."""
         ...
 
     async def clamp(self, longest: float) -> int:

@@ -23,7 +23,7 @@ Row: TypeAlias = tuple[Any, ...]
 Stored: TypeAlias = tuple[int, Deposit, bytes, bytes | None]
 """A deposit with its key, the SHA-256 of its octets, and the octets (None: they are kept elsewhere)."""
 
-LEASE = "message, part, epoch, route, destination, attempts, warned, reason"
+LEASE = "message, part, epoch, route, destination, attempts, warned, reason, tenant, priority"
 """The columns that `leases_of` reads."""
 
 MESSAGE = "id, origin, sender, received, size, meta, digest, content"
@@ -72,6 +72,8 @@ def rows_of(items: Iterable[Stored]) -> tuple[list[Row], list[Row], list[Row]]:
                     deposit.owner,
                     1,
                     0,
+                    part.tenant,
+                    part.priority,
                 )
             )
             for recipient in part.recipients:
@@ -95,14 +97,17 @@ def first_leases(key: int, deposit: Deposit) -> tuple[Lease, ...]:
     if not deposit.owner:
         return ()
     return tuple(
-        Lease(key, place, 1, part.route, part.destination) for place, part in enumerate(deposit.parts)
+        Lease(key, place, 1, part.route, part.destination, tenant=part.tenant, priority=part.priority)
+        for place, part in enumerate(deposit.parts)
     )
 
 
 def leases_of(rows: Iterable[Sequence[Any]]) -> list[Lease]:
     """Return leases from the columns of LEASE."""
     return [
-        Lease(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP)
+        Lease(
+            row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7] == GIVEN_UP, row[8], row[9]
+        )
         for row in rows
     ]
 

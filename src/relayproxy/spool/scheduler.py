@@ -18,6 +18,7 @@ from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lane_state import LaneState
 from relayproxy.spool.lanes import Lane, pause_after
+from relayproxy.spool.pace import is_throttled
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
 
 LEASE = 60.0
@@ -25,7 +26,6 @@ LEASE = 60.0
 
 _POLL = 1.0  # seconds after which a lane looks for what other workers have put there
 _SWEEP = 60.0
-_SHARE = 4  # one destination among many may have a quarter of a lane
 _BUSY = 10.0
 _BATCH = 100
 _AFTER_FAULT = 300.0
@@ -33,7 +33,7 @@ _JUMP = 15.0
 
 
 class Scheduler:
-    """Implements hop.Courier. `run` works until `stop`."""
+    """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Scheduler:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        keep_held: float = 0.0,
     ) -> None:
         self.owner = owner
         self.lease = LEASE
@@ -58,12 +59,10 @@ class Scheduler:
                 metrics.cell("queue_deliveries", lane.route),
                 metrics.cell("queue_paused", lane.route),
                 metrics.cell("queue_waiting", lane.route),
-                destinations=Destinations(max(1, lane.schedule.concurrency // _SHARE))
-                if lane.by_domain
-                else None,
             )
             for lane in lanes
         }
+        self._throttled = metrics.cell("queue_throttled_total")
         self._broken = metrics.cell("queue_broken_total")
         self._held: dict[tuple[int, int], Lease] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,13 +71,17 @@ class Scheduler:
         self._stopping = False
         self._offset = clock.time() - clock.monotonic()
         self._no_claims_until = 0.0
+        self._keep_held = keep_held
+        self._held_expired = metrics.cell("queue_held_expired_total")
 
     # -- what the hop asks -----------------------------------------------------------------------------------
 
     def reserve(self, route: str) -> bool:
         """See hop.Courier."""
         state = self._states[route]
-        if self._stopping or state.failures or state.room <= 0:
+        if self._stopping or state.failures or state.backlog or state.room <= 0:
+            # It goes to the store, and from here on others do too, until those have had their turn.
+            state.backlog = True
             return False
         state.reserved += 1
         return True
@@ -158,8 +161,27 @@ class Scheduler:
                 if turn % 6 == 1:
                     for state in self._states.values():
                         state.waiting_cell.set(await self._spool.count(state.lane.route))
+                if self._keep_held and turn % 12 == 1:
+                    await self._expire_held()
             except SpoolError as error:
                 self._log.error("queue_fault", problem=str(error))
+
+    async def _expire_held(self) -> None:
+        """Delete what nobody has decided about. The log has the only trace of it, so it names each."""
+        before = self._clock.time() - self._keep_held
+        full = True
+        while full and not self._stopping:
+            expired = await self._spool.expire_held(before, _BATCH)
+            full = len(expired) == _BATCH
+            for gone in expired:
+                fields = {
+                    "id": gone.id,
+                    "route": gone.route,
+                    "from": gone.sender,
+                    "to": list(gone.recipients),
+                }
+                self._held_expired.inc()
+                self._log.warning("held_expired", **fields, reason=gone.reason)
 
     async def _look_at_clock(self) -> bool:
         """After a jump of the clock leases look ended that are not: claim nothing until all could be renewed."""
@@ -185,6 +207,9 @@ class Scheduler:
             except SpoolError as error:
                 self._log.error("queue_fault", route=state.lane.route, problem=str(error))
                 wait = 5 * _POLL
+            now = self._clock.monotonic()
+            if wait > 0 and (rests := state.rests_until(now)) is not None:
+                wait = min(wait, rests - now)
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
@@ -203,16 +228,21 @@ class Scheduler:
         self._start_waiting(state)
         room = state.room
         if room <= 0:
-            if state.destinations is not None and state.running < state.limit:
+            if state.lane.by_domain and state.running < state.limit:
                 await self._make_room(state)
             return _POLL
         due = await self._spool.due(state.lane.route)
         if due is None:
+            state.backlog = False
             return _POLL
         if (wait := due - self._clock.time()) > 0:
+            state.backlog = False
             return min(wait, _POLL)
         until = self._clock.time() + LEASE
-        leases = await self._spool.claim(state.lane.route, self.owner, until, min(_BATCH, room))
+        most = min(_BATCH, room)
+        leases = await self._spool.claim(state.lane.route, self.owner, until, most)
+        if len(leases) < most:
+            state.backlog = False
         for queued in await self._loaded(leases):
             state.waiting.append(queued)
         self._start_waiting(state)
@@ -238,15 +268,13 @@ class Scheduler:
 
     def _start_waiting(self, state: LaneState) -> None:
         while state.running < state.limit and not self._stopping:
-            queued = state.next()
+            queued = state.next(self._clock.monotonic())
             if queued is None:
                 return
             self._begin(state, queued)
 
     def _begin(self, state: LaneState, queued: Queued) -> None:
-        state.running += 1
-        if state.destinations is not None:
-            state.destinations.began(queued.lease.destination)
+        state.began(queued.lease, self._clock.monotonic())
         state.running_cell.set(state.running)
         task = asyncio.create_task(self._deliver(state, queued))
         self._tasks.add(task)
@@ -259,7 +287,7 @@ class Scheduler:
                 made = await self._attempt(state, queued)
             finally:
                 # The next may begin while this one is written down.
-                self._ended(state, queued.lease.destination)
+                self._ended(state, queued.lease)
             if made is None:
                 settlement = await self._endings.released(queued)
             else:
@@ -286,11 +314,29 @@ class Scheduler:
             return None
         if queued.lease.given_up:
             return given_up(queued)
-        if state.destinations is not None:
-            return await self._attempt_at(state.destinations, state.lane, queued)
-        made = await attempt(state.lane.hop, queued)
-        await self._judge(state, unreachable=made.unreached)
+        if state.lane.by_domain:
+            made = await self._attempt_at(state.destinations, state.lane, queued)
+        else:
+            made = await attempt(state.lane.hop, queued)
+            await self._judge(state, unreachable=made.unreached)
+        if not made.unreached:
+            self._keep_pace(state, queued.lease.destination, made)
         return made
+
+    def _keep_pace(self, state: LaneState, destination: str, made: Attempt) -> None:
+        """Go slower where the other side asks for it, and faster again when it doesn't any more."""
+        slower = next((one.reply for one in made.heard if is_throttled(one.reply)), None)
+        rest = state.paces.heard(destination, throttled=slower is not None, now=self._clock.monotonic())
+        if rest:
+            self._throttled.inc()
+            self._log.warning(
+                "queue_throttled",
+                route=state.lane.route,
+                destination=destination,
+                reply=str(slower),
+                seconds=rest,
+                limit=state.paces.limit(destination),
+            )
 
     async def _attempt_at(self, destinations: Destinations, lane: Lane, queued: Queued) -> Attempt:
         """Send it to its own destination, unless that wasn't there a moment ago."""
@@ -312,10 +358,8 @@ class Scheduler:
             self._let_go(state.waiting.pop().lease)
         await self._spool.release(back, self._clock.time() + _BUSY)
 
-    def _ended(self, state: LaneState, destination: str) -> None:
-        state.running -= 1
-        if state.destinations is not None:
-            state.destinations.ended(destination)
+    def _ended(self, state: LaneState, lease: Lease) -> None:
+        state.ended(lease)
         state.running_cell.set(state.running)
         if not self._stopping and self._clock.monotonic() >= state.paused_until:
             self._start_waiting(state)

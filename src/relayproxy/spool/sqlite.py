@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
 from relayproxy.spool import tables
 from relayproxy.spool.content import ContentFiles, digest_of
 from relayproxy.spool.database import Keys, key_at, open_database, prepare
@@ -64,6 +64,7 @@ class SqliteSpool:
         self._syncers = ThreadPoolExecutor(4, thread_name_prefix="spool-files")
         self._database: sqlite3.Connection | None = None
         self._looked = -_LOOK
+        self._turns: dict[str, tuple[int, str]] = {}
         self._has_room = True
 
     def start(self) -> None:
@@ -142,7 +143,11 @@ class SqliteSpool:
 
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
-        leases: list[Lease] = await self._writer.do(tables.claim, (route, owner, self._now(), until, limit))
+        turn, last = self._turns.get(route, (0, ""))
+        asked = (route, owner, self._now(), until, limit, turn, last)
+        leases: list[Lease]
+        leases, last = await self._writer.do(tables.claim, asked)
+        self._turns[route] = (turn + 1, last)
         return leases
 
     async def claim_aged(
@@ -186,6 +191,21 @@ class SqliteSpool:
     async def set_aside(self, lease: Lease, reason: str) -> None:
         """See protocol.Spool."""
         await self._writer.do(tables.set_aside, (lease, reason))
+
+    async def expire_held(self, before: float, limit: int) -> list[Expired]:
+        """See protocol.Spool."""
+        found = await self._read(
+            lambda db: db.execute(
+                "SELECT 1 FROM part WHERE standing = 'held' AND due < ? LIMIT 1", (before,)
+            ).fetchone()
+        )
+        if found is None:
+            return []
+        expired: list[Expired]
+        expired, gone = await self._writer.do(tables.expire_held, (before, limit))
+        for key in gone:
+            self._files.remove(key)
+        return expired
 
     async def clamp(self, longest: float) -> int:
         """See protocol.Spool."""

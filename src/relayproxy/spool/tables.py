@@ -2,18 +2,19 @@
 
 The interpreter lets go of its lock with each step of a statement and may wait long to get it back, so many rows go
 into one statement. Must not know threads, files or futures. `due` has two meanings that are one: nobody else may touch
-a part before then, be it because it waits for its time or because it is leased.
+a part before then, be it because it waits for its time or because it is leased. Of a held part it is since when.
 """
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.model.queued import Lease, Settlement, Standing
+from relayproxy.model.queued import Expired, Lease, Settlement, Standing
 from relayproxy.spool.protocol import LeaseLostError
 from relayproxy.spool.rows import LEASE, Stored, first_leases, leases_of, rows_of
+from relayproxy.spool.turns import choose
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE message (
@@ -25,14 +26,18 @@ CREATE TABLE part (
   message INTEGER NOT NULL, part INTEGER NOT NULL, route TEXT NOT NULL, destination TEXT NOT NULL,
   standing TEXT NOT NULL, reason TEXT NOT NULL, due REAL NOT NULL, attempts INTEGER NOT NULL,
   owner TEXT NOT NULL, epoch INTEGER NOT NULL, warned INTEGER NOT NULL,
+  tenant TEXT NOT NULL, priority INTEGER NOT NULL,
   PRIMARY KEY (message, part)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX part_due ON part (route, due) WHERE standing = 'queued';
+CREATE INDEX part_turn ON part (route, priority, tenant, due) WHERE standing = 'queued';
+CREATE INDEX part_held ON part (due) WHERE standing = 'held';
 CREATE TABLE recipient (
   message INTEGER NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL, address TEXT NOT NULL,
   notify TEXT NOT NULL, orcpt TEXT NOT NULL, reply TEXT NOT NULL,
   PRIMARY KEY (message, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE imported (seq INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
 """
 
 _ROWS = 100
@@ -60,27 +65,31 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
     """Insert messages with their parts and recipients."""
     messages, parts, recipients = rows_of(items)
     _insert(db, "message", 9, messages)
-    _insert(db, "part", 11, parts)
+    _insert(db, "part", 13, parts)
     _insert(db, "recipient", 7, recipients)
     return [first_leases(key, deposit) for key, deposit, _, _ in items]
 
 
-Claim: TypeAlias = tuple[str, str, float, float, int]
-"""Route, owner, now, until, limit."""
+Claim: TypeAlias = tuple[str, str, float, float, int, int, str]
+"""Route, owner, now, until, limit; the number of the turn, and the tenant that was served last."""
 
 
-def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[list[Lease]]:
-    """Lease what is due, the longest due first."""
+def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[tuple[list[Lease], str]]:
+    """Lease what is due: all of it, or where that is more than the limit, what is next in turn (turns.py)."""
     found = []
-    for route, owner, now, until, limit in items:
-        rows = db.execute(
-            "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE (message, part) IN ("
-            "SELECT message, part FROM part INDEXED BY part_due"
-            " WHERE standing = 'queued' AND route = ? AND due <= ? ORDER BY due LIMIT ?"
-            f") RETURNING {LEASE}",
-            (owner, until, route, now, limit),
-        ).fetchall()
-        found.append(sorted(leases_of(rows), key=lambda lease: (lease.message, lease.part)))
+    for route, owner, now, until, limit, turn, last in items:
+        keys, last_served = choose(db, route, now, limit, turn, last)
+        leases: list[Lease] = []
+        for some in _slices(keys):
+            rows = db.execute(
+                "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1"
+                f" WHERE (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {LEASE}",
+                [owner, until, *(value for key in some for value in key)],
+            ).fetchall()
+            leases += leases_of(rows)
+        place = {key: number for number, key in enumerate(keys)}
+        leases.sort(key=lambda lease: place[lease.message, lease.part])
+        found.append((leases, last_served))
     return found
 
 
@@ -246,3 +255,28 @@ def clamp(db: sqlite3.Connection, items: Sequence[float]) -> list[int]:
         db.execute("UPDATE part SET due = ? WHERE standing = 'queued' AND due > ?", (latest, latest)).rowcount
         for latest in items
     ]
+
+
+def expire_held(
+    db: sqlite3.Connection, items: Sequence[tuple[float, int]]
+) -> list[tuple[list[Expired], set[int]]]:
+    """Delete parts that are held since before a time, at most so many; with them the keys of messages that are gone."""
+    found = []
+    for before, limit in items:
+        rows = db.execute(
+            "SELECT seq, part, id, route, reason, sender FROM part JOIN message ON seq = message"
+            " WHERE standing = 'held' AND due < ? ORDER BY due LIMIT ?",
+            (before, limit),
+        ).fetchall()
+        expired = []
+        for key, part, id_, route, reason, sender in rows:
+            addresses = db.execute(
+                "DELETE FROM recipient WHERE message = ? AND part = ? RETURNING address", (key, part)
+            ).fetchall()
+            db.execute("DELETE FROM part WHERE message = ? AND part = ?", (key, part))
+            expired.append(Expired(id_, route, reason, sender, tuple(row[0] for row in addresses)))
+        gone: set[int] = set()
+        for some in _slices(sorted({row[0] for row in rows})):
+            gone |= drop_messages(db, some)
+        found.append((expired, gone))
+    return found
