@@ -128,10 +128,10 @@ async def test_after_a_failed_sync_nothing_is_acknowledged_any_more(shim, tmp_pa
 
 @pytest.fixture
 def small_folder(tmp_path):
-    """A folder on a file system of two megabytes."""
+    """A folder on a file system of three megabytes."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("can't mount a small file system here")
     yield folder / "spool"
