@@ -188,7 +188,7 @@ def schedule_of(route: RouteModel) -> Schedule:
 def priorities_of(config: Config) -> dict[Route, int]:
     """Return the priority of queued mail by route; of equal lines of the table the first counts."""
     found: dict[Route, int] = {}
-    for route, model in zip(routes_of(config), config.table, strict=True):
+    for route, model in zip(routes_of(config), (*config.table, *chosen_routes(config)), strict=True):
         found.setdefault(route, _PRIORITIES[model.queue.priority])
     return found
 

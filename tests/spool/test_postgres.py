@@ -9,13 +9,15 @@ import pytest
 from psycopg import errors
 from tests.servers.postgres import LOGIN, PASSWORD, a_postgres
 from tests.spool.conformance import MINUTE, StoreConformance
-from tests.spool.making import NOW, deposit, recipients, stored_octets
+from tests.spool.making import LEAD, NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part, Settlement
+from relayproxy.model.queued import Part, Settlement, Standing
+from relayproxy.spool.listing import Filter
 from relayproxy.spool.postgres import PostgresSpool
 from relayproxy.spool.postgres_connections import CONNECTIONS, LostConnectionError, Server, _problem
+from relayproxy.spool.postgres_listing import PostgresListing
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_address
@@ -67,6 +69,43 @@ async def test_nothing_of_a_finished_message_is_left(open_store, database):
     assert bytes(found.message) == stored_octets(deposit(message=LARGE))
     await store.settle(lease, Settlement((0,)))
     assert counts(database) == [0, 0, 0, 0]
+
+
+async def test_nothing_of_what_was_held_too_long_is_left(open_store, database):
+    store = open_store()
+    await store.store(deposit(message=LARGE, standing=Standing.HELD, reason="odd"))
+    assert len(await store.expire_held(NOW + 1, 10)) == 1
+    assert counts(database) == [0, 0, 0, 0]
+
+
+async def test_the_header_of_what_is_held_is_read_without_the_rest(open_store, postgres_database):
+    await open_store().store(deposit(message=LARGE))
+    await open_store().store(deposit(2))
+    with PostgresListing(postgres_database) as listing:
+        large, small = listing.rows(Filter(), 10)
+        assert listing.head(large.message) == LEAD + b"Subject: x\r\n"
+        assert listing.head(small.message) == LEAD + b"Subject: one\r\n"
+
+
+async def test_a_claim_reads_no_more_of_a_flood_than_it_takes(open_store, database):
+    """A tenant with much that is due, and many tenants that have their time before them."""
+    store = open_store()
+    await store.store(deposit(1))
+    database.execute("ANALYZE")
+    columns = "n, 0, 'up', '', 'queued', '', {due} + n, 0, '', 1, 0, {tenant}, 1"
+    for due, tenant, first in (("0", "'flood'", 1), ("1e10", "'t' || n", 50_001)):
+        database.execute(
+            f"INSERT INTO part SELECT {columns.format(due=due, tenant=tenant)} FROM generate_series({first}, {first + 49_999}) n"
+        )
+    database.execute("SELECT pg_stat_reset()")
+    assert {lease.tenant for lease in await store.claim("up", "w1", NOW + MINUTE, 5)} == {"", "flood"}
+    await store.close()
+    database.execute("SELECT pg_stat_clear_snapshot()")
+    read = database.execute(
+        "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'part'"
+    ).fetchone()
+    assert read[0] == 0
+    assert read[1] < 2_000
 
 
 async def test_parts_that_end_at_the_same_moment_take_the_message_along(open_store, database):

@@ -47,9 +47,11 @@ _WANTED = (
 _FOUND = (
     "SELECT part.message, part.part, turn"
     " FROM (SELECT message, part, min(turn) AS turn FROM wanted GROUP BY message, part) AS given"
-    " JOIN part USING (message, part) WHERE standing = 'queued' AND due <= %(now)s"
+    " JOIN part USING (message, part) WHERE standing || '' = 'queued' AND due + 0 <= %(now)s"
     " ORDER BY turn LIMIT %(limit)s FOR UPDATE OF part SKIP LOCKED"
 )
+"""Looked at once more, as others may have leased it since. What is added keeps the server from going through all that
+is due, instead of the few that are given."""
 
 _COLUMNS = ", ".join(f"part.{name}" for name in LEASE.split(", "))
 

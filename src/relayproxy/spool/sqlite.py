@@ -144,11 +144,19 @@ class SqliteSpool:
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
         turn, last = self._turns.get(route, (0, ""))
-        asked = (route, owner, self._now(), until, limit, turn, last)
         leases: list[Lease]
-        leases, last = await self._writer.do(tables.claim, asked)
-        self._turns[route] = (turn + 1, last)
-        return leases
+        while True:
+            asked = (route, owner, self._now(), until, limit, turn, last)
+            try:
+                leases, last = await self._writer.do(tables.claim, asked)
+            except SpoolFullError:
+                if limit <= 1:
+                    raise
+                # On a full disk the queue has to empty: fewer at a time touch fewer pages.
+                limit //= 4
+            else:
+                self._turns[route] = (turn + 1, last)
+                return leases
 
     async def claim_aged(
         self, route: str, owner: str, until: float, limit: int, received_before: float, *, unwarned: bool
