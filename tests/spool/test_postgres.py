@@ -79,8 +79,9 @@ async def test_nothing_of_what_was_held_too_long_is_left(open_store, database):
 
 
 async def test_the_header_of_what_is_held_is_read_without_the_rest(open_store, postgres_database):
-    await open_store().store(deposit(message=LARGE))
-    await open_store().store(deposit(2))
+    store = open_store()
+    await store.store(deposit(message=LARGE))
+    await store.store(deposit(2))
     with PostgresListing(postgres_database) as listing:
         large, small = listing.rows(Filter(), 10)
         assert listing.head(large.message) == LEAD + b"Subject: x\r\n"
