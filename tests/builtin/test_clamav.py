@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 from pydantic import ValidationError
@@ -160,6 +161,14 @@ def test_settings_that_are_refused(options):
 
 
 @pytest.mark.servers
+async def asked_until_heard(plugin, mail):
+    """Ask; clamd hangs up on what is too large for it, and its last words are lost if more was on the way by then."""
+    for _ in range(4):  # the breaker opens after five
+        with contextlib.suppress(ServiceError):
+            return await call(plugin, "message", mail=mail)
+    raise AssertionError("clamd's answer was lost each time")
+
+
 async def test_a_real_clamd_over_both_sockets():
     clamd = Clamd()
     try:
@@ -175,6 +184,6 @@ async def test_a_real_clamd_over_both_sockets():
             assert verdicts["word"] is None
             assert mail.finding("clamav").props == {"virus": UNWANTED}
             large = make_mail(RAW + (b"y" * 998 + b"\r\n") * 3000)
-            assert (await call(plugin, "message", mail=large)).reply.code == 552
+            assert (await asked_until_heard(plugin, large)).reply.code == 552
     finally:
         await clamd.stop()
