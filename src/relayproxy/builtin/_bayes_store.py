@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from relayproxy.wal import write_ahead
+
 Learned: TypeAlias = Literal["new", "moved", "known"]
 
 _VERSION = 1
@@ -52,7 +54,7 @@ class Store:
             raise
 
     def _prepare(self, path: Path, *, create: bool) -> None:
-        self._base.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._base, _WAIT)
         self._base.execute("PRAGMA synchronous = NORMAL")
         self._base.execute("BEGIN IMMEDIATE" if create else "BEGIN")
         version = self._base.execute("PRAGMA user_version").fetchone()[0]

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from relayproxy.wal import write_ahead
+
 _WAIT = 10.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events(
@@ -25,7 +27,7 @@ class Outbox:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(self._connection, _WAIT)
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
 

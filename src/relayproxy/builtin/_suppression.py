@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relayproxy.api import to_a_label
+from relayproxy.wal import write_ahead
 
 GLOBAL = "global"
 """The scope of everybody's mail; others are `tenant:NAME` and `campaign:NAME`."""
@@ -188,7 +189,7 @@ class Store:
 
 def _connect(path: Path, wait: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
+    write_ahead(connection, wait)
     connection.execute("PRAGMA synchronous=FULL")
     return connection
 

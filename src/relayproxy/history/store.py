@@ -5,17 +5,17 @@ Knows SQLite and nothing of events. Several processes may open the same file, al
 
 import os
 import sqlite3
-import time
 from pathlib import Path
 from typing import Final
 
 from relayproxy.model.event import NOTES
+from relayproxy.wal import write_ahead
 
 VERSION: Final = 1
 """The version of the tables (`PRAGMA user_version`)."""
 
 _PATIENCE = 10.0  # seconds that SQLite waits for another process to finish its transaction
-_TRIES = 20
+_PATIENCE_AT_START = 1.0  # for others that open it too
 
 _TABLES = """
 CREATE TABLE event (
@@ -99,15 +99,7 @@ def open_store(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
     try:
-        for left in reversed(range(_TRIES)):
-            try:
-                _prepare(connection)
-                break
-            except sqlite3.OperationalError as error:
-                # To change the journal mode, SQLite does not wait for others: they may be doing the same.
-                if "locked" not in str(error) or not left:
-                    raise
-                time.sleep(0.05)
+        _prepare(connection)
         version = _version(connection)
     except sqlite3.Error as error:
         connection.close()
@@ -141,7 +133,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     """Set what belongs to the connection, and what belongs to the file if it is new."""
     if _version(connection) == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
+    write_ahead(connection, _PATIENCE_AT_START)
     connection.execute("PRAGMA synchronous = NORMAL")
     if _version(connection) != 0:
         return

@@ -5,18 +5,17 @@ Must not know what is done with it.
 
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from relayproxy.spool import tables
 from relayproxy.spool.content import sync_folder
 from relayproxy.spool.protocol import SpoolError
+from relayproxy.wal import write_ahead
 
 _EPOCH = 1_767_225_600  # 2026-01-01, as in core/ids
 _RANDOM_BITS = 20
 _BUSY = 30.0
-_NAP = 0.01
 
 
 def key_at(seconds: float) -> int:
@@ -44,7 +43,7 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     )
     try:
         if not readonly:
-            _log_ahead(database)
+            write_ahead(database, _BUSY)
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA journal_size_limit = 67108864")
         database.execute("PRAGMA cache_size = -16000")
@@ -56,20 +55,6 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _log_ahead(database: sqlite3.Connection) -> None:
-    """Set the journal mode WAL. To change it SQLite waits for nobody, whatever the time-out: another may be doing so."""
-    until = time.monotonic() + _BUSY
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(_NAP)
-        else:
-            return
 
 
 def _check_version(path: Path, database: sqlite3.Connection) -> None:
@@ -85,7 +70,7 @@ def prepare(path: Path) -> None:
     try:
         # A message of some kilobytes then takes a page or two; it counts for a new file only.
         database.execute("PRAGMA page_size = 16384")
-        _log_ahead(database)
+        write_ahead(database, _BUSY)
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN IMMEDIATE")
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from relayproxy.api import SharedState, Unavailable
 from relayproxy.model.shared import Operation
 from relayproxy.state.rows import Row, only_reads, perform
+from relayproxy.wal import write_ahead
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class SqliteState(SharedState):
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         base = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
-            base.execute("PRAGMA journal_mode=WAL")
+            write_ahead(base, _BUSY)
             base.execute("PRAGMA synchronous=NORMAL")
             base.executescript(_SCHEMA)
         except BaseException:
