@@ -37,7 +37,7 @@ from relayproxy.core.ledger import SharedLedger
 from relayproxy.core.log import Bridge, Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
-from relayproxy.core.pipeline import Pipeline
+from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
@@ -195,9 +195,7 @@ class Worker:
             meter=meters_of(metrics),
         )
         for call in services.pipeline.calls("startup"):
-            answer = call.function(*[{"app": app}[name] for name in call.names])
-            if asyncio.iscoroutine(answer):
-                await answer
+            await live(call, app=app)
         await self._probe()
         if self._queueing is not None:
             await self._queueing.start()
@@ -410,13 +408,7 @@ class Worker:
         """Wait for the end, then put things away."""
         await self._ended.wait()
         assert self._services is not None
-        for call in self._services.pipeline.calls("shutdown"):
-            try:
-                answer = call.function()
-                if asyncio.iscoroutine(answer):
-                    await answer
-            except Exception as error:  # noqa: BLE001  (the fence round foreign code)
-                self.log.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
+        await self._services.pipeline.shutdown()
         if self._queueing is not None:
             await self._queueing.stop(0.0)
             await self._queueing.close()

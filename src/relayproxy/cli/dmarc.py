@@ -96,7 +96,7 @@ def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
 
     from relayproxy.catalogue import PluginError
     from relayproxy.cli.dmarc_job import run
-    from relayproxy.cli.dmarc_send import StartupError
+    from relayproxy.cli.starting import StartupError
     from relayproxy.history.store import StoreError
 
     settings, kept = plan.config.dmarc_reports, plan.config.history

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, log_style, make_resolver
 from relayproxy.build import app_for, entries_of, relay_of, routes_of, upstream_settings
+from relayproxy.cli.starting import start_plugins
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.log import Log
@@ -26,10 +27,6 @@ from relayproxy.model.mail import Origin
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 from relayproxy.supervisor import Plan
-
-
-class StartupError(Exception):
-    """A plugin can't start; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +84,9 @@ async def sending(plan: Plan, resolver: Resolver) -> AsyncIterator[Sender]:
     )
     app = app_for(config, resolver, clock, plan.folder)
     try:
-        for call in services.pipeline.calls("startup"):
-            try:
-                answer = call.function(*[{"app": app}[name] for name in call.names])
-                if asyncio.iscoroutine(answer):
-                    await answer
-            except Exception as error:  # the fence round foreign code
-                raise StartupError(f"{call.entry.name}: {type(error).__name__}: {error}") from error
+        await start_plugins(services.pipeline, app)
         yield Sender(services, Ids(0))
-        for call in services.pipeline.calls("shutdown"):
-            answer = call.function()
-            if asyncio.iscoroutine(answer):
-                await answer
+        await services.pipeline.shutdown()
     finally:
         for upstream in upstreams.values():
             upstream.close()

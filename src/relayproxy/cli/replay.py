@@ -72,7 +72,8 @@ def replay(folder: Path, other: Path, path: Path | None, output: str, *, strict:
 
 
 async def _compare(file: Path, before: "Plan", after: "Plan") -> dict[str, Any]:
-    from relayproxy.cli.test_drive import StartupError, rehearse
+    from relayproxy.cli.starting import StartupError
+    from relayproxy.cli.test_drive import rehearse
 
     question, findings = _question(file)
     try:

@@ -70,7 +70,8 @@ def test(
     import asyncio
 
     from relayproxy.catalogue import PluginError
-    from relayproxy.cli.test_drive import Question, StartupError, rehearse
+    from relayproxy.cli.starting import StartupError
+    from relayproxy.cli.test_drive import Question, rehearse
     from relayproxy.cli.test_report import as_data, as_text
 
     recipients, places = _split(to)

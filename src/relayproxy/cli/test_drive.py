@@ -14,6 +14,7 @@ from typing import Any
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, make_resolver
 from relayproxy.build import app_for, entries_of, policy_of, relay_of, routes_of, upstream_settings
+from relayproxy.cli.starting import start_plugins
 from relayproxy.cli.test_watch import Believes, Memory, Recorder, Review, Watched
 from relayproxy.config.models import Config, Listener
 from relayproxy.config.models import Upstream as UpstreamConfig
@@ -52,10 +53,6 @@ _OFFERED = (
     "REQUIRETLS",
 )
 _VERDICTS = {"relayed": "accept", "discarded": "discard", "held": "hold"}
-
-
-class StartupError(Exception):
-    """A plugin can't start; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +162,15 @@ class _Stage:
     async def open(self) -> None:
         """Start the plugins, as a worker does, and learn what a real next hop can take."""
         app = app_for(self._config, self._resolver, self._services.clock, self._folder)
-        for call in self._pipeline.calls("startup"):
-            try:
-                answer = call.function(*[{"app": app}[name] for name in call.names])
-                if asyncio.iscoroutine(answer):
-                    await answer
-            except Exception as error:  # the fence round foreign code
-                raise StartupError(f"{call.entry.name}: {type(error).__name__}: {error}") from error
+        await start_plugins(self._pipeline, app)
         self._started = True
         for upstream in self._upstreams.values():
             await upstream.probe()
 
     async def close(self) -> None:
         """Put everything away."""
-        for call in self._pipeline.calls("shutdown") if self._started else ():
-            try:
-                answer = call.function()
-                if asyncio.iscoroutine(answer):
-                    await answer
-            except Exception as error:  # noqa: BLE001  (the fence round foreign code)
-                self._memory.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
+        if self._started:
+            await self._pipeline.shutdown()
         for upstream in self._upstreams.values():
             upstream.close()
         await self._close_resolver()

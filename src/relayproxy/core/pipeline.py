@@ -6,6 +6,7 @@ nothing of it reaches the client or another session. Must not know what any plug
 """
 
 import asyncio
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -42,6 +43,13 @@ _ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, Require
 _EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
 
 
+async def live(call: Call, **arguments: Any) -> None:
+    """Call a hook of the life kind, and wait for it if it has to wait itself. Raises whatever it raises."""
+    answer = call.function(*[arguments[name] for name in call.names])
+    if inspect.isawaitable(answer):
+        await answer
+
+
 class Pipeline:
     """All entries, arranged by hook."""
 
@@ -71,6 +79,14 @@ class Pipeline:
     def calls(self, hook: str) -> tuple[Call, ...]:
         """The calls of one hook in the order in which they are made."""
         return self._calls[hook]
+
+    async def shutdown(self) -> None:
+        """Call the shutdown hooks; one that fails keeps nobody from ending."""
+        for call in self._calls["shutdown"]:
+            try:
+                await live(call)
+            except Exception as error:  # noqa: BLE001  (the fence round foreign code)
+                self._log.error("plugin_fault", plugin=call.entry.name, hook="shutdown", error=str(error))
 
     # -- decide ----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Drives the very session that the listeners drive, with a next hop that records. 
 
 import base64
 import difflib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from relayproxy.core.entry import Entry, When
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
-from relayproxy.core.pipeline import Pipeline
+from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator, Capabilities
 from relayproxy.core.services import Budget, ListenerServices, Services
@@ -174,9 +173,7 @@ class SessionDriver:
                 read_yaml=read_file,
             )
             for call in self.services.pipeline.calls("startup"):
-                answer = call.function(*[{"app": app}[name] for name in call.names])
-                if inspect.isawaitable(answer):
-                    await answer
+                await live(call, app=app)
         if self.banner is None:
             self.banner = await self.session.greet()
 
