@@ -15,7 +15,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from relayproxy.hookspecs import PROJECT, Edits, Opinion
-from relayproxy.model.address import NULL_SENDER, Address, to_a_label
+from relayproxy.model.address import NULL_SENDER, Address, domain_in, to_a_label
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import (
     AddHeader,
@@ -100,6 +100,7 @@ __all__ = [
     "accept",
     "defer",
     "discard",
+    "domain_in",
     "hold",
     "hook",
     "printable",

@@ -136,3 +136,17 @@ def test_how_a_head_is_cut(head, names):
 
 def test_a_field_is_a_slice_and_knows_its_value():
     assert HeaderField("A", b"A:\t b\r\n\tc: d \r\n").value == "b\tc: d"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message.from_bytes(b"A: b\r\n\r\nbody"),
+        Message.from_bytes(b"A: b\r\n"),
+        Message.from_pieces([b"A: b\r\n\r\nbo", b"d", b"y" * 100_000]),
+        Message(b"A: b\r\n\r\n", memoryview(b"body")),
+    ],
+)
+def test_the_size_of_the_body(message):
+    assert message.body_size == len(message.body)
+    assert message.with_head(b"").body_size == len(message.body)

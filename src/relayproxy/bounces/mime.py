@@ -43,7 +43,7 @@ def parts_of(message: Message) -> Iterator[Part]:
     A message that is no multipart is its only part. What can't be decoded is yielded as it stands.
     """
     room = [_MOST_PARTS]
-    yield from _parts(message.fields, bytes(message.body[:MOST_OCTETS]), 0, room)
+    yield from _parts(message.fields, message.body_part(0, min(MOST_OCTETS, message.body_size)), 0, room)
 
 
 def value_of(fields: tuple[HeaderField, ...], name: str) -> str:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from relayproxy.api import (
     Action,
@@ -51,6 +51,13 @@ class ScriptsSettings(Settings):
 
     breaker: Breaker = Breaker()
     """When a script that fails is left alone. Each has a breaker of its own."""
+
+    @field_validator("scripts", check_fields=False)
+    @classmethod
+    def _names_differ(cls, scripts: tuple[Script, ...]) -> tuple[Script, ...]:
+        if len({one.name for one in scripts}) < len(scripts):
+            raise ValueError("two scripts have one name")
+        return scripts
 
 
 S = TypeVar("S", bound=ScriptsSettings)

@@ -48,7 +48,7 @@ def _host(link: re.Match[str]) -> str:
 
 def _texts(message: Message) -> Iterator[str]:
     """Yield the text parts that lie in the first octets of the body, decoded."""
-    body = bytes(memoryview(message.body)[:_OCTETS])
+    body = message.body_part(0, min(_OCTETS, message.body_size))
     boundaries = {(quoted or bare) for quoted, bare in _BOUNDARY.findall(message.head + body)[:_PARTS]}
     yield _decoded(message.head, b"" if boundaries else body)
     if not boundaries:

@@ -124,7 +124,7 @@ class Arc(Plugin[ArcSettings]):
             return self._settle(mail, chain, {}, {})
         known = {question: self._peek(*question) for question in wanted}
         answers = {question: answer for question, answer in known.items() if answer is not None}
-        if len(answers) < len(known) or len(message.body) > _ON_THE_LOOP:
+        if len(answers) < len(known) or message.body_size > _ON_THE_LOOP:
             return self._gather(mail, chain, answers, [one for one in wanted if one not in answers])
         return self._settle(mail, chain, answers, body_digests(message, body_forms(chain)))
 
@@ -133,7 +133,7 @@ class Arc(Plugin[ArcSettings]):
     ) -> Opinion:
         """Ask for the answers that are missing; a large body is hashed in a thread meanwhile."""
         message, forms = mail.message, body_forms(chain)
-        if len(message.body) <= _ON_THE_LOOP:
+        if message.body_size <= _ON_THE_LOOP:
             more, digests = await self._fetch(missing), body_digests(message, forms)
         else:
             more, digests = await asyncio.gather(
@@ -176,7 +176,7 @@ class Arc(Plugin[ArcSettings]):
         finding = mail.finding("arc")
         if self._key is None or finding is None or finding.result not in ("none", "pass", "fail"):
             return None
-        if len(mail.message.body) > _ON_THE_LOOP:
+        if mail.message.body_size > _ON_THE_LOOP:
             return self._seal_large(mail, self._key, finding.result)
         return self._set(mail, self._key, finding.result, body_digest(mail.message))
 

@@ -219,7 +219,7 @@ def _without(message: Message, stripped: Iterable[tuple[Part, Problem]]) -> Iter
             return
         pieces += (message.body_part(place, part.start), _header(message, part), note)
         place = part.stop
-    pieces.append(message.body_part(place, len(message.body)))
+    pieces.append(message.body_part(place, message.body_size))
     yield ReplaceBody(b"".join(pieces))
 
 

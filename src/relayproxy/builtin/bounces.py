@@ -26,11 +26,11 @@ from relayproxy.api import (
     Plugin,
     Recipient,
     ReplaceRecipient,
-    SecretError,
     SecretRef,
     SetSender,
     Setup,
     discard,
+    domain_in,
     hook,
     reject,
     to_a_label,
@@ -41,13 +41,13 @@ from relayproxy.bounces.report import Fate, Kind, Report
 from relayproxy.bounces.rules import Judgement, Rule, classify, normal_form, rules_of
 from relayproxy.bounces.trace import Trace, TraceFault, Tracer
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
+from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._suppression import GLOBAL, Store, Suppressed, key_of
 from relayproxy.builtin.suppression import store_path
 
 HEADER = "X-Relayproxy-Trace"
 """The field that holds the whole token: servers that shorten the envelope sender return it with the header."""
 
-_SHORTEST = 16  # characters of a secret
 _DAY = 86_400.0
 
 
@@ -127,15 +127,9 @@ class Bounces(Plugin[BouncesSettings]):
         """Read secrets and rules, open the list. Raises SecretError, RuleFault, StoreFault, OSError and ValueError."""
         self._clock = app.clock
         options = self.options
-        if not _within(options.domain, app.local_domains):
+        if not domain_in(options.domain, app.local_domains):
             raise ValueError(f"nobody may send bounces to {options.domain}: it is none of relay.domains")
-        keys = [secret.reveal() for secret in options.secrets]
-        for secret, key in zip(options.secrets, keys, strict=True):
-            if len(key) < _SHORTEST:
-                raise SecretError(f"{secret} has less than {_SHORTEST} characters")
-        self._tracer = Tracer(
-            options.domain, tuple(key.encode() for key in keys), options.days, options.prefix
-        )
+        self._tracer = Tracer(options.domain, signing_keys(options.secrets), options.days, options.prefix)
         self._rules = read_rules(app, options.rules)
         self._senders = frozenset(key_of(one) if "@" in one else to_a_label(one) for one in options.senders)
         local, _, domain = options.mailbox.rpartition("@")
@@ -167,7 +161,7 @@ class Bounces(Plugin[BouncesSettings]):
     def _is_traced(self, sender: Address) -> bool:
         if not sender.domain:
             return False
-        return key_of(str(sender)) in self._senders or _within(sender.ascii_domain, self._senders)
+        return key_of(str(sender)) in self._senders or domain_in(sender.ascii_domain, self._senders)
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
@@ -300,9 +294,3 @@ def read_rules(app: App, file: str | None) -> tuple[Rule, ...]:
     """Return the rules of a file (relative to the configuration), or the built-in ones. Raises RuleFault, OSError, ValueError."""
     path = default_rules() if file is None else app.folder / Path(file).expanduser()
     return rules_of(app.read_yaml(path))
-
-
-def _within(domain: str, names: frozenset[str]) -> bool:
-    """Whether `domain` is one of `names`, or below one that is written with a leading dot."""
-    labels = domain.split(".")
-    return domain in names or any(f".{'.'.join(labels[n:])}" in names for n in range(1, len(labels)))

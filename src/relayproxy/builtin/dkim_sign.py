@@ -258,7 +258,7 @@ class DkimSign(Plugin[DkimSignSettings]):
         keys = self._signers(mail.message)[1]
         if not keys:
             return None
-        if len(mail.message.body) > _ON_THE_LOOP:
+        if mail.message.body_size > _ON_THE_LOOP:
             return self._sign_large(mail.message, keys)
         return self._signatures(mail.message, keys, body_digest(mail.message))
 

@@ -65,7 +65,7 @@ class DkimVerify(Plugin[DkimVerifySettings]):
             return None
         known = {question: self._peek(*question) for question in questions(found)}
         answers = {question: answer for question, answer in known.items() if answer is not None}
-        if len(answers) < len(known) or len(message.body) > _ON_THE_LOOP:
+        if len(answers) < len(known) or message.body_size > _ON_THE_LOOP:
             return self._gather(mail, found, answers, [one for one in known if one not in answers])
         return self._settle(mail, found, answers, body_digests(message, body_forms(found)))
 
@@ -74,7 +74,7 @@ class DkimVerify(Plugin[DkimVerifySettings]):
     ) -> Opinion:
         """Ask for the answers that are missing, and hash the body meanwhile."""
         message, forms = mail.message, body_forms(found)
-        if len(message.body) <= _ON_THE_LOOP:
+        if message.body_size <= _ON_THE_LOOP:
             more, digests = await self._fetch(missing), body_digests(message, forms)
         else:
             more, digests = await asyncio.gather(

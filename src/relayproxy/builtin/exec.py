@@ -55,13 +55,6 @@ class ExecSettings(ScriptsSettings):
     scripts: tuple[Program, ...] = Field(min_length=1, max_length=16)
     """The programs, in the order in which they are asked."""
 
-    @field_validator("scripts")
-    @classmethod
-    def _names_differ(cls, scripts: tuple[Program, ...]) -> tuple[Program, ...]:
-        if len({one.name for one in scripts}) < len(scripts):
-            raise ValueError("two scripts have one name")
-        return scripts
-
 
 class Exec(Asking[ExecSettings, Program]):
     """Ask programs about mail."""

@@ -153,5 +153,5 @@ def _spliced(message: Message, splices: list[Splice]) -> bytes:
     for splice in sorted(splices, key=lambda one: one.start):
         pieces += (message.body_part(place, splice.start), splice.octets)
         place = splice.stop
-    pieces.append(message.body_part(place, len(message.body)))
+    pieces.append(message.body_part(place, message.body_size))
     return b"".join(pieces)

@@ -7,7 +7,7 @@ import asyncio
 import base64
 from collections.abc import Sequence
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from relayproxy.api import App, Mail, Recipient, SecretRef, hook
 from relayproxy.builtin import _script
@@ -29,13 +29,6 @@ class HttpSettings(ScriptsSettings):
 
     scripts: tuple[WebService, ...] = Field(min_length=1, max_length=16)
     """The web services, in the order in which they are asked."""
-
-    @field_validator("scripts")
-    @classmethod
-    def _names_differ(cls, scripts: tuple[WebService, ...]) -> tuple[WebService, ...]:
-        if len({one.name for one in scripts}) < len(scripts):
-            raise ValueError("two scripts have one name")
-        return scripts
 
 
 class Http(Asking[HttpSettings, WebService]):

@@ -16,18 +16,17 @@ from relayproxy.api import (
     Mail,
     Message,
     Plugin,
-    SecretError,
     SecretRef,
     Settings,
     hook,
 )
 from relayproxy.builtin._address_map import AddressText
+from relayproxy.builtin._keys import signing_keys
 from relayproxy.mailauth.bulk_rules import is_bulk
 from relayproxy.mailauth.dkim_impact import broken_by_fields
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.mailauth.unsubscribe_token import make_token
 
-_SHORTEST = 16  # characters of a secret
 _LONGEST = 900  # characters of a value: a line may have 998 octets, and a URL can't be folded
 _FIELDS = ("List-Unsubscribe", "List-Unsubscribe-Post")
 _URL = re.compile(r"https://[A-Za-z0-9.-]+(?::[0-9]+)?/[!#-;=?-~]*\Z")
@@ -70,11 +69,7 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
     def startup(self, app: App) -> None:
         """Read the secrets. Raises SecretError."""
         self._clock = app.clock
-        keys = [secret.reveal() for secret in self.options.secrets]
-        for secret, key in zip(self.options.secrets, keys, strict=True):
-            if len(key) < _SHORTEST:
-                raise SecretError(f"{secret} has less than {_SHORTEST} characters")
-        self._key = keys[0].encode()
+        self._key = signing_keys(self.options.secrets)[0]
 
     @hook
     def before_forward(self, mail: Mail) -> Edits:

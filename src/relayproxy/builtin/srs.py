@@ -19,17 +19,16 @@ from relayproxy.api import (
     Plugin,
     Recipient,
     ReplaceRecipient,
-    SecretError,
     SecretRef,
     SetSender,
     Settings,
+    domain_in,
     hook,
     reject,
     to_a_label,
 )
+from relayproxy.builtin._keys import signing_keys
 from relayproxy.mailauth.srs import Srs, SrsFault
-
-_SHORTEST = 16  # characters of a secret
 
 Domain = Annotated[str, AfterValidator(lambda text: to_a_label(text.strip()).rstrip("."))]
 
@@ -67,14 +66,10 @@ class SrsPlugin(Plugin[SrsSettings]):
     def startup(self, app: App) -> None:
         """Read the secrets. Raises SecretError, and ValueError for a domain that isn't ours."""
         self._clock = app.clock
-        if not _within(self.options.domain, app.local_domains):
+        if not domain_in(self.options.domain, app.local_domains):
             raise ValueError(f"nobody may send bounces to {self.options.domain}: it is none of relay.domains")
         self._ours = app.local_domains | self.options.keep
-        keys = [secret.reveal() for secret in self.options.secrets]
-        for secret, key in zip(self.options.secrets, keys, strict=True):
-            if len(key) < _SHORTEST:
-                raise SecretError(f"{secret} has less than {_SHORTEST} characters")
-        self._srs = Srs(self.options.domain, tuple(key.encode() for key in keys), self.options.days)
+        self._srs = Srs(self.options.domain, signing_keys(self.options.secrets), self.options.days)
 
     @hook
     def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
@@ -122,15 +117,9 @@ class SrsPlugin(Plugin[SrsSettings]):
         return SetSender(made)
 
     def _is_strange(self, sender: Address) -> bool:
-        return bool(sender.domain) and not _within(sender.ascii_domain, self._ours)
+        return bool(sender.domain) and not domain_in(sender.ascii_domain, self._ours)
 
     def _may_be_forwarded(self, mail: Mail) -> bool:
         """Whether mail is forwarded as far as MAIL can tell, before there are recipients."""
         rewrite = self.options.rewrite
         return rewrite == "all" or (rewrite == "outbound" and mail.direction is Direction.OUTBOUND)
-
-
-def _within(domain: str, names: frozenset[str]) -> bool:
-    """Whether `domain` is one of `names`, or below one that is written with a leading dot."""
-    labels = domain.split(".")
-    return domain in names or any(f".{'.'.join(labels[n:])}" in names for n in range(1, len(labels)))

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, field_validator
 
-from relayproxy.api import App, Mail, Opinion, Outcome, Plugin, SecretError, SecretRef, Settings, State, hook
+from relayproxy.api import App, Mail, Opinion, Outcome, Plugin, SecretRef, Settings, State, hook
+from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.suppression import store_path
 
@@ -28,7 +29,6 @@ SIGNATURE = "Relayproxy-Signature"
 EventName = Literal["delivered", "deferred", "failed", "bounced", "complained"]
 
 _NAMES: dict[State, EventName] = {State.DONE: "delivered", State.PENDING: "deferred", State.FAILED: "failed"}
-_SHORTEST = 16
 _BATCH = 100
 _LEASE = 60.0
 _IDLE = 1.0
@@ -73,9 +73,7 @@ class Webhooks(Plugin[WebhooksSettings]):
     async def startup(self, app: App) -> None:
         """Open the outbox and begin to send. Raises SecretError, sqlite3.Error and OSError."""
         self._clock = app.clock
-        self._key = self.options.secret.reveal().encode()
-        if len(self._key) < _SHORTEST:
-            raise SecretError(f"{self.options.secret} has less than {_SHORTEST} characters")
+        (self._key,) = signing_keys((self.options.secret,))
         self._owner = secrets.token_hex(8)
         self._alarm = app.alarm
         self._outbox = await asyncio.to_thread(Outbox, store_path(app.folder, self.options.file))

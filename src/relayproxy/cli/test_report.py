@@ -70,7 +70,7 @@ def edits(result: "Rehearsal") -> list[str]:
     if came.body != went.body:
         bodies = _lines(bytes(came.body)), _lines(bytes(went.body))
         if max(map(len, bodies)) > _MOST_LINES:
-            note = [f"@@ body @@ {len(came.body)} octets replaced by {len(went.body)}"]
+            note = [f"@@ body @@ {came.body_size} octets replaced by {went.body_size}"]
         else:
             before += bodies[0]
             after += bodies[1]

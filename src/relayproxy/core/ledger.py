@@ -47,7 +47,7 @@ def fingerprint(message: Message) -> tuple[int, int]:
     less than half of SHA-256. Of a large body 64 blocks of a KiB are looked at, spread over all of it: with the
     same header, Message-ID and size, another message would have to differ only between them.
     """
-    size = message.size - len(message.head)
+    size = message.body_size
     if size <= _WHOLE:
         return hash(message.head), hash(message.body)
     step = (size - _BLOCK) // (_BLOCKS - 1)

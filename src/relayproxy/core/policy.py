@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypeAlias
 
-from relayproxy.model.address import Address
+from relayproxy.model.address import Address, domain_in
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
 
@@ -65,17 +65,6 @@ class Relay:
     def serves(self, address: Address) -> bool:
         """Whether `address` is in one of our domains; `.example.org` stands for all names below it."""
         return domain_in(address.ascii_domain, self.domains)
-
-
-def domain_in(domain: str, names: frozenset[str]) -> bool:
-    """Whether `domain` is in `names`, or below a name that is written with a leading dot."""
-    if domain in names:
-        return True
-    while (cut := domain.find(".")) >= 0:
-        if domain[cut:] in names:
-            return True
-        domain = domain[cut + 1 :]
-    return False
 
 
 def ip_in(ip: str, networks: tuple[Network, ...]) -> bool:

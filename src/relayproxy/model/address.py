@@ -20,6 +20,17 @@ def to_a_label(domain: str) -> str:
         return domain.lower()
 
 
+def domain_in(domain: str, names: frozenset[str]) -> bool:
+    """Whether `domain` is in `names`, or below a name that is written with a leading dot."""
+    if domain in names:
+        return True
+    while (cut := domain.find(".")) >= 0:
+        if domain[cut:] in names:
+            return True
+        domain = domain[cut + 1 :]
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One mailbox as it stood in the envelope: `local` keeps its quotes, `domain` its case and form.

@@ -134,6 +134,11 @@ class Message:
         """The octets behind the blank line."""
         return self._body.joined if isinstance(self._body, Pieces) else self._body
 
+    @property
+    def body_size(self) -> int:
+        """Octets behind the blank line, counted without looking at them."""
+        return self.size - len(self.head)
+
     def with_head(self, head: bytes) -> "Message":
         """Return a message of the same body under another header block."""
         return Message(head, self._body, dotless=self.dotless, reader=self.reader)
