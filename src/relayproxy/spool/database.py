@@ -5,7 +5,8 @@ Must not know what is done with it.
 
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from relayproxy.spool import tables
@@ -83,3 +84,25 @@ def prepare(path: Path) -> None:
         database.close()
     path.chmod(0o600)
     sync_folder(path.parent)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what a store's library raises into SpoolError."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise SpoolError(str(error)) from error
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    """Do all of a block or nothing of it. Raises SpoolError."""
+    with refusals():
+        database.execute(begin)
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise

@@ -4,17 +4,15 @@ Works beside the running workers, in a process of its own. What a worker has lea
 nothing is both delivered and, say, held. Must not know how anything is printed.
 """
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from relayproxy.model.queued import GIVEN_UP, Row, Standing
 from relayproxy.spool.content import ContentFiles
-from relayproxy.spool.database import open_database
+from relayproxy.spool.database import open_database, refusals, transaction
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.spool.tables import drop_messages
 
@@ -77,7 +75,7 @@ class Listing:
         if not path.exists():
             raise SpoolError(f"{path} is not there")
         self._files = ContentFiles(path.parent / "content")
-        with _refusals():
+        with refusals():
             self._db: Any = open_database(path)
 
     def __enter__(self) -> Self:
@@ -92,7 +90,7 @@ class Listing:
     def count(self, wanted: Filter) -> int:
         """Return how many parts a filter finds."""
         where, values = self._where(wanted)
-        with _refusals():
+        with refusals():
             found = self._db.execute(
                 f"SELECT count(*) FROM part JOIN message ON seq = message WHERE {where}", values
             )
@@ -101,7 +99,7 @@ class Listing:
     def rows(self, wanted: Filter, limit: int) -> list[Row]:
         """Return what a filter finds, the oldest first, at most `limit`."""
         where, values = self._where(wanted)
-        with _refusals():
+        with refusals():
             found = self._db.execute(
                 "SELECT id, message, part, sender, route, destination, standing, reason, size, received, due,"
                 f" attempts, owner, origin FROM part JOIN message ON seq = message WHERE {where}"
@@ -130,7 +128,7 @@ class Listing:
 
     def content(self, message: int) -> bytes:
         """Return the octets of a message. Raises SpoolError."""
-        with _refusals():
+        with refusals():
             found = self._db.execute("SELECT content FROM message WHERE seq = ?", (message,)).fetchone()
             if found is None:
                 raise SpoolError("the message is not there any more")
@@ -138,7 +136,7 @@ class Listing:
 
     def head(self, message: int) -> bytes:
         """Return the header of a message, or of a very long one the beginning. Raises SpoolError."""
-        with _refusals():
+        with refusals():
             found = self._db.execute(
                 "SELECT substr(content, 1, ?) FROM message WHERE seq = ?", (_HEAD, message)
             ).fetchone()
@@ -155,7 +153,7 @@ class Listing:
     def summary(self) -> list[dict[str, Any]]:
         """Return for each route and standing: parts, those that are due, the oldest, and the octets."""
         now = time.time()
-        with _refusals():
+        with refusals():
             found = self._db.execute(
                 "SELECT route, standing, count(*), count(*) FILTER (WHERE due <= ?), min(received),"
                 " CAST(sum(size) AS bigint)"
@@ -195,7 +193,7 @@ class Listing:
 
     def forget_leases(self) -> int:
         """Make due what dead workers have leased; only while no worker lives. Return how many parts that are."""
-        with self._transaction():
+        with transaction(self._db, self._begin):
             changed = self._db.execute(
                 "UPDATE part SET owner = '', due = ?, epoch = epoch + 1 WHERE standing = 'queued' AND owner <> ''",
                 (time.time(),),
@@ -216,7 +214,7 @@ class Listing:
     ) -> int:
         changed = 0
         for keys in self._found(wanted, standing):
-            with self._transaction():
+            with transaction(self._db, self._begin):
                 for key in keys:
                     changed += self._db.execute(
                         f"UPDATE part SET {what}, epoch = epoch + 1"
@@ -229,7 +227,7 @@ class Listing:
         """Delete what is found, and tell nobody; return how many."""
         dropped = 0
         for keys in self._found(wanted, tuple(Standing)):
-            with self._transaction():
+            with transaction(self._db, self._begin):
                 for key in keys:
                     gone = self._db.execute(
                         "DELETE FROM part WHERE message = ? AND part = ? AND (owner = '' OR due <= ?)",
@@ -254,7 +252,7 @@ class Listing:
     def _found(self, wanted: Filter, standing: tuple[Standing, ...]) -> Iterator[list[tuple[int, int]]]:
         """Yield the keys of what is found, some at a time, so that workers get their turns in between."""
         where, values = self._where(wanted)
-        with _refusals():
+        with refusals():
             keys = self._db.execute(
                 f"SELECT part.message, part.part FROM part JOIN message ON seq = message WHERE {where}"
                 f" AND part.standing IN ({','.join('?' * len(standing))}) ORDER BY 1, 2",
@@ -262,22 +260,3 @@ class Listing:
             ).fetchall()
         for start in range(0, len(keys), _SOME):
             yield keys[start : start + _SOME]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _refusals():
-            self._db.execute(self._begin)
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise SpoolError(str(error)) from error

@@ -6,10 +6,8 @@ it isn't delivered as well. Must not know routes, nor how anything is printed.
 
 import hashlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -17,8 +15,8 @@ from typing import Self
 from relayproxy.model.message import Message
 from relayproxy.spool.archive import ArchiveReader, ArchiveWriter, Counts, Kept, PartRow, RecipientRow
 from relayproxy.spool.content import ContentFiles
-from relayproxy.spool.database import open_database
-from relayproxy.spool.protocol import SpoolError, SpoolFullError
+from relayproxy.spool.database import open_database, refusals, transaction
+from relayproxy.spool.protocol import SpoolFullError
 from relayproxy.spool.sqlite import INLINE
 from relayproxy.spool.tables import drop_messages
 
@@ -55,7 +53,7 @@ class Transfer:
         self._min_free = min_free
         self._owner = f"export.{os.getpid()}"
         self._files = ContentFiles(path.parent / "content")
-        with _refusals():
+        with refusals():
             self._db = open_database(path)
 
     def __enter__(self) -> Self:
@@ -68,7 +66,7 @@ class Transfer:
 
     def counts(self) -> Counts:
         """Return how much an export would take now."""
-        with _refusals():
+        with refusals():
             row = self._db.execute(
                 "SELECT count(*), total(size), (SELECT count(*) FROM recipient r JOIN part USING (message, part)"
                 f" WHERE {_IDLE}) FROM message WHERE seq IN (SELECT message FROM part WHERE {_IDLE})",
@@ -106,7 +104,7 @@ class Transfer:
         """Yield the keys of all messages, some at a time, as there may be a million; those to be moved are ours then."""
         last = -1
         while True:
-            with _refusals():
+            with refusals():
                 rows = self._db.execute(
                     "SELECT seq FROM message WHERE seq > ? ORDER BY seq LIMIT ?", (last, _SOME)
                 ).fetchall()
@@ -124,14 +122,14 @@ class Transfer:
 
     def _idle(self, key: int) -> list[tuple[int, int]]:
         """Return those parts of a message that are not in delivery, and their epochs."""
-        with _refusals():
+        with refusals():
             return self._db.execute(
                 f"SELECT part, epoch FROM part WHERE message = ? AND (owner = ? OR {_IDLE})",
                 (key, self._owner, time.time()),
             ).fetchall()
 
     def _kept(self, key: int, parts: set[int]) -> Kept:
-        with _refusals():
+        with refusals():
             id_, origin, sender, received, size, meta, digest = self._db.execute(
                 "SELECT id, origin, sender, received, size, meta, digest FROM message WHERE seq = ?", (key,)
             ).fetchone()
@@ -162,7 +160,7 @@ class Transfer:
 
     def _content(self, kept: Kept) -> bytes | None:
         """Return the octets of a message, or None if they are not those that were written."""
-        with _refusals():
+        with refusals():
             row = self._db.execute("SELECT content FROM message WHERE seq = ?", (kept.seq,)).fetchone()
         try:
             octets = bytes(row[0]) if row[0] is not None else self._files.place(kept.seq).read_bytes()
@@ -171,7 +169,7 @@ class Transfer:
         return octets if hashlib.sha256(octets).hexdigest() == kept.digest else None
 
     def _count(self) -> int:
-        with _refusals():
+        with refusals():
             return int(self._db.execute("SELECT count(*) FROM part").fetchone()[0])
 
     def _delete(self, taken: list[tuple[int, int, int]]) -> int:
@@ -179,7 +177,7 @@ class Transfer:
         deleted = 0
         for start in range(0, len(taken), _SOME):
             some = taken[start : start + _SOME]
-            with self._transaction():
+            with transaction(self._db):
                 for key, part, epoch in some:
                     gone = self._db.execute(
                         "DELETE FROM part WHERE message = ? AND part = ? AND epoch = ?", (key, part, epoch)
@@ -195,7 +193,7 @@ class Transfer:
         return deleted
 
     def _give_back(self) -> None:
-        with _refusals():
+        with refusals():
             self._db.execute(
                 "UPDATE part SET owner = '', due = ?, epoch = epoch + 1 WHERE owner = ?",
                 (time.time(), self._owner),
@@ -211,7 +209,7 @@ class Transfer:
         """
         added = known = damaged = 0
         group: list[tuple[Kept, bytes]] = []
-        with _refusals():
+        with refusals():
             self._db.execute("DELETE FROM imported WHERE at < ?", (time.time() - _REMEMBERED,))
         try:
             for kept, content in archive:
@@ -230,7 +228,7 @@ class Transfer:
         return Imported(added, known, damaged)
 
     def _is_known(self, kept: Kept) -> bool:
-        with _refusals():
+        with refusals():
             return (
                 self._db.execute(
                     "SELECT 1 FROM imported WHERE seq = ? UNION ALL SELECT 1 FROM message WHERE id = ? AND digest = ?",
@@ -247,7 +245,7 @@ class Transfer:
             raise SpoolFullError("the file system is too full")
         written: list[int] = []
         try:
-            with self._transaction():
+            with transaction(self._db):
                 for kept, content in group:
                     key = self._free_key(kept.seq)
                     inline = len(content) <= INLINE
@@ -301,22 +299,3 @@ class Transfer:
             ],
         )
         self._db.execute("INSERT INTO imported VALUES (?, ?)", (kept.seq, time.time()))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _refusals():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise SpoolError(str(error)) from error
