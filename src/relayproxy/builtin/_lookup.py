@@ -1,13 +1,17 @@
-"""What the DNS plugins share: a batch of questions put all at once, and the answers that need no waiting."""
+"""What the plugins that ask DNS share: questions put side by side and beside hashing, and answers that need no waiting."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from relayproxy.api import Resolver
+from relayproxy.api import Message, Resolver
+from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digests
 from relayproxy.mailauth.lookup import Answer, Fetch, Peek, Question, Remembering
 
 T = TypeVar("T")
+
+ON_THE_LOOP = 65_536
+"""Octets of a body that are hashed at once; more would keep other sessions waiting."""
 
 
 class NotKnownError(Exception):
@@ -72,3 +76,12 @@ def at_once(check: Coroutine[Any, Any, T]) -> T:
 
 def _nothing(name: str, rdtype: str) -> None:  # noqa: ARG001  (the shape of Peek)
     return None
+
+
+async def asked_and_hashed(
+    fetch: Fetch, questions: Sequence[Question], message: Message, forms: Collection[BodyForm]
+) -> tuple[Sequence[Answer], dict[BodyForm, BodyDigest]]:
+    """Ask, and return the answers with the body's digests; a large body is hashed in a thread meanwhile."""
+    if message.body_size <= ON_THE_LOOP:
+        return await fetch(questions), body_digests(message, forms)
+    return await asyncio.gather(fetch(questions), asyncio.to_thread(body_digests, message, forms))

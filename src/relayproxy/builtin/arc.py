@@ -27,7 +27,7 @@ from relayproxy.api import (
     to_a_label,
 )
 from relayproxy.builtin._dkim_files import KeyFile
-from relayproxy.builtin._lookup import fetch_from, peek_at
+from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, fetch_from, peek_at
 from relayproxy.mailauth.arc_chain import MOST_SETS, Chain, find_chain
 from relayproxy.mailauth.arc_seal import seal
 from relayproxy.mailauth.arc_verify import ArcResult, body_forms, questions, verify
@@ -36,8 +36,6 @@ from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digest, bod
 from relayproxy.mailauth.dkim_keys import KeyFault
 from relayproxy.mailauth.dkim_sign import check_names
 from relayproxy.mailauth.lookup import Answer, Question
-
-_ON_THE_LOOP = 65_536  # octets of a body that are hashed at once; more would keep other sessions waiting
 
 Domain = Annotated[str, AfterValidator(lambda text: to_a_label(text.strip()).rstrip("."))]
 
@@ -124,7 +122,7 @@ class Arc(Plugin[ArcSettings]):
             return self._settle(mail, chain, {}, {})
         known = {question: self._peek(*question) for question in wanted}
         answers = {question: answer for question, answer in known.items() if answer is not None}
-        if len(answers) < len(known) or message.body_size > _ON_THE_LOOP:
+        if len(answers) < len(known) or message.body_size > ON_THE_LOOP:
             return self._gather(mail, chain, answers, [one for one in wanted if one not in answers])
         return self._settle(mail, chain, answers, body_digests(message, body_forms(chain)))
 
@@ -132,13 +130,7 @@ class Arc(Plugin[ArcSettings]):
         self, mail: Mail, chain: Chain, answers: dict[Question, Answer], missing: Sequence[Question]
     ) -> Opinion:
         """Ask for the answers that are missing; a large body is hashed in a thread meanwhile."""
-        message, forms = mail.message, body_forms(chain)
-        if message.body_size <= _ON_THE_LOOP:
-            more, digests = await self._fetch(missing), body_digests(message, forms)
-        else:
-            more, digests = await asyncio.gather(
-                self._fetch(missing), asyncio.to_thread(body_digests, message, forms)
-            )
+        more, digests = await asked_and_hashed(self._fetch, missing, mail.message, body_forms(chain))
         return self._settle(mail, chain, answers | dict(zip(missing, more, strict=True)), digests)
 
     def _settle(
@@ -176,7 +168,7 @@ class Arc(Plugin[ArcSettings]):
         finding = mail.finding("arc")
         if self._key is None or finding is None or finding.result not in ("none", "pass", "fail"):
             return None
-        if mail.message.body_size > _ON_THE_LOOP:
+        if mail.message.body_size > ON_THE_LOOP:
             return self._seal_large(mail, self._key, finding.result)
         return self._set(mail, self._key, finding.result, body_digest(mail.message))
 

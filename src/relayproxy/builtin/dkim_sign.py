@@ -33,12 +33,12 @@ from relayproxy.api import (
 )
 from relayproxy.builtin._dkim_files import KeyFile, find_keys
 from relayproxy.builtin._dkim_ring import Held, KeyRing
+from relayproxy.builtin._lookup import ON_THE_LOOP
 from relayproxy.mailauth.canonical import body_digest
 from relayproxy.mailauth.dkim_keys import KeyFault
 from relayproxy.mailauth.dkim_sign import HEADERS, IF_PRESENT, check_names, sign
 from relayproxy.mailauth.from_header import Author, read_author
 
-_ON_THE_LOOP = 65_536  # octets of a body that are hashed at once; more would keep other sessions waiting
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})\s*([smhdw])\Z")
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
@@ -258,7 +258,7 @@ class DkimSign(Plugin[DkimSignSettings]):
         keys = self._signers(mail.message)[1]
         if not keys:
             return None
-        if mail.message.body_size > _ON_THE_LOOP:
+        if mail.message.body_size > ON_THE_LOOP:
             return self._sign_large(mail.message, keys)
         return self._signatures(mail.message, keys, body_digest(mail.message))
 

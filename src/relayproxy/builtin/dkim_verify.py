@@ -4,14 +4,13 @@ Notes facts: what follows from them is for dmarc and for rules, because a signat
 none (RFC 6376 section 6.1). Must not know how a signature is verified.
 """
 
-import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from relayproxy.api import App, Direction, Mail, Opinion, Plugin, Settings, defer, hook
-from relayproxy.builtin._lookup import fetch_from, peek_at
+from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, fetch_from, peek_at
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digests
 from relayproxy.mailauth.dkim_verify import (
     MOST_SIGNATURES,
@@ -23,8 +22,6 @@ from relayproxy.mailauth.dkim_verify import (
     verify,
 )
 from relayproxy.mailauth.lookup import Answer, Question
-
-_ON_THE_LOOP = 65_536  # octets of a body that are hashed at once; more would keep other sessions waiting
 
 
 class DkimVerifySettings(Settings):
@@ -65,7 +62,7 @@ class DkimVerify(Plugin[DkimVerifySettings]):
             return None
         known = {question: self._peek(*question) for question in questions(found)}
         answers = {question: answer for question, answer in known.items() if answer is not None}
-        if len(answers) < len(known) or message.body_size > _ON_THE_LOOP:
+        if len(answers) < len(known) or message.body_size > ON_THE_LOOP:
             return self._gather(mail, found, answers, [one for one in known if one not in answers])
         return self._settle(mail, found, answers, body_digests(message, body_forms(found)))
 
@@ -73,13 +70,7 @@ class DkimVerify(Plugin[DkimVerifySettings]):
         self, mail: Mail, found: Sequence[Found], answers: dict[Question, Answer], missing: Sequence[Question]
     ) -> Opinion:
         """Ask for the answers that are missing, and hash the body meanwhile."""
-        message, forms = mail.message, body_forms(found)
-        if message.body_size <= _ON_THE_LOOP:
-            more, digests = await self._fetch(missing), body_digests(message, forms)
-        else:
-            more, digests = await asyncio.gather(
-                self._fetch(missing), asyncio.to_thread(body_digests, message, forms)
-            )
+        more, digests = await asked_and_hashed(self._fetch, missing, mail.message, body_forms(found))
         return self._settle(mail, found, answers | dict(zip(missing, more, strict=True)), digests)
 
     def _settle(

@@ -123,11 +123,11 @@ class _Value:
             digits = more.rstrip("*")
             number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 4 else 0
             if not more:
-                yield _joined([(readings[0], True)])
+                yield joined([(readings[0], True)])
             else:
                 pieces.setdefault(number, (readings[0], coded))
         if pieces:
-            yield _joined([pieces[number] for number in sorted(pieces)])
+            yield joined([pieces[number] for number in sorted(pieces)])
 
 
 _NOTHING = _Value("")
@@ -150,7 +150,7 @@ def _parameters(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield key, (quoted, quoted.partition(";")[0].strip())
 
 
-def _joined(pieces: list[tuple[str, bool]]) -> str:
+def joined(pieces: list[tuple[str, bool]]) -> str:
     """Join the pieces of a value (RFC 2231 sections 3 and 4); the first may name a character set."""
     charset = "utf-8"
     first, coded = pieces[0]

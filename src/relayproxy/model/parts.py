@@ -8,10 +8,10 @@ anybody concludes from a part.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from relayproxy.model.encoded_words import decode_words
 from relayproxy.model.message import Message
+from relayproxy.model.mime_fields import joined
 
 DEEPEST = 20
 MOST_PARTS = 500
@@ -161,20 +161,5 @@ def _parameters(text: str) -> dict[str, str]:
         number = int(more[0]) if more[0].isdigit() and len(more[0]) < 4 else 0
         pieces.setdefault(name, {}).setdefault(number, (value, encoded))
     for name, numbered in pieces.items():
-        found[name] = _joined([numbered[number] for number in sorted(numbered)])
+        found[name] = joined([numbered[number] for number in sorted(numbered)])
     return {key: value[:_LONGEST_NAME] for key, value in found.items()}
-
-
-def _joined(pieces: list[tuple[str, bool]]) -> str:
-    charset = "utf-8"
-    first, encoded = pieces[0]
-    if encoded and first.count("'") >= 2:
-        charset, _, first = first.split("'", 2)
-        pieces = [(first, True), *pieces[1:]]
-    octets = b"".join(
-        unquote_to_bytes(value) if coded else value.encode("utf-8", "replace") for value, coded in pieces
-    )
-    try:
-        return octets.decode(charset or "utf-8", "replace")
-    except LookupError:
-        return octets.decode("utf-8", "replace")

@@ -97,8 +97,8 @@ class Get:
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
-    """Keep a text for `ttl` seconds, in place of what was there; the answer is None."""
+class _Text:
+    """A text, and for how many seconds it is kept."""
 
     key: str
     text: str
@@ -111,17 +111,13 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
-class PutNew:
+class Put(_Text):
+    """Keep a text for `ttl` seconds, in place of what was there; the answer is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutNew(_Text):
     """Keep a text for `ttl` seconds unless there is one; the answer is the one that was there, or None."""
-
-    key: str
-    text: str
-    ttl: float
-
-    def __post_init__(self) -> None:
-        _plain(self.key)
-        _positive("the ttl", self.ttl)
-        self.text.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfoNotFoundError
 from relayproxy.rules.condition import (
     Condition,
     Early,
+    Holds,
+    Keys,
     Pending,
     Scope,
     all_of,
@@ -190,15 +192,14 @@ def _condition(fact: Fact, tests: list[tuple[Test, Key | None]], given: Any) -> 
 
     found = [((name, key),) for _, key in tests if key is not None]
     keys = min(found, key=weakness, default=None)
+    return _about(fact, holds, keys, ("fact", name, _frozen(given)))
+
+
+def _about(fact: Fact, holds: Holds, keys: Keys | None, same: tuple[Any, ...]) -> Condition:
+    """Return the condition on one fact: known at RCPT if the fact is."""
     early: Early = holds if fact.phase is Phase.RCPT else unknown
     return Condition(
-        holds,
-        early,
-        keys,
-        frozenset({name}),
-        fact.phase,
-        (holds,) if fact.rcpt else (),
-        ("fact", name, _frozen(given)),
+        holds, early, keys, frozenset({fact.name}), fact.phase, (holds,) if fact.rcpt else (), same
     )
 
 
@@ -228,16 +229,7 @@ def _every(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         values = facts[name]
         return bool(values) and all(test(value) for value in values for test in several)
 
-    early: Early = holds if fact.phase is Phase.RCPT else unknown
-    return Condition(
-        holds,
-        early,
-        None,
-        frozenset({name}),
-        fact.phase,
-        (holds,) if fact.rcpt else (),
-        ("every", name, _frozen(given)),
-    )
+    return _about(fact, holds, None, ("every", name, _frozen(given)))
 
 
 def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
@@ -279,16 +271,7 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         def holds(facts: Facts) -> bool:
             return one(facts, facts[name])
 
-    early: Early = holds if fact.phase is Phase.RCPT else unknown
-    return Condition(
-        holds,
-        early,
-        None,
-        frozenset({name}),
-        fact.phase,
-        (holds,) if fact.rcpt else (),
-        ("list", name, listed),
-    )
+    return _about(fact, holds, None, ("list", name, listed))
 
 
 def _timed(fact: Fact, given: Any, at: Path) -> Condition:
