@@ -15,6 +15,7 @@ from relayproxy.model.message import Message
 _FOLD = 78
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _BAD = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_FOLDED = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*+(?:\r\n[ \t][^\S\x00-\x08\x0a-\x1f\x7f]*+[^\x00-\x08\x0a-\x1f\x7f]++)*")
 
 
 def header_line(name: str, value: str) -> bytes:
@@ -27,10 +28,7 @@ def header_line(name: str, value: str) -> bytes:
     if not _NAME.match(name):
         raise ValueError(f"{name!r} is not a header field name")
     if "\r\n" in value:
-        lines = value.split("\r\n")
-        if any(_BAD.search(line) for line in lines) or any(
-            not line.strip() or line[0] not in " \t" for line in lines[1:]
-        ):
+        if not _FOLDED.fullmatch(value):
             raise ValueError(f"the folds of {name} must be CRLF and a blank, with text on every line")
         return _octets(f"{name}: {value}\r\n")
     if _BAD.search(value):
