@@ -12,6 +12,7 @@ from relayproxy.api import App, Clock, Direction, Meter, Plugin, Resolver, Share
 from relayproxy.catalogue import PluginError, hooks_of
 from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
+from relayproxy.config.operations import State
 from relayproxy.config.yaml import read_file
 from relayproxy.core.entry import Entry
 from relayproxy.core.entry import When as Condition
@@ -29,6 +30,7 @@ from relayproxy.server.sockets import Where
 from relayproxy.spool.hop import NAME as QUEUE
 from relayproxy.spool.lanes import Schedule
 from relayproxy.state.guard import GuardedState
+from relayproxy.state.listing import Store
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
 
@@ -294,27 +296,27 @@ def meters_of(metrics: Metrics) -> Callable[[str], Meter]:
     return meter
 
 
+def state_store(config: State, clock: Clock) -> Store:
+    """Return the store that a configuration names. Nothing is opened before it is used."""
+    if config.path is not None:
+        return SqliteState(config.path, clock.time)
+    from relayproxy.state.valkey import ValkeyState  # noqa: PLC0415  (an optional library, slow to load)
+
+    return ValkeyState(
+        config.server,
+        clock.time,
+        login=config.login or "",
+        password=config.password.reveal() if config.password else "",
+        timeout=config.timeout,
+    )
+
+
 def state_of(config: Config, clock: Clock, log: Log, metrics: Metrics) -> SharedState:
     """Return where plugins keep what all workers share. Nothing is opened before it is used."""
     if config.state is None:
         return MemoryState(clock.time)
-    path = config.state.path
-    store: SharedState
-    if path is not None:
-        store = SqliteState(path, clock.time)
-    else:
-        from relayproxy.state.valkey import ValkeyState  # noqa: PLC0415  (an optional library, slow to load)
-
-        password = config.state.password.reveal() if config.state.password else ""
-        store = ValkeyState(
-            config.state.server,
-            clock.time,
-            login=config.state.login or "",
-            password=password,
-            timeout=config.state.timeout,
-        )
     return GuardedState(
-        store,
+        state_store(config.state, clock),
         name=config.state.url,
         log=log,
         metrics=metrics,

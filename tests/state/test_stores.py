@@ -72,6 +72,26 @@ class TestConformance:
         assert await store.get("t") == ""
         assert await store.put_new("t", "x", ttl=10.0) == ""
 
+    async def test_what_is_kept_can_be_listed_by_the_beginning_of_its_key(self, store, clock):
+        assert [key async for key, _ in store.entries()] == []
+        await store.put("a*|1", "x", ttl=10.0)
+        await store.add("a*|2", 3.0, ttl=20.0)
+        await store.put("ab|3", "y", ttl=20.0)
+        clock.advance(5.0)
+        found = dict([entry async for entry in store.entries("a*|")])
+        assert sorted(found) == ["a*|1", "a*|2"]
+        assert (found["a*|1"].text, found["a*|2"].number) == ("x", 3.0)
+        assert found["a*|2"].ends == pytest.approx(clock.time() + 15.0, abs=1e-3)
+        clock.advance(10.0)
+        assert sorted([key async for key, _ in store.entries()]) == ["a*|2", "ab|3"], (
+            "what has ended is left out"
+        )
+
+    async def test_a_long_list_comes_whole(self, store):
+        await store.do(*(Put(f"k|{number:04d}", "", 10.0) for number in range(2500)))
+        keys = [key async for key, _ in store.entries("k|")]
+        assert sorted(keys) == [f"k|{number:04d}" for number in range(2500)]
+
     async def test_only_the_first_of_new_texts_stays(self, store, clock):
         assert await store.put_new("t", "first", ttl=10.0) is None
         clock.advance(5.0)

@@ -20,6 +20,8 @@ _COMMANDS = {
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),
     "bounces": ("relayproxy.cli.bounces", "bounces"),
+    "reputation": ("relayproxy.cli.reputation", "reputation"),
+    "state": ("relayproxy.cli.state", "state"),
     "learn": ("relayproxy.cli.learn", "learn"),
     "torture": ("relayproxy.cli.torture", "torture"),
     "config": ("relayproxy.cli.config", "config"),

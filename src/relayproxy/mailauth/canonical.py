@@ -144,4 +144,3 @@ def body_digest(message: Message) -> bytes:
     for data in canonical_body(_pieces(message), relaxed=True):
         hash_.update(data)
     return hash_.digest()
-

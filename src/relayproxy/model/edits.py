@@ -15,7 +15,9 @@ from relayproxy.model.message import Message
 _FOLD = 78
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _BAD = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_FOLDED = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*+(?:\r\n[ \t][^\S\x00-\x08\x0a-\x1f\x7f]*+[^\x00-\x08\x0a-\x1f\x7f]++)*")
+_FOLDED = re.compile(
+    r"[^\x00-\x08\x0a-\x1f\x7f]*+(?:\r\n[ \t][^\S\x00-\x08\x0a-\x1f\x7f]*+[^\x00-\x08\x0a-\x1f\x7f]++)*"
+)
 
 
 def header_line(name: str, value: str) -> bytes:

@@ -4,17 +4,17 @@ Must not outlive the process, nor grow without a bound.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from relayproxy.api import SharedState
 from relayproxy.model.shared import Operation
+from relayproxy.state.listing import Store
 from relayproxy.state.rows import Row, perform
 
 _MOST = 100_000
 
 
-class MemoryState(SharedState):
+class MemoryState(Store):
     """`now` tells the time in seconds since the epoch; above `most` keys those that end soonest are dropped."""
 
     def __init__(self, now: Callable[[], float], *, most: int = _MOST) -> None:
@@ -34,6 +34,13 @@ class MemoryState(SharedState):
         if len(self._rows) > self._most:
             self._shrink(now)
         return answers
+
+    async def entries(self, prefix: str = "") -> AsyncIterator[tuple[str, Row]]:
+        """Yield what is kept under keys that begin with `prefix`."""
+        now = self._now()
+        for key, row in list(self._rows.items()):
+            if key.startswith(prefix) and row.ends > now:
+                yield key, row
 
     def _write(self, key: str, row: Row | None) -> None:
         if row is None:

@@ -13,12 +13,14 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
-from relayproxy.api import SharedState, Unavailable
+from relayproxy.api import Unavailable
 from relayproxy.model.shared import Operation
+from relayproxy.state.listing import Store
 from relayproxy.state.rows import Row, only_reads, perform
 from relayproxy.wal import write_ahead
 
@@ -31,6 +33,8 @@ _PATIENCE = 5.0  # with another process that holds the lock and does not go on
 _SWEEP_EVERY = 30.0
 _SWEEP = 500
 _LARGEST = 1 << 30
+_PAGE = 1000
+_LAST = "\x7f"  # behind every character that a key may have
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (
   key TEXT PRIMARY KEY, number REAL NOT NULL, stamp REAL NOT NULL, text TEXT NOT NULL, ends REAL NOT NULL
@@ -42,7 +46,7 @@ _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _Job: TypeAlias = "tuple[Sequence[Operation], asyncio.Future[list[Any]]]"
 
 
-class SqliteState(SharedState):
+class SqliteState(Store):
     """The file at `path`, made where it is missing; `now` tells the time in seconds since the epoch.
 
     Above `largest` octets what ends soonest is dropped. A file that is no database, or is damaged, is put aside as
@@ -82,6 +86,31 @@ class SqliteState(SharedState):
         if self._thread is not None:
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join, _PATIENCE)
+
+    async def entries(self, prefix: str = "") -> AsyncIterator[tuple[str, Row]]:
+        """Yield what is kept under keys that begin with `prefix`; a file that isn't there yet keeps nothing."""
+        after = ""
+        while self._path.exists():
+            found = await asyncio.to_thread(self._page, prefix, after)
+            for key, number, stamp, text, ends in found:
+                yield key, Row(number, stamp, text, ends)
+            if len(found) < _PAGE:
+                return
+            after = found[-1][0]
+
+    def _page(self, prefix: str, after: str) -> list[tuple[str, float, float, str, float]]:
+        """Read the next keys on a connection of its own, which neither waits for the writer nor stops it."""
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=_BUSY)
+            ) as base:
+                return base.execute(
+                    "SELECT key, number, stamp, text, ends FROM state"
+                    " WHERE key >= ? AND key < ? AND key > ? AND ends > ? ORDER BY key LIMIT ?",
+                    (prefix, prefix + _LAST, after, self._now(), _PAGE),
+                ).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     # -- in the thread ---------------------------------------------------------------------------------------
 

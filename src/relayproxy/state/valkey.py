@@ -4,7 +4,8 @@ A batch of operations is one round trip and one script, which the server runs wi
 given a cluster: the keys of a batch lie anywhere.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -14,12 +15,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from relayproxy.api import SharedState, Unavailable
+from relayproxy.api import Unavailable
 from relayproxy.model.shared import Add, Delete, Get, Operation, Put, PutNew, Take
+from relayproxy.state.listing import Store
+from relayproxy.state.rows import Row
 
 PREFIX = "relayproxy:"
 _CONNECTIONS = 32
 _TIMEOUT = 2.0
+_PAGE = 500
+_GLOB = re.compile(r"([\\*?\[\]^])")
 
 _SCRIPT = """
 -- What relayproxy.state.rows says in Python. A key is a hash: n(umber), s(tamp), t(ext), e(nds).
@@ -85,7 +90,7 @@ return answers
 """
 
 
-class ValkeyState(SharedState):
+class ValkeyState(Store):
     """The server at `url` (redis:// or rediss://); `now` tells the time in seconds since the epoch.
 
     All machines must agree on the time to within the shortest time that is measured. Each waits at most `timeout`
@@ -128,10 +133,47 @@ class ValkeyState(SharedState):
             raise Unavailable(f"{type(error).__name__}: {error}") from error
         return [_read(operation, answer) for operation, answer in zip(operations, answers, strict=True)]
 
+    async def entries(self, prefix: str = "") -> AsyncIterator[tuple[str, Row]]:
+        """Yield what is kept under keys that begin with `prefix`, a page at a time, while the server serves others."""
+        cursor, seen = 0, set[bytes]()
+        pattern = _GLOB.sub(r"\\\1", PREFIX + prefix) + "*"
+        try:
+            while True:
+                cursor, names = await self._server.scan(cursor, match=pattern, count=_PAGE)
+                # The server may name a key twice while it makes room for others.
+                fresh = [name for name in dict.fromkeys(map(_octets, names)) if name not in seen]
+                seen.update(fresh)
+                for name, values in zip(fresh, await self._read(fresh), strict=True):
+                    row = _row(values)
+                    if row is not None and row.ends > self._now():
+                        yield name.decode("ascii", "replace").removeprefix(PREFIX), row
+                if not cursor:
+                    return
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _read(self, names: list[bytes]) -> list[list[bytes | None]]:
+        async with self._server.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hmget(name, ["n", "s", "t", "e"])
+            return list(await pipe.execute())
+
     async def close(self) -> None:
         """Close all connections."""
         await self._server.aclose()
         await self._server.connection_pool.disconnect()
+
+
+def _octets(name: bytes | str) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()
+
+
+def _row(values: list[bytes | None]) -> Row | None:
+    """Return a hash as a row; None for one that has ended meanwhile."""
+    number, stamp, text, ends = values
+    if number is None or stamp is None or text is None or ends is None:
+        return None
+    return Row(float(number), float(stamp), text.decode("utf-8", "replace"), float(ends))
 
 
 def _written(operation: Operation, keys: dict[str, int]) -> list[Any]:
