@@ -41,9 +41,9 @@ from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
-from relayproxy.server.connection import Shared
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
+from relayproxy.server.stream import Shared
 from relayproxy.shared import GenerationMemory, LedgerMemory
 
 if TYPE_CHECKING:

@@ -32,10 +32,11 @@ from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.upstream import Upstream
-from relayproxy.server.connection import Connection, Shared
+from relayproxy.server.connection import Connection
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.server.sockets import Where, open_sockets
+from relayproxy.server.stream import Shared
 from relayproxy.shared import GenerationMemory, LedgerMemory
 from relayproxy.testing.upstream import UpstreamSink
 

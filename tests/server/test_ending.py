@@ -15,6 +15,7 @@ from tests.servers.process import PATIENCE, wait_for
 from relayproxy.api import Plugin, Settings, hook, reject
 from relayproxy.core.policy import Limits
 from relayproxy.server import connection as module
+from relayproxy.server import stream
 from relayproxy.testing.upstream import Fault, Stall, Step, UpstreamSink, answer
 
 
@@ -250,7 +251,7 @@ class TestFlowControl:
             client.transport.write(b"HELP\r\n" * count)
             await wait_for(lambda: connection._drained is not None, "the server to stop answering")
             await wait_for(lambda: connection._paused_reading, "the server to stop reading")
-            assert len(connection._buffer) <= module._FLOOD + 262_144
+            assert len(connection._buffer) <= stream._FLOOD + 262_144
             async with await served.client() as other:
                 assert (await other.message(MESSAGE)).code == 250
             client.transport.resume_reading()

@@ -1,31 +1,23 @@
-"""One client connection: octets in, lines and content to the session, replies out.
+"""One client connection: lines to the session, replies back.
 
 aiosmtpd's SMTP class carries the SASL conversations and is the protocol; the command loop, the data reader and the
 TLS upgrade are overridden, because the stock ones cost nine times the CPU, keep whole messages line by line, and
 build on private parts of asyncio. Grammar is in smtp/, meaning in core/session.py; here are only the wire's rules:
-who may speak when, how long a line is, when time is up.
+who may speak when, and how long a line is.
 """
 
 import asyncio
 import ssl
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from relayproxy.core.outbox import Outbox
-from relayproxy.core.services import ListenerServices
 from relayproxy.core.session import Session
 from relayproxy.model.client import Client
 from relayproxy.model.reply import Reply
+from relayproxy.server.content import Contents
 from relayproxy.server.peer import Proxied, peer_of, tls_info
-from relayproxy.server.quota import Quota
-from relayproxy.server.sasl import Sasl
-from relayproxy.server.store import ContentStore
-from relayproxy.smtp.datastream import ChunkReader, ContentCheck, DataReader
-
-_FLOOD = 262_144  # octets of commands that may wait; more, and reading pauses
-_SIZE_DIGITS = 20
+from relayproxy.server.stream import SHUTTING_DOWN, Shared
 
 _LINE_TOO_LONG = Reply(500, "5.5.2", "Command line is too long")
 _BAD_SYNTAX = Reply(500, "5.5.2", "Bad syntax: lines end in CRLF")
@@ -35,72 +27,27 @@ _OK = Reply(250, "2.0.0", "Ok")
 _IDLE_TOO_LONG = Reply(421, "4.7.0", "Too many commands without a message")
 _BYE = Reply(221, "2.0.0", "Bye")
 _FAULT = "Internal trouble, try again later"
-_GO = bytes(Reply(354, "", "End data with <CRLF>.<CRLF>"))
 _RETIRING_PATIENCE = 5.0
 
 
-@dataclass(slots=True)
-class Shared:
-    """What the connections of one listener share."""
-
-    at: ListenerServices
-    loop: asyncio.AbstractEventLoop
-    quota: Quota
-    next_id: Any
-    outbox: Outbox
-    tls: ssl.SSLContext | None = None
-    folder: str | None = None
-
-
-class Connection(Sasl):
+class Connection(Contents):
     """The protocol of one connection. Made by the listener's server for each client that connects."""
 
-    # The base constructor is not called: it inspects the handler for each connection (0.3 ms) and makes a stream
-    # reader that is not used here. What the inherited SASL methods need is set below and nothing else of it is.
     def __init__(
         self,
         shared: Shared,
         among: "set[Connection] | None" = None,
         proxied: Proxied | None = None,
     ) -> None:
-        self._shared = shared
+        super().__init__(shared)
         self._among = among if among is not None else set()
-        self._at = shared.at
-        self._services = shared.at.services
-        self._limits = shared.at.policy.limits
         self._proxied = proxied
-        self.loop = shared.loop
-        self.transport: Any = None
-        self.session = None
-        self.envelope = None
         self._talk: Session | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._buffer = b""
-        self._waiter: asyncio.Future[None] | None = None
-        self._content: DataReader | ChunkReader | None = None
-        self._eof = False
-        self.lost = False
         self._starting_tls = False
-        self._out: list[bytes] = []
-        self._drained: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
         self._quota_ip: str | None = None
         self._bogus = 0
-        self._idle = 0
-        self._heard = self._news = False
-        self._paused_reading = False
-        self._ended = False
-        # Whether the command loop waits for a command line, the content that a command taken at once has begun,
-        # and whether it has arrived.
-        self._listening = False
-        self._begun: DataReader | None = None
-        self._arrived = False
 
-    def __del__(self) -> None:
-        """The base class looks here at parts that this one doesn't have."""
-
-    # -- the protocol's side --------------------------------------------------------------------------------
+    # -- coming and going -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected (for implicit TLS: has finished its handshake)."""
@@ -137,25 +84,57 @@ class Connection(Sasl):
         self._among.add(self)
         self._task = self.loop.create_task(self._converse())
 
-    def data_received(self, data: bytes) -> None:
-        """Content goes to its reader at once, commands wait for the command loop unless it is idle."""
-        self._heard = self._news = True
-        if self._content is not None:
-            rest = self._content.feed(data)
-            if rest is None:
-                self._deadline = self.loop.time() + self._limits.data_timeout
-                return
-            self._content = None
-            self._arrived = self._begun is not None
-            data = rest
-        elif self._listening and not self._buffer and self._at_once(data):
-            return
-        self._buffer = self._buffer + data if self._buffer else data
+    def eof_received(self) -> bool:
+        """The client sends no more; what it has sent is still answered (TLS allows no half-open connection)."""
+        self._eof = True
+        if not self._buffer and self._talk is not None and not self._talk.in_transaction:
+            # It has nothing more to say, and nothing is to be answered: its place is free for its next connection.
+            self._leave()
+        self._wake()
+        return self._talk is not None and self._talk.client.tls is None
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  (the name of the base class)
+        """The connection is gone. A commit in progress goes on; all else that runs for the client is cancelled."""
+        self.lost = self._eof = True
         if self._waiter is not None:
             self._wake()
-        elif len(self._buffer) > _FLOOD and not self._paused_reading:
-            self._paused_reading = True
-            self.transport.pause_reading()
+        elif (
+            self._talk is not None
+            and self._task is not None
+            and not self._talk.must_finish
+            and not self._starting_tls
+            and asyncio.current_task() is not self._task
+        ):
+            self._task.cancel()
+        self.resume_writing()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Be counted no more."""
+        if self._quota_ip is not None:
+            self._shared.quota.leave(self._quota_ip)
+            self._quota_ip = None
+            self._at.connections.dec()
+
+    def drain(self) -> None:
+        """The worker shuts down: an idle connection ends now, a transaction first finishes."""
+        if (
+            self._waiter is not None
+            and self._talk is not None
+            and not self._talk.in_transaction
+            and not self._content
+        ):
+            self._end(SHUTTING_DOWN)
+
+    def retire(self) -> None:
+        """Another generation of workers has taken over: leave when the client is idle for a moment."""
+        if self._waiter is not None and self._talk is not None and not self._talk.in_transaction:
+            self._arm(_RETIRING_PATIENCE)
+
+    # -- what waits for nothing -----------------------------------------------------------------------------
 
     def _at_once(self, data: bytes) -> bool:
         """Carry out a command that waits for nothing and came alone, without waking the command loop.
@@ -206,130 +185,6 @@ class Connection(Sasl):
         if reply is not None:
             self._answer(verb, reply)
         return reply is not None
-
-    def _data_at_once(self, talk: Session, arg: str, _verb: str) -> bool:
-        if arg or talk.may_send_data() is not None:
-            return False
-        self._begun = self._content = self._new_reader()
-        self._out.append(_GO)
-        return True
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def eof_received(self) -> bool:
-        """The client sends no more; what it has sent is still answered (TLS allows no half-open connection)."""
-        self._eof = True
-        if not self._buffer and self._talk is not None and not self._talk.in_transaction:
-            # It has nothing more to say, and nothing is to be answered: its place is free for its next connection.
-            self._leave()
-        self._wake()
-        return self._talk is not None and self._talk.client.tls is None
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  (the name of the base class)
-        """The connection is gone. A commit in progress goes on; all else that runs for the client is cancelled."""
-        self.lost = self._eof = True
-        if self._waiter is not None:
-            self._wake()
-        elif (
-            self._talk is not None
-            and self._task is not None
-            and not self._talk.must_finish
-            and not self._starting_tls
-            and asyncio.current_task() is not self._task
-        ):
-            self._task.cancel()
-        self.resume_writing()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._leave()
-
-    def _leave(self) -> None:
-        """Be counted no more."""
-        if self._quota_ip is not None:
-            self._shared.quota.leave(self._quota_ip)
-            self._quota_ip = None
-            self._at.connections.dec()
-
-    def pause_writing(self) -> None:
-        """The client doesn't read: stop answering."""
-        if self._drained is None:
-            self._drained = self.loop.create_future()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    # -- time -----------------------------------------------------------------------------------------------
-
-    def _arm(self, seconds: float) -> None:
-        """Set the deadline; a running timer is left alone and looks again when it fires."""
-        self._deadline = self.loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_at(self._deadline, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self._deadline or self.lost:
-            return
-        if self.loop.time() < self._deadline - 0.001:
-            self._timer = self.loop.call_at(self._deadline, self._tick)
-            return
-        self._at.results["timeout"].inc()
-        if self._drained is not None or self.done:
-            # The client doesn't read, so it would not hear a last word either.
-            self.transport.abort()
-            return
-        retiring = self._services.retiring or self._services.draining
-        reply = (
-            Reply(421, "4.3.2", "Shutting down, try again soon")
-            if retiring
-            else Reply(421, "4.4.2", "Timeout")
-        )
-        self._end(reply)
-
-    def _end(self, reply: Reply) -> None:
-        """Say a last word and close, from outside the command loop; content in progress is dropped."""
-        self._ended = True
-        self._content = None
-        if not self.lost:
-            self._out.append(bytes(reply))
-            self._flush()
-            self._shared.outbox.close(self.transport)
-        self._eof = True
-        self._wake()
-
-    def drain(self) -> None:
-        """The worker shuts down: an idle connection ends now, a transaction first finishes."""
-        if (
-            self._waiter is not None
-            and self._talk is not None
-            and not self._talk.in_transaction
-            and not self._content
-        ):
-            self._end(Reply(421, "4.3.2", "Shutting down, try again soon"))
-
-    def retire(self) -> None:
-        """Another generation of workers has taken over: leave when the client is idle for a moment."""
-        if self._waiter is not None and self._talk is not None and not self._talk.in_transaction:
-            self._arm(_RETIRING_PATIENCE)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing of this connection runs any more."""
-        return self._task is None or self._task.done()
-
-    @property
-    def task(self) -> "asyncio.Task[None] | None":
-        """The command loop."""
-        return self._task
 
     # -- the conversation -----------------------------------------------------------------------------------
 
@@ -384,37 +239,6 @@ class Connection(Sasl):
             talk.closing = True
             self._services.log.info("early_talker", id=talk.client.id, ip=talk.client.ip)
 
-    def _say(self, reply: Reply) -> None:
-        self._out.append(bytes(reply))
-
-    def _flush(self) -> None:
-        if self._out and not self.lost:
-            out = self._out
-            self._shared.outbox.send(self.transport, out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
-
-    async def _wait(self, seconds: float) -> bool:
-        """Send what is to be said and wait for octets; False when there will be none."""
-        self._flush()
-        if self._drained is not None:
-            self._news = False
-            self._arm(seconds)
-            await self._drained
-            if self._news:
-                # Octets came meanwhile, perhaps the last: what is waited for is here.
-                self._deadline = 0.0
-                return not self.lost
-        if self._eof:
-            return False
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
-        self._waiter = self.loop.create_future()
-        self._arm(seconds)
-        await self._waiter
-        self._deadline = 0.0
-        return not self.lost
-
     async def _line(self, talk: Session) -> bytes | None:
         """Return the next command line without its end, or None at the end of the connection."""
         limit = self._limits.command_line
@@ -447,7 +271,7 @@ class Connection(Sasl):
                     return None
                 continue
             if self._services.draining and not talk.in_transaction:
-                self._say(Reply(421, "4.3.2", "Shutting down, try again soon"))
+                self._say(SHUTTING_DOWN)
                 return None
             patience = self._limits.command_timeout
             if self._services.retiring and not talk.in_transaction:
@@ -528,10 +352,6 @@ class Connection(Sasl):
             self._drop_chunks()
         self._answer(verb, reply)
 
-    def _answer(self, verb: str, reply: Reply) -> None:
-        self._out.append(bytes(reply))
-        self._at.commands[verb][reply.code // 100 - 2].inc()
-
     async def _mail(self, talk: Session, arg: str, verb: str) -> None:
         if self._chunks is not None:
             self._answer(verb, Reply(503, "5.5.1", "Not between chunks"))
@@ -566,135 +386,6 @@ class Connection(Sasl):
                 return
             self._buffer = self._buffer[cut + 2 :]
             yield arg
-
-    async def _data(self, talk: Session, arg: str, verb: str) -> None:
-        if arg or self._chunks is not None:
-            self._answer(
-                verb,
-                Reply(
-                    *((501, "5.5.4", "DATA takes no argument") if arg else (503, "5.5.1", "Go on with BDAT"))
-                ),
-            )
-            return
-        refusal = talk.may_send_data()
-        if refusal is not None:
-            self._answer(verb, refusal)
-            return
-        reader = self._new_reader()
-        self._out.append(_GO)
-        self._content = reader
-        if await self._receive():
-            await self._deliver(talk, reader, verb)
-        else:
-            self._release(reader)
-
-    def _new_store(self) -> ContentStore:
-        limits = self._limits
-        return ContentStore(
-            limits.message_size, self._services.budget, self._shared.folder, limits.header_bytes
-        )
-
-    def _new_reader(self) -> DataReader:
-        return DataReader(self._new_store(), ContentCheck(normalise=self._at.policy.normalise))
-
-    async def _deliver_begun(self, talk: Session) -> None:
-        """The content of a DATA that was carried out at once has arrived."""
-        reader, self._begun, self._arrived = self._begun, None, False
-        assert reader is not None
-        await self._deliver(talk, reader, "DATA")
-
-    async def _receive(self) -> bool:
-        """Wait until the reader has seen the end of the content; False if the client went before."""
-        content = self._content
-        if self._buffer and content is not None:
-            data, self._buffer = self._buffer, b""
-            self._content = None
-            rest = content.feed(data)
-            if rest is not None:
-                self._buffer = rest
-                return True
-            self._content = content
-        while self._content is not None:
-            if not await self._wait(self._limits.data_timeout) and self._content is not None:
-                self._content = None
-                return False
-        return not self._ended
-
-    async def _deliver(self, talk: Session, reader: DataReader | ChunkReader, verb: str) -> None:
-        store = reader.store
-        assert isinstance(store, ContentStore)
-        try:
-            check = reader.check
-            refusal = store.refusal
-            if refusal is not None:
-                self._services.log.warning(
-                    "content_refused", id=talk.client.id, problem=store.problem, size=store.size
-                )
-            elif check.nul or (check.bare and not check.normalise):
-                what = "NUL octets" if check.nul else "bare CR or LF: lines end in CRLF"
-                refusal = Reply(550, "5.5.2", f"Message has {what}")
-            if refusal is not None:
-                replies = talk.refuse_content(refusal, store.size)
-            else:
-                message = store.message(dotless=not check.dots)
-                self._heard = False
-                self._idle = 0
-                replies = await talk.deliver(message, gone=self._gone)
-        finally:
-            store.release()
-        self._heard = False
-        for reply in replies:
-            self._answer(verb, reply)
-        if talk.has_report:
-            self._flush()
-            await talk.reported()
-
-    def _gone(self) -> bool:
-        return self.lost
-
-    @staticmethod
-    def _release(reader: DataReader | ChunkReader) -> None:
-        store = reader.store
-        assert isinstance(store, ContentStore)
-        store.release()
-
-    _chunks: ChunkReader | None = None
-
-    async def _bdat(self, talk: Session, arg: str, verb: str) -> None:
-        words = arg.upper().split()
-        good = bool(words) and words[0].isascii() and words[0].isdigit() and len(words[0]) <= _SIZE_DIGITS
-        if not good or words[1:] not in ([], ["LAST"]):
-            # How much to skip isn't known, so what follows can't be told from commands.
-            self._answer(verb, Reply(501, "5.5.4", "Syntax: BDAT size [LAST]"))
-            talk.closing = True
-            return
-        refusal = talk.may_send_data()
-        chunks = self._chunks or ChunkReader(
-            self._new_store(), ContentCheck(normalise=self._at.policy.normalise)
-        )
-        self._chunks = chunks
-        size = int(words[0])
-        if size:
-            chunks.begin(size)
-            self._content = chunks
-            if not await self._receive():
-                self._drop_chunks()
-                return
-        if refusal is not None:
-            self._drop_chunks()
-            self._answer(verb, refusal)
-            return
-        if words[1:]:
-            chunks.finish()
-            self._chunks = None
-            await self._deliver(talk, chunks, verb)
-        else:
-            self._answer(verb, Reply(250, "2.0.0", f"{size} octets received"))
-
-    def _drop_chunks(self) -> None:
-        chunks, self._chunks = self._chunks, None
-        if chunks is not None:
-            self._release(chunks)
 
     async def _rset(self, talk: Session, arg: str, verb: str) -> None:
         if arg:

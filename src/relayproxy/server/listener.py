@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from relayproxy.core.policy import ip_in
 from relayproxy.model.reply import Reply
-from relayproxy.server.connection import Connection, Shared
+from relayproxy.server.connection import Connection
 from relayproxy.server.proxy import ProxyError, read_header
 from relayproxy.server.sockets import BACKLOG
+from relayproxy.server.stream import Shared
 
 
 class Listener:

@@ -6,32 +6,20 @@ come and go is the connection's affair.
 
 from typing import Any
 
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import AuthResult, LoginPassword
 from aiosmtpd.smtp import Envelope as SaslEnvelope
 from aiosmtpd.smtp import Session as SaslSession
 
-from relayproxy.core.policy import Limits
-from relayproxy.core.services import ListenerServices
 from relayproxy.core.session import Session
 from relayproxy.model.client import Credentials
 from relayproxy.model.reply import Reply
+from relayproxy.server.stream import Stream
 
 _LONGEST = 12_288  # octets of one answer (RFC 4954 section 4)
 
 
-class Sasl(SMTP):
-    """The part of a connection that logs in. What it needs of the whole is declared here."""
-
-    _at: ListenerServices
-    _limits: Limits
-    _buffer: bytes
-    _out: list[bytes]
-
-    def _answer(self, verb: str, reply: Reply) -> None:
-        raise NotImplementedError
-
-    async def _wait(self, seconds: float) -> bool:
-        raise NotImplementedError
+class Sasl(Stream):
+    """The part of a connection that logs in."""
 
     async def _auth(self, talk: Session, arg: str, verb: str) -> None:
         refusal = talk.may_auth()
