@@ -373,6 +373,23 @@ async def test_what_an_earlier_hello_owed_goes_with_it():
     assert (await driver.deliver(RAW)).sent is not None
 
 
+@pytest.mark.parametrize(
+    ("final", "outcome"),
+    [
+        (Reply(250, "2.0.0", "Ok: queued"), "queued"),
+        (Reply(452, "4.3.1", "Full"), "deferred"),
+        (Reply(552, "5.3.4", "Too big"), "rejected"),
+    ],
+)
+async def test_what_is_stored_is_queued_and_not_relayed(final, outcome):
+    driver = SessionDriver(upstream=Standin(queued=True, final=final))
+    delivery = await driver.deliver(RAW)
+    assert delivery.reply.code == final.code
+    assert [event["outcome"] for event in events(driver, "message")] == [outcome]
+    counted = {name: cell.value for name, cell in driver.at.messages.items() if cell.value}
+    assert (counted, driver.at.octets.value) == ({outcome: 1}, len(RAW) if final.ok else 0)
+
+
 # -- what the next hop says -------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ Gone: TypeAlias = Callable[[], bool]
 
 _ORDER = (State.DONE, State.FAILED, State.PENDING)
 _OUTCOME = {State.DONE: "relayed", State.PENDING: "deferred", State.FAILED: "rejected"}
+_TAKEN = ("relayed", "queued")
 
 
 @dataclass(slots=True)
@@ -196,7 +197,8 @@ class _Job:
         cells, timer = self._at.deliveries[self._route]
         cells["mixed" if mixed else state.value].inc()
         timer.observe(spent)
-        settled = self._settle(_OUTCOME[state], [self._worded(reply) for reply in told], str(reply))
+        outcome = "queued" if state is State.DONE and transaction.queued else _OUTCOME[state]
+        settled = self._settle(outcome, [self._worded(reply) for reply in told], str(reply))
         if state is State.DONE:
             # Only "all done" can be an answer to an identical resend; a mixed LMTP result is each one's own.
             settled.token = services.ledger.enter(self._key, self._received, f"{reply.text} id={mail.id}")
@@ -228,7 +230,7 @@ class _Job:
                 return no_such_route(self._services, mail)
             self._route = route.upstream
         hop = self._services.hops[self._route]
-        draft.transaction = hop.begin(mail.client, mail.envelope, mail.message.size)
+        draft.transaction = hop.begin(mail, mail.message.size)
         replies = await draft.transaction.recipients(mail.envelope.recipients)
         refused = [reply for reply in replies if not reply.ok]
         return max(refused, key=lambda reply: reply.temporary) if refused else None
@@ -249,7 +251,7 @@ class _Job:
     ) -> Settled:
         at = self._at
         at.messages[outcome].inc()
-        if outcome == "relayed":
+        if outcome in _TAKEN:
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
         if self._services.history is not None:

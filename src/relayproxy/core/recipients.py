@@ -184,9 +184,7 @@ async def _ask(at: ListenerServices, draft: Draft, asked: Sequence[_Asked]) -> l
         if transaction is None:
             assert draft.route is not None
             hop = at.services.hops[draft.route.upstream]
-            transaction = draft.transaction = hop.begin(
-                draft.mail.client, draft.mail.envelope, draft.declared
-            )
+            transaction = draft.transaction = hop.begin(draft.mail, draft.declared)
         heard = await transaction.recipients(firsts)
     coming = iter(heard)
     replies: list[Reply] = []
