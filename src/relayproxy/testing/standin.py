@@ -38,7 +38,6 @@ class Standin:
 
     name: str = "upstream"
     per_recipient: bool = False
-    queued: bool = False
     capabilities: Capabilities | None = _EVERYTHING
     answers: dict[str, Reply] = field(default_factory=dict)
     final: Reply = TAKEN
@@ -47,6 +46,7 @@ class Standin:
     finals: dict[str, Reply] = field(default_factory=dict)
     begun: list[tuple[Envelope, int]] = field(default_factory=list)
     asked: list[Recipient] = field(default_factory=list)
+    queued: bool = False
 
     def begin(self, mail: Mail, size: int) -> "StandinTransaction":
         """Start a transaction."""
