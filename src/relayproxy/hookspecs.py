@@ -66,8 +66,9 @@ class Hooks:
 
         `mail.envelope.recipients` are those before it, as given, that will share the message.
 
-        Hold and discard are for a transaction as a whole: the first recipient decides which it is, and those for whom
-        the hooks say otherwise hear 452 4.5.3, so that the client sends to them on their own.
+        Discard is for that recipient alone: the client hears 250, the next hop is not asked. Hold is for a transaction as a whole:
+        the first recipient decides, and those for whom the hooks say otherwise hear 452 4.5.3, so that the client sends to them on
+        their own.
         """
 
     @hookspec

@@ -180,6 +180,11 @@ async def test_dropped(tmp_path):
     delivery = await driver.deliver(MESSAGE, sender="news@example.net", recipients=("gone@far.example",))
     assert delivery.reply.ok
     assert delivery.sent is None
+    delivery = await driver.deliver(
+        MESSAGE, sender="news@example.net", recipients=("gone@far.example", "b@far.example")
+    )
+    assert [str(one.address) for one in delivery.sent.recipients] == ["b@far.example"]
+    assert driver.upstream.asked == list(delivery.sent.recipients)
 
 
 async def test_only_outgoing_mail_is_looked_at(tmp_path):

@@ -1,11 +1,14 @@
 """Waiting behind the fence: a hook that has begun on the spot goes on as if it had been awaited all along."""
 
 import asyncio
+import gc
+import json
 
 import pytest
 from tests.core.making import RAW, plugin
 
 from relayproxy.api import reject
+from relayproxy.core import waiting
 from relayproxy.testing.session import SessionDriver, entry_for
 
 
@@ -56,6 +59,79 @@ async def test_one_that_does_not_end_is_a_451(swallows):
                 raise
 
     assert (await reply(message, timeout=0.01)).code == 451
+
+
+async def stubborn():
+    """Waits on, whatever it is told."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+async def busy():
+    """Gives way to others, and to nothing else."""
+    while True:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            continue
+
+
+async def deaf():
+    """Will not even be closed."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except BaseException:  # noqa: BLE001  (what a bad plugin does)
+            continue
+
+
+async def with_a_stubborn_task():
+    await asyncio.gather(stubborn(), return_exceptions=True)
+
+
+# Python says so when it lets go of a coroutine that ignores even that.
+UNHEARD = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.mark.parametrize("hook", [stubborn, busy, pytest.param(deaf, marks=UNHEARD), with_a_stubborn_task])
+async def test_one_that_swallows_its_cancellation_is_abandoned(hook, monkeypatch):
+    """The session goes on with what `on_error` says; the next message meets the plugin anew."""
+    monkeypatch.setattr(waiting, "GRACE", 0.01)
+    before = asyncio.all_tasks()
+
+    async def message(_self):
+        await hook()
+
+    driver = SessionDriver(entry_for(plugin("waits", message=message), timeout=0.01))
+    for _ in range(2):
+        assert (await driver.deliver(RAW)).reply.code == 451
+    faults = [json.loads(line) for line in driver.log if "plugin_fault" in line]
+    assert [fault["kind"] for fault in faults] == ["abandoned"] * 2
+    assert all(f"{__file__}:" in fault["error"] for fault in faults)
+    (call,) = driver.services.pipeline.calls("message")
+    assert call.errors["abandoned"].value == 2
+    for task in asyncio.all_tasks() - before:
+        # Tasks of the hook's own are its own; here they end with the test.
+        task.get_coro().close()
+    del driver, call
+    gc.collect()
+
+
+async def test_one_that_cleans_up_when_its_time_is_over_has_time_for_it():
+    cleaned = asyncio.Event()
+
+    async def message(_self):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.set()
+
+    assert (await reply(message, timeout=0.01)).code == 451
+    assert cleaned.is_set()
 
 
 async def test_a_client_that_hangs_up_ends_what_it_waits_for():

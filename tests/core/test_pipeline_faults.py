@@ -189,7 +189,7 @@ async def test_faults_are_counted_by_kind(fault, kind):
         for sample in driver.services.metrics.samples()
         if sample.family.name == "plugin_errors_total"
     }
-    kinds = ("raise", "service", "timeout", "type", "unavailable")
+    kinds = ("abandoned", "raise", "service", "timeout", "type", "unavailable")
     assert counts == {("faulty", one): float(one == kind) for one in kinds}
 
 

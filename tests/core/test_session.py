@@ -1,6 +1,7 @@
 """Conversations: every command of the state machine in every state, and what the client hears."""
 
 import itertools
+import json
 
 import pytest
 from tests.core.making import RAW, plugin
@@ -275,26 +276,87 @@ async def test_a_verdict_that_can_not_be_told_yet_counts_in_the_end(stage):
     assert delivery.reply.temporary, "there is no store here"
 
 
-async def test_to_discard_one_recipients_mail_discards_nobody_elses():
-    """The first recipient decides what the transaction is for; the client sends the others again on their own."""
+def events(driver, name):
+    return [event for event in map(json.loads, driver.log) if event["event"] == name]
 
+
+def judge_of_recipients():
     def rcpt(_self, rcpt):
-        return {"gone": discard(), "kept": hold("look")}.get(rcpt.address.local)
+        return {"gone": discard("a trap"), "kept": hold("look")}.get(rcpt.address.local)
 
-    names = ["b", "gone", "c", "kept"]
-    driver = SessionDriver(plugin("judge", rcpt=rcpt))
+    return plugin("judge", rcpt=rcpt)
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+async def test_to_hold_or_discard_one_recipients_mail_does_so_to_nobody_elses(pipelined):
+    """Who is discarded goes along unseen; who is held comes in a transaction of its own."""
+    names = ["gone", "b", "gone", "c", "kept"]
+    driver = SessionDriver(judge_of_recipients())
     await driver.say("EHLO x", "MAIL FROM:<>")
-    replies = await driver.say(*(f"RCPT TO:<{name}@example.net>" for name in names))
-    assert [(reply.code, reply.status) for reply in replies] == [
-        (250, "2.1.5"),
-        (452, "4.5.3"),
-        (250, "2.1.5"),
-        (452, "4.5.3"),
-    ]
-    assert [one.address.local for one in (await driver.content(RAW)).sent.recipients] == ["b", "c"]
-    delivery = await driver.deliver(RAW, recipients=["gone@example.net"])
-    assert (delivery.reply.code, delivery.sent) == (250, None)
+    lines = [f"RCPT TO:<{name}@example.net>" for name in names]
+    replies = await driver.say(*lines) if pipelined else [(await driver.say(line))[0] for line in lines]
+    assert [(reply.code, reply.status) for reply in replies] == [*[(250, "2.1.5")] * 4, (452, "4.5.3")]
+    assert [one.address.local for one in driver.upstream.asked] == ["b", "c"]
+    delivery = await driver.content(RAW)
+    assert [one.address.local for one in delivery.sent.recipients] == ["b", "c"]
+    (event,) = events(driver, "message")
+    assert (event["to"], event["outcome"]) == (["b@example.net", "c@example.net"], "relayed")
+    assert [one["reason"] for one in events(driver, "recipient_discarded")] == ["a trap"] * 2
     assert (await driver.deliver(RAW, recipients=["kept@example.net"])).reply.code == 451
+
+
+async def test_mail_that_is_discarded_for_all_is_read_and_nobody_is_asked():
+    driver = SessionDriver(judge_of_recipients(), domains=["example.net"], upstream=Standin())
+    delivery = await driver.deliver(RAW, recipients=["gone@example.net", "gone@example.net"])
+    assert (delivery.reply.code, delivery.sent) == (250, None)
+    assert (driver.upstream.begun, driver.upstream.asked) == ([], [])
+    (event,) = events(driver, "message")
+    assert (event["outcome"], event["reason"], event["size"]) == ("discarded", "a trap", len(RAW))
+    assert event["to"] == ["gone@example.net"] * 2
+
+
+async def test_whom_the_next_hop_refuses_is_not_saved_by_one_whose_mail_is_discarded():
+    driver = SessionDriver(
+        judge_of_recipients(), upstream=Standin(answers={"b@example.net": Reply(550, "5.1.1", "No")})
+    )
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say("RCPT TO:<gone@example.net>", "RCPT TO:<b@example.net>")
+    assert [reply.code for reply in replies] == [250, 550]
+    delivery = await driver.content(RAW)
+    assert (delivery.reply.code, delivery.sent) == (250, None)
+
+
+async def test_a_message_that_is_refused_is_refused_also_where_some_of_it_was_to_be_discarded():
+    judge = judge_of_recipients()
+    driver = SessionDriver(judge, plugin("no", message=lambda _self: reject("Spam")))
+    for names in (["gone", "b"], ["gone"]):
+        delivery = await driver.deliver(RAW, recipients=[f"{name}@example.net" for name in names])
+        assert (delivery.reply.code, delivery.sent) == (550, None)
+
+
+async def test_lmtp_answers_each_recipient_also_those_whose_mail_is_discarded():
+    upstream = Standin(
+        per_recipient=True, finals={"c@example.net": Reply(552, "5.2.2", "The mailbox of c is full")}
+    )
+    driver = SessionDriver(
+        judge_of_recipients(), policy=ListenerPolicy("lmtp", protocol="lmtp"), upstream=upstream
+    )
+    await driver.say("LHLO x", "MAIL FROM:<>")
+    await driver.say(*(f"RCPT TO:<{name}@example.net>" for name in ("gone", "b", "gone", "c")))
+    assert driver.session.reply_count == 4
+    delivery = await driver.content(RAW)
+    assert [reply.code for reply in delivery.replies] == [250, 250, 250, 552]
+    assert [one.address.local for one in delivery.sent.recipients] == ["b"]
+
+
+async def test_smtp_to_lmtp_is_one_recipient_at_a_time_besides_those_whose_mail_is_discarded():
+    driver = SessionDriver(judge_of_recipients(), upstream=Standin(per_recipient=True))
+    await driver.say("EHLO x", "MAIL FROM:<>")
+    replies = await driver.say(*(f"RCPT TO:<{name}@example.net>" for name in ("gone", "b", "gone", "c")))
+    assert [reply.code for reply in replies] == [250, 250, 250, 452]
+    delivery = await driver.content(RAW)
+    assert [reply.code for reply in delivery.replies] == [250]
+    assert [one.address.local for one in delivery.sent.recipients] == ["b"]
 
 
 @pytest.mark.parametrize("stage", ["connect", "helo"])
@@ -309,6 +371,23 @@ async def test_what_an_earlier_hello_owed_goes_with_it():
     driver = SessionDriver(plugin("judge", helo=lambda _self, name: discard() if name == "one" else None))
     await driver.say("EHLO one", "EHLO two")
     assert (await driver.deliver(RAW)).sent is not None
+
+
+@pytest.mark.parametrize(
+    ("final", "outcome"),
+    [
+        (Reply(250, "2.0.0", "Ok: queued"), "queued"),
+        (Reply(452, "4.3.1", "Full"), "deferred"),
+        (Reply(552, "5.3.4", "Too big"), "rejected"),
+    ],
+)
+async def test_what_is_stored_is_queued_and_not_relayed(final, outcome):
+    driver = SessionDriver(upstream=Standin(queued=True, final=final))
+    delivery = await driver.deliver(RAW)
+    assert delivery.reply.code == final.code
+    assert [event["outcome"] for event in events(driver, "message")] == [outcome]
+    counted = {name: cell.value for name, cell in driver.at.messages.items() if cell.value}
+    assert (counted, driver.at.octets.value) == ({outcome: 1}, len(RAW) if final.ok else 0)
 
 
 # -- what the next hop says -------------------------------------------------------------------------------------------

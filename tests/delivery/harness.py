@@ -15,6 +15,7 @@ from relayproxy.delivery.transaction import SmtpTransaction
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 from relayproxy.testing.clock import FakeClock
@@ -47,6 +48,11 @@ def a_client(number: int = 1, **changes: Any) -> Client:
 def an_envelope(*recipients: str, sender: str = "a@example.org", **options: Any) -> Envelope:
     names = recipients or ("b@example.net",)
     return Envelope(make_address(sender), tuple(Recipient(make_address(name)) for name in names), **options)
+
+
+def a_mail(client: Client | None = None, envelope: Envelope | None = None) -> Mail:
+    """A mail whose content has yet to come."""
+    return Mail("id1", client or a_client(), envelope or an_envelope(), Message(b""))
 
 
 def place_of(sink: UpstreamSink) -> Address:
@@ -108,7 +114,7 @@ class Hop:
     def begin(
         self, client: Client | None = None, envelope: Envelope | None = None, size: int = 0
     ) -> SmtpTransaction:
-        return self.upstream.begin(client or a_client(), envelope or an_envelope(), size)
+        return self.upstream.begin(a_mail(client, envelope), size)
 
     async def deliver(
         self,

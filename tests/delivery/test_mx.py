@@ -5,7 +5,7 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.delivery.harness import LEAD, MESSAGE, QUICK, a_client, an_envelope, codes
+from tests.delivery.harness import LEAD, MESSAGE, QUICK, a_mail, an_envelope, codes
 
 from relayproxy.api import DnsStatus
 from relayproxy.core.log import Log
@@ -110,7 +110,7 @@ ZONE = {
 
 async def deliver(hop):
     envelope = an_envelope()
-    transaction = hop.begin(a_client(), envelope, 0)
+    transaction = hop.begin(a_mail(envelope=envelope), 0)
     heard = await transaction.recipients(envelope.recipients)
     final = await transaction.send(LEAD, MESSAGE) if heard[0].ok else []
     transaction.abort()

@@ -4,6 +4,7 @@ from typing import Any
 
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Deposit, Part
 from relayproxy.testing.mail import make_address
@@ -12,6 +13,11 @@ NOW = 1_790_000_000.0
 CLIENT = Client("c1", "main", "192.0.2.7", 4711, helo="client.example", proto="ESMTP", ptr="ptr.example")
 LEAD = b"Received: from client.example\r\n"
 MESSAGE = Message.from_bytes(b"Subject: one\r\n\r\n.dot\r\nbody\r\n")
+
+
+def a_mail(envelope: Envelope, client: Client = CLIENT, **more: Any) -> Mail:
+    """A mail whose content has yet to come."""
+    return Mail("0k3v9q2m1.3", client, envelope, Message(b""), received_at=NOW, **more)
 
 
 def recipients(*names: str) -> tuple[Recipient, ...]:

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.spool.making import CLIENT, LEAD, MESSAGE, recipients
+from tests.spool.making import CLIENT, LEAD, MESSAGE, a_mail, recipients
 from tests.spool.test_scheduler import Hop, SetClock
 
 from relayproxy.core.log import Log
@@ -81,7 +81,7 @@ class Bench:
         self.hop = QueueHop(self.shelf, self.clerk, routes, lanes, clock=clock, log=log, metrics=Metrics())
 
     async def send(self, *names: str, hop=None, client: Client = TRUSTED, lead: bytes = TRACE):
-        transaction = (hop or self.hop).begin(client, ENVELOPE, 0)
+        transaction = (hop or self.hop).begin(a_mail(ENVELOPE, client, direction=Direction.INTERNAL), 0)
         heard = await transaction.recipients(recipients(*names))
         return heard, await transaction.send(lead, MESSAGE)
 
@@ -121,7 +121,7 @@ async def test_what_is_stored():
     (kept,) = bench.shelf.kept
     assert kept.id == "0k3v9q2m1.3"
     assert [(part.route, len(part.recipients)) for part in kept.parts] == [("r0", 2), ("r1", 1)]
-    assert (kept.direction, kept.vouched, kept.owner) == (Direction.OUTBOUND, True, "")
+    assert (kept.direction, kept.vouched, kept.owner) == (Direction.INTERNAL, True, "")
     assert bench.clerk.woken == ["r0", "r1"]
 
 
@@ -159,7 +159,7 @@ async def test_without_room_recipients_are_refused():
 
 async def test_an_aborted_transaction_stores_nothing():
     bench = Bench(Hop())
-    transaction = bench.hop.begin(TRUSTED, ENVELOPE, 0)
+    transaction = bench.hop.begin(a_mail(ENVELOPE, TRUSTED), 0)
     await transaction.recipients(recipients("b@example.net"))
     transaction.abort()
     assert [reply.code for reply in await transaction.send(LEAD, MESSAGE)] == [451]
@@ -178,6 +178,11 @@ async def test_it_stands_in_only_for_what_can_not_be_reached(per_recipient):
     heard, replies = await bench.send("b@example.net", "c@example.net", hop=hop)
     assert [one.code for one in heard] == [250, 250]
     assert [reply.text for reply in replies] == ["Ok: queued"] * (2 if per_recipient else 1)
+    transaction = hop.begin(a_mail(ENVELOPE, TRUSTED), 0)
+    assert not transaction.queued
+    await transaction.recipients(recipients("b@example.net"))
+    assert transaction.queued
+    transaction.abort()
     (kept,) = bench.shelf.kept
     assert kept.due > kept.received_at + 70
     assert bench.clerk.woken == []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.spool.making import CLIENT, deposit, recipients
+from tests.spool.making import a_mail, deposit, recipients
 
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -15,6 +15,7 @@ from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.policy import Route
 from relayproxy.core.ports import Capabilities
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Standing
 from relayproxy.model.reply import Reply
@@ -61,10 +62,10 @@ class Hop:
         self.got: list[tuple[str, tuple[str, ...], bytes]] = []
         self.news = asyncio.Event()
 
-    def begin(self, _client: Any, envelope: Envelope, _size: int) -> "Transaction":
+    def begin(self, mail: Mail, _size: int) -> "Transaction":
         self.begun += 1
         self.news.set()
-        return Transaction(self, envelope)
+        return Transaction(self, mail.envelope)
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -74,6 +75,8 @@ class Hop:
 
 
 class Transaction:
+    queued = False
+
     def __init__(self, hop: Hop, envelope: Envelope) -> None:
         self.per_recipient = hop.per_recipient
         self.unreached = hop.down
@@ -387,7 +390,7 @@ async def test_the_hop_hands_a_message_on_at_once_and_no_more_than_there_is_room
     envelope = Envelope(make_address("a@example.org"))
 
     async def give(number: int) -> list[Reply]:
-        transaction = bench.queue.begin(CLIENT, envelope, 0)
+        transaction = bench.queue.begin(a_mail(envelope), 0)
         assert [r.code for r in await transaction.recipients(recipients("b@example.net"))] == [250]
         return await transaction.send(b"", Message(b"Subject: %d\r\n\r\n" % number))
 

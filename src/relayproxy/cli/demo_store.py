@@ -17,7 +17,7 @@ from relayproxy.model.message import Message
 _KEPT = 200
 _ID = re.compile(rb"\(relayproxy\) with [A-Z0-9]+ id ([a-z0-9]+\.[0-9]+);")
 _GOOD_ID = re.compile(r"[a-z0-9]{1,20}\.[0-9]{1,9}\Z")
-_WORDS = {"relayed": "accepted", "resent": "accepted"}
+_WORDS = {"relayed": "accepted", "queued": "accepted", "resent": "accepted"}
 
 
 @dataclass(frozen=True, slots=True)

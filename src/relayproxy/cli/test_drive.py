@@ -52,7 +52,7 @@ _OFFERED = (
     "CHUNKING",
     "REQUIRETLS",
 )
-_VERDICTS = {"relayed": "accept", "discarded": "discard", "held": "hold"}
+_VERDICTS = {"discarded": "discard", "held": "hold"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import Capabilities, NextHop, Transaction
 from relayproxy.model.client import Client, Credentials
-from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.envelope import Recipient
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail, Step
 from relayproxy.model.message import Message
@@ -89,9 +89,9 @@ class Recorder:
         """See ports.NextHop."""
         return self._hop.capabilities
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
+    def begin(self, mail: Mail, size: int) -> Transaction:
         """See ports.NextHop."""
-        return _Recorded(self, self._hop.begin(client, envelope, size))
+        return _Recorded(self, self._hop.begin(mail, size))
 
 
 class _Recorded:
@@ -101,6 +101,11 @@ class _Recorded:
         self.per_recipient = inner.per_recipient
         self._recorder = recorder
         self._inner = inner
+
+    @property
+    def queued(self) -> bool:
+        """See ports.Transaction."""
+        return self._inner.queued
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
         """See ports.Transaction."""

@@ -144,7 +144,7 @@ def prepared(entry: Entry, hook: str, entries: Sequence[Entry], metrics: Metrics
         timer=metrics.timer("hook_duration_seconds", hook, entry.name),
         errors={
             kind: metrics.cell("plugin_errors_total", entry.name, kind)
-            for kind in ("raise", "service", "timeout", "type", "unavailable")
+            for kind in ("abandoned", "raise", "service", "timeout", "type", "unavailable")
         },
         verdicts={
             action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)

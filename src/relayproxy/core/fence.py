@@ -7,15 +7,20 @@ becomes of a fault.
 import asyncio
 import traceback
 import types
-from collections.abc import Coroutine, Generator, Mapping
+from collections import deque
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, TypeAlias
 
 from relayproxy.api import Clock, ServiceError, Unavailable
 from relayproxy.core.entry import Call, Scope
 from relayproxy.core.log import Log
+from relayproxy.core.waiting import AbandonedError, ended, within
 
 Came: TypeAlias = tuple[Any, str, float]
 """What a call came to: its value, what went wrong or "", and how many seconds it took."""
+
+
+_KEPT = 100  # coroutines that will not end, in case a plugin makes more and more of them
 
 
 class Fence:
@@ -24,6 +29,7 @@ class Fence:
     def __init__(self, clock: Clock, log: Log) -> None:
         self.monotonic = clock.monotonic
         self._log = log
+        self._stuck: deque[Coroutine[Any, Any, Any]] = deque(maxlen=_KEPT)
 
     def begin(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> Came | Coroutine[Any, Any, Came]:
         """Call a hook; return what it came to, or what is to be awaited for that."""
@@ -46,23 +52,22 @@ class Fence:
         """Wait for a hook, as long as its time and the message's allow."""
         error = ""
         value = owned.taken()
+        coroutine = value if type(value) is types.CoroutineType else _awaiting(value)
         began = asyncio.get_running_loop().time()
         try:
-            if type(value) is types.CoroutineType:
-                # Most have the answer at hand, and then there is nothing that a timer could end.
-                try:
-                    first = value.send(None)
-                except StopIteration as end:
-                    return self._ended(call, end.value, "", start)
-                value = _resumed(value, first)
+            # Most have the answer at hand, and then there is nothing that a timer could end.
+            try:
+                wanted = coroutine.send(None)
+            except StopIteration as end:
+                return self._ended(call, end.value, "", start)
             room = call.entry.timeout
             if scope.deadline:
                 room = min(room, scope.deadline - start)
-            async with asyncio.timeout_at(began + room) as limit:
-                value = await value
-            if limit.expired():
-                raise TimeoutError  # noqa: TRY301  (a hook that swallows its cancellation is late all the same)
+            value = await within(coroutine, wanted, began + room)
         except BaseException as fault:  # noqa: BLE001  (foreign code; a panic in Rust is no Exception)
+            if not ended(coroutine):
+                # Nothing leads it on; but to let go of it would have Python complain on standard error.
+                self._stuck.append(coroutine)
             value, error = None, self._caught(call, fault, start, arguments)
         return self._ended(call, value, error, start)
 
@@ -73,7 +78,10 @@ class Fence:
 
     def _caught(self, call: Call, fault: BaseException, start: float, arguments: dict[str, Any]) -> str:
         """Say what went wrong; what is no fault of the hook (we are cancelled, or closed) goes on upwards."""
-        if isinstance(fault, TimeoutError):
+        if isinstance(fault, AbandonedError):
+            error = f"no answer within {self.monotonic() - start:.1f} s, and was abandoned at {fault.where}"
+            self.fault(call, "abandoned", error, arguments)
+        elif isinstance(fault, TimeoutError):
             error = f"no answer within {self.monotonic() - start:.1f} s"
             self.fault(call, "timeout", error, arguments, fault)
         elif isinstance(fault, asyncio.CancelledError):
@@ -142,25 +150,9 @@ class Owned:
             self._value.close()
 
 
-@types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, Any], wanted: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that has begun, and waits for `wanted`, as `await` would."""
-    while True:
-        try:
-            sent = yield wanted
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as fault:  # noqa: BLE001  (it belongs to the coroutine)
-            try:
-                wanted = coroutine.throw(fault)
-            except StopIteration as end:
-                return end.value
-        else:
-            try:
-                wanted = coroutine.send(sent)
-            except StopIteration as end:
-                return end.value
+async def _awaiting(value: Awaitable[Any]) -> Any:
+    """A coroutine of whatever can be awaited."""
+    return await value
 
 
 def where(fault: BaseException) -> str:

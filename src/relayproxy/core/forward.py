@@ -6,22 +6,20 @@ waited for and remembered. Must not know how the next hop is reached.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from typing import TypeAlias
 
-from relayproxy.core.entry import Scope, is_silent
+from relayproxy.core.draft import NOWHERE, Draft
 from relayproxy.core.ledger import quick_key
-from relayproxy.core.policy import Route, route_for
-from relayproxy.core.ports import Transaction
+from relayproxy.core.policy import route_for
+from relayproxy.core.recipients import no_such_route
 from relayproxy.core.recording import message_event
-from relayproxy.core.services import ListenerServices, Services
+from relayproxy.core.services import ListenerServices
 from relayproxy.mailauth.authres import forged, header_value
 from relayproxy.model.address import NULL_SENDER
 from relayproxy.model.edits import apply_to_message, header_line
-from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
-from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.outcome import Outcome, State, outcome_of, state_of
 from relayproxy.model.reply import Reply
@@ -32,45 +30,7 @@ Gone: TypeAlias = Callable[[], bool]
 
 _ORDER = (State.DONE, State.FAILED, State.PENDING)
 _OUTCOME = {State.DONE: "relayed", State.PENDING: "deferred", State.FAILED: "rejected"}
-
-
-@dataclass(slots=True)
-class Draft:
-    """An open transaction: the mail so far, the recipients as given and as they went on, the next hop's side.
-
-    `base` is the envelope as it was after MAIL. `places` says, for each recipient as given, which of `targets` it became. `fate` is what all recipients so far
-    share: held or discarded, or (None) neither. `committing` from the moment that content may go upstream.
-    """
-
-    mail: Mail
-    scope: Scope
-    declared: int = 0
-    base: Envelope = field(default_factory=Envelope)
-    route: Route | None = None
-    transaction: Transaction | None = None
-    given: list[Recipient] = field(default_factory=list)
-    targets: list[Recipient] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    refused_temporarily: bool = False
-    fate: Verdict | None = None
-    committing: bool = False
-    counts_queries: bool = False
-
-    def shares(self, verdict: Verdict | None, waiting: int) -> bool:
-        """Whether another recipient may come along whose hooks say this, beside `waiting` that aren't given yet.
-
-        To hold or discard one recipient's mail must not do so to another's. The first recipient decides.
-        """
-        fate = verdict if is_silent(verdict) else None
-        if not self.given and not waiting:
-            self.fate = fate
-        return (fate and fate.action) == (self.fate and self.fate.action)
-
-    def drop(self) -> None:
-        """End it without a message."""
-        self.scope.cancel()
-        if self.transaction is not None:
-            self.transaction.abort()
+_TAKEN = ("relayed", "queued")
 
 
 @dataclass(slots=True)
@@ -86,12 +46,6 @@ def _shown(finding: Finding) -> str:
     """A finding in a word: what hit, if that has a name of its own, as in `rule:no-big-mail`; else the result."""
     name = finding.props.get("id") if finding.result == "hit" else None
     return f"{finding.method}:{name}" if name else f"{finding.method}={finding.result}"
-
-
-def no_such_route(services: Services, mail: Mail) -> Reply:
-    """Return the 451 of a plugin that names a route that isn't there, which the log is told of."""
-    services.log.error("unknown_route", id=mail.id, route=mail.envelope.route)
-    return Reply(451, "4.3.5", "No such way on, try again later")
 
 
 async def forward(at: ListenerServices, draft: Draft, message: Message, gone: Gone) -> Settled:
@@ -122,15 +76,15 @@ class _Job:
         self._received = message
         self._mail = draft.mail
         self._start = at.services.clock.monotonic()
-        assert draft.route is not None
-        self._route = draft.route.upstream
+        self._route = draft.route.upstream if draft.route is not None else ""
         self.report: tuple[Outcome, ...] = ()
 
     async def run(self, gone: Gone) -> Settled:
         mail, services, received = self._mail, self._services, self._received
         pipeline = services.pipeline
         mail.message = received
-        mail.envelope = mail.envelope.to(tuple(self._draft.targets))
+        # If it is discarded for all, the hooks see whom it was for; nobody else does.
+        mail.envelope = mail.envelope.to(tuple(self._draft.targets or self._draft.given))
         limits = self._at.policy.limits
         head = received.head.lower()
         refusal = self._structure(head, limits.header_bytes, limits.headers, limits.received_hops)
@@ -182,7 +136,7 @@ class _Job:
         """Nothing goes upstream: say what the verdict says."""
         match verdict.action:
             case Action.DISCARD:
-                return self._end("discarded", Reply(250, "2.0.0", f"Ok id={self._mail.id}"), verdict)
+                return self._end("discarded", self._discarded(), verdict)
             case Action.HOLD:
                 reply = Reply(451, "4.3.5", f"Can't hold messages here, try again later id={self._mail.id}")
                 self._services.log.error("hold_without_store", id=self._mail.id, reason=verdict.reason)
@@ -223,7 +177,7 @@ class _Job:
                 # Who became whom is no longer known: the worst answer is everybody's.
                 told = [max(replies, key=lambda reply: (reply.temporary, reply.code))]
             else:
-                told = [replies[place] for place in self._draft.places]
+                told = [replies[place] for place in self._draft.places if place != NOWHERE]
         reply = told[0]
         state = state_of(reply)
         mixed = False
@@ -243,7 +197,8 @@ class _Job:
         cells, timer = self._at.deliveries[self._route]
         cells["mixed" if mixed else state.value].inc()
         timer.observe(spent)
-        settled = self._settle(_OUTCOME[state], [self._worded(reply) for reply in told], str(reply))
+        outcome = "queued" if state is State.DONE and transaction.queued else _OUTCOME[state]
+        settled = self._settle(outcome, [self._worded(reply) for reply in told], str(reply))
         if state is State.DONE:
             # Only "all done" can be an answer to an identical resend; a mixed LMTP result is each one's own.
             settled.token = services.ledger.enter(self._key, self._received, f"{reply.text} id={mail.id}")
@@ -275,7 +230,7 @@ class _Job:
                 return no_such_route(self._services, mail)
             self._route = route.upstream
         hop = self._services.hops[self._route]
-        draft.transaction = hop.begin(mail.client, mail.envelope, mail.message.size)
+        draft.transaction = hop.begin(mail, mail.message.size)
         replies = await draft.transaction.recipients(mail.envelope.recipients)
         refused = [reply for reply in replies if not reply.ok]
         return max(refused, key=lambda reply: reply.temporary) if refused else None
@@ -294,17 +249,30 @@ class _Job:
     def _settle(
         self, outcome: str, replies: list[Reply], upstream: str = "", verdict: Verdict | None = None
     ) -> Settled:
-        at, given = self._at, self._draft.given
+        at = self._at
         at.messages[outcome].inc()
-        if outcome == "relayed":
+        if outcome in _TAKEN:
             at.octets.inc(self._received.size)
         self._log(outcome, replies, upstream, verdict)
         if self._services.history is not None:
             self._record(outcome, replies, upstream, verdict)
         if at.policy.protocol == "lmtp":
-            # One reply for each recipient as given (RFC 2033 section 4.2), whoever answered.
-            return Settled(replies if len(replies) == len(given) else [replies[0]] * len(given))
+            return Settled(self._each(replies))
         return Settled(replies[:1])
+
+    def _each(self, replies: list[Reply]) -> list[Reply]:
+        """One reply for each recipient as given (RFC 2033 section 4.2), whoever answered."""
+        draft = self._draft
+        given, addressed = draft.given, draft.addressed
+        if len(replies) != len(addressed):
+            replies = [replies[0]] * len(addressed)
+        if len(addressed) == len(given):
+            return replies
+        coming = iter(replies)
+        return [next(coming) if place != NOWHERE else self._discarded() for place in draft.places]
+
+    def _discarded(self) -> Reply:
+        return Reply(250, "2.0.0", f"Ok id={self._mail.id}")
 
     def _record(self, outcome: str, replies: Sequence[Reply], upstream: str, verdict: Verdict | None) -> None:
         services = self._services
@@ -312,7 +280,7 @@ class _Job:
         services.history.record(
             message_event(
                 self._mail,
-                self._draft.given,
+                self._draft.addressed,
                 outcome,
                 replies,
                 at=services.clock.time(),
@@ -335,7 +303,7 @@ class _Job:
             "helo": client.helo,
             "direction": mail.direction,
             "from": str(mail.envelope.sender),
-            "to": [str(recipient.address) for recipient in self._draft.given],
+            "to": [str(recipient.address) for recipient in self._draft.addressed],
             "size": self._received.size,
             "outcome": outcome,
             "reply": str(replies[0]),

@@ -52,7 +52,7 @@ async def originate(
         scope.cancel()
     if verdict is not None and verdict.action is not Action.ACCEPT:
         return verdict.reply or Reply(451, "4.3.0", "A plugin keeps this message from being sent")
-    transaction = services.hops[route.upstream].begin(client, mail.envelope, mail.message.size)
+    transaction = services.hops[route.upstream].begin(mail, mail.message.size)
     try:
         replies = await transaction.recipients(mail.envelope.recipients)
         refused = [reply for reply in replies if not reply.ok]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relayproxy.model.client import Client, Credentials
-from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.envelope import Recipient
 from relayproxy.model.event import Event
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
@@ -27,13 +27,15 @@ class Capabilities:
 
 
 class Transaction(Protocol):
-    """One mail transaction with a next hop. No method raises for what the next hop does: it is in the reply.
-
-    `asked` says which envelope the next hop has heard of so far.
-    """
+    """One mail transaction with a next hop. No method raises for what the next hop does: it is in the reply."""
 
     per_recipient: bool
     """Whether `send` returns a reply for each recipient (LMTP) rather than one for all."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether 250 to the content means that it is stored, and will be delivered later."""
+        ...
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
         """Offer recipients (MAIL goes first, with the first of them); return the next hop's reply to each."""
@@ -59,8 +61,11 @@ class NextHop(Protocol):
         """What it said it can take when last asked; None as long as nobody knows."""
         ...
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> Transaction:
-        """Start a transaction (no I/O yet); `size` is the expected size in octets or 0."""
+    def begin(self, mail: Mail, size: int) -> Transaction:
+        """Start a transaction for a mail's envelope as it is now (no I/O yet).
+
+        `size` is the expected size in octets or 0. What is found out about the mail until `send` is in `mail.findings`.
+        """
         ...
 
 
@@ -89,7 +94,7 @@ class WatchedHop(Protocol):
         """See NextHop."""
         ...
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> WatchedTransaction:
+    def begin(self, mail: Mail, size: int) -> WatchedTransaction:
         """See NextHop."""
         ...
 

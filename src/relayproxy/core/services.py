@@ -20,7 +20,7 @@ VERBS = (
     "HELP", "EXPN", "XCLIENT", "XFORWARD", "other",
 )  # fmt: skip
 _REMEMBERED = 4096
-OUTCOMES = ("relayed", "rejected", "deferred", "discarded", "held", "resent")
+OUTCOMES = ("relayed", "queued", "rejected", "deferred", "discarded", "held", "resent")
 CONNECTION_RESULTS = ("accepted", "refused", "limited", "bad_proxy", "tls_failed", "timeout")
 
 

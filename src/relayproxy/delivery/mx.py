@@ -20,6 +20,7 @@ from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 
@@ -67,9 +68,9 @@ class MxHop:
             outbox=self._outbox,
         )
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> "MxTransaction":
+    def begin(self, mail: Mail, size: int) -> "MxTransaction":
         """Start a transaction; nothing is looked up before the first recipient."""
-        return MxTransaction(self, client, envelope, size)
+        return MxTransaction(self, mail.client, mail.envelope, size)
 
     async def servers(self, domain: str) -> list[str] | Reply:
         """Return the addresses to try for a domain, in order, or the reply that says why there are none."""
@@ -99,6 +100,7 @@ class MxTransaction:
     """Implements ports.WatchedTransaction: the first server that can be reached has it, whatever it then says."""
 
     per_recipient = False
+    queued = False
 
     def __init__(self, hop: MxHop, client: Client, envelope: Envelope, size: int) -> None:
         self._hop = hop

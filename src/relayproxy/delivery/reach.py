@@ -12,6 +12,7 @@ from relayproxy.delivery.transaction import SmtpTransaction
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope
+from relayproxy.model.mail import Mail
 
 
 class _Seen:
@@ -74,6 +75,6 @@ class Reach:
         """What it last said it can take."""
         return self._upstream.capabilities
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> ReachTransaction:
+    def begin(self, mail: Mail, size: int) -> ReachTransaction:
         """Start a transaction; nothing is sent before the first recipient."""
-        return ReachTransaction(self._upstream, client, envelope, size)
+        return ReachTransaction(self._upstream, mail.client, mail.envelope, size)

@@ -32,6 +32,8 @@ def _refusal(reply: Reply, what: str) -> None:
 class SmtpTransaction:
     """Implements ports.Transaction over a connection of `upstream`."""
 
+    queued = False
+
     def __init__(self, upstream: "Upstream", client: Client, envelope: Envelope, size: int) -> None:
         self.per_recipient = upstream.per_recipient
         self._upstream = upstream

@@ -20,7 +20,7 @@ from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.transaction import SmtpTransaction
 from relayproxy.model.client import Client
-from relayproxy.model.envelope import Envelope
+from relayproxy.model.mail import Mail
 
 
 @dataclass(slots=True)
@@ -83,9 +83,9 @@ class Upstream:
         self.release(connection)
         return True
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> SmtpTransaction:
+    def begin(self, mail: Mail, size: int) -> SmtpTransaction:
         """Start a transaction; nothing is sent before the first recipient."""
-        return SmtpTransaction(self, client, envelope, size)
+        return SmtpTransaction(self, mail.client, mail.envelope, size)
 
     # -- connections ----------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ KEYS: Final[Mapping[str, str]] = {
 }
 """What messages can be grouped by. By `recipient_domain` a message counts once for each domain it goes to."""
 
-_OUTCOMES = ("relayed", "deferred", "rejected", "discarded", "held", "resent")
+_OUTCOMES = ("relayed", "queued", "deferred", "rejected", "discarded", "held", "resent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Totals:
     key: str
     messages: int
     relayed: int
+    queued: int
     deferred: int
     rejected: int
     discarded: int

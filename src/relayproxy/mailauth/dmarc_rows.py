@@ -11,7 +11,7 @@ from relayproxy.mailauth.dmarc_record import POLICIES, DmarcRecord, parse_record
 from relayproxy.mailauth.dmarc_report import Published, Row, Signature, SpfCheck
 from relayproxy.model.finding import Finding
 
-COUNTED = frozenset({"relayed", "rejected", "discarded", "held"})
+COUNTED = frozenset({"relayed", "queued", "rejected", "discarded", "held"})
 """Outcomes of messages that are counted: what is deferred, or answered from the ledger, comes or came another time."""
 
 _SPF_RESULTS = frozenset({"none", "neutral", "pass", "fail", "softfail", "temperror", "permerror"})

@@ -40,7 +40,7 @@ TLS_RESULTS = (
 class MessageEvent:
     """A message whose content arrived, and what its client was told.
 
-    `at` is in seconds since the epoch, `outcome` one of relayed, deferred, rejected, discarded, held and resent.
+    `at` is in seconds since the epoch, `outcome` one of relayed, queued, deferred, rejected, discarded, held and resent.
     `replies` has one reply for all `recipients` (as the client gave them), or one for each. `route` is the
     upstream's name, `seconds` the time from the last octet to the answer, `hook_seconds` that of all hooks
     together. `reason` is the verdict's, for the admin.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from relayproxy.core.ports import WatchedHop
 from relayproxy.model.envelope import Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.outcome import State, state_of
 from relayproxy.model.queued import Queued
 from relayproxy.model.reply import Reply
@@ -71,7 +72,16 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
     for start in range(0, len(queued.numbers), _AT_ONCE):
         numbers = queued.numbers[start : start + _AT_ONCE]
         recipients = queued.envelope.recipients[start : start + _AT_ONCE]
-        transaction = hop.begin(client, queued.envelope.to(recipients), queued.message.size)
+        mail = Mail(
+            queued.id,
+            client,
+            queued.envelope.to(recipients),
+            queued.message,
+            origin=queued.origin,
+            direction=queued.direction,
+            received_at=queued.received_at,
+        )
+        transaction = hop.begin(mail, queued.message.size)
         try:
             replies = await transaction.recipients(recipients)
             if transaction.unreached:

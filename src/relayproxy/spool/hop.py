@@ -4,7 +4,6 @@ Recipients of several routes are accepted in one transaction and stored as parts
 how they are delivered.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -17,7 +16,7 @@ from relayproxy.core.ports import Capabilities, WatchedHop, WatchedTransaction
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
-from relayproxy.model.mail import Direction
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.queued import LOW, NORMAL, Deposit, Lease, Part, Queued
 from relayproxy.model.reply import Reply
@@ -33,10 +32,7 @@ _FULL = Reply(452, "4.3.1", "Not enough room to queue it, try again later")
 _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
-_ID = re.compile(rb" id ([0-9a-z.]+);")
-_FIELD_END = re.compile(rb"\r\n(?![ \t])")
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)', re.DOTALL)
-_PASS = re.compile(rb"\s*(?:spf|dkim|dmarc)\s*=\s*pass(?![\w-])", re.IGNORECASE)
+_VOUCHERS = {"spf": "smtp.mailfrom", "dkim": "header.d", "dmarc": "header.from"}
 
 
 class Place(NamedTuple):
@@ -152,23 +148,21 @@ class QueueHop:
             found.setdefault(place, []).append(recipient)
         return as_parts(found)
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> "QueueTransaction":
+    def begin(self, mail: Mail, size: int) -> "QueueTransaction":  # noqa: ARG002  (the port's names)
         """Start a transaction; nothing is stored before its content is there."""
-        return QueueTransaction(self, client, envelope, size)
+        return QueueTransaction(self, mail)
 
 
 class QueueTransaction:
     """Implements ports.Transaction. With `later` the first attempt waits, as the next hop was down just now."""
 
     per_recipient = False
+    queued = True
 
-    def __init__(
-        self, hop: QueueHop, client: Client, envelope: Envelope, size: int, *, later: bool = False
-    ) -> None:
+    def __init__(self, hop: QueueHop, mail: Mail, *, later: bool = False) -> None:
         self._hop = hop
-        self._client = client
-        self._envelope = envelope
-        self._size = size
+        self._mail = mail
+        self._envelope = mail.envelope
         self._later = later
         self._parts: dict[Place, list[Recipient]] = {}
         self._ended = False
@@ -180,7 +174,7 @@ class QueueTransaction:
         return [self._take(recipient) for recipient in recipients]
 
     def _take(self, recipient: Recipient) -> Reply:
-        place = self._hop.place(self._client, self._envelope, recipient.address)
+        place = self._hop.place(self._mail.client, self._envelope, recipient.address)
         if place is None:
             return Reply(550, "5.1.2", "No route for this recipient")
         self._parts.setdefault(place, []).append(recipient)
@@ -216,7 +210,7 @@ class QueueTransaction:
         return replace(part, priority=LOW) if above and size > above else part
 
     def _deposit(self, lead: bytes, message: Message, parts: tuple[Part, ...]) -> Deposit:
-        hop, client = self._hop, self._client
+        hop, mail = self._hop, self._mail
         now = hop.clock.time()
         due, owner = now, ""
         if self._later:
@@ -224,19 +218,18 @@ class QueueTransaction:
         elif len(parts) == 1 and message.size <= _AT_HAND and hop.courier.reserve(parts[0].route):
             due, owner = now + hop.courier.lease, hop.courier.owner
         recipients = tuple(recipient for part in parts for recipient in part.recipients)
-        # Our own trace fields are what the core tells about the mail: its id, and what the checks found.
-        found = _ID.search(lead)
         return Deposit(
-            found[1].decode("ascii") if found else client.id,
-            client,
+            mail.id,
+            mail.client,
             self._envelope.to(recipients),
             lead,
             message,
             parts,
             now,
             due,
-            direction=Direction.OUTBOUND if client.trusted else Direction.INBOUND,
-            vouched=vouched(client, lead),
+            origin=mail.origin,
+            direction=mail.direction,
+            vouched=vouched(mail),
             owner=owner,
         )
 
@@ -278,21 +271,28 @@ def _reply(error: SpoolError) -> Reply:
     return _FULL if isinstance(error, SpoolFullError) else _FAULT
 
 
-def vouched(client: Client, lead: bytes) -> bool:
-    """Whether the sender is known well enough to be sent a bounce: authenticated, trusted, or verified.
+def vouched(mail: Mail) -> bool:
+    """Whether the sender is known well enough to be sent a bounce: authenticated, trusted, or verified so far.
 
-    `lead` are our trace fields; what others claim has been removed from the message below them.
+    Verified is one whose domain passed SPF as MAIL FROM, or is that of a DKIM signature or of an author that passed
+    DMARC, or is below or above it. That somebody vouches for another name (of HELO, of his own) says nothing of it.
     """
-    ours = client.trusted and not client.forwarded
-    return ours or bool(client.identity) or _verified(lead)
+    client = mail.client
+    if (client.trusted and not client.forwarded) or client.identity:
+        return True
+    domain = mail.envelope.sender.ascii_domain
+    return any(
+        finding.result == "pass"
+        and finding.method in _VOUCHERS
+        and _related(domain, finding.props.get(_VOUCHERS[finding.method], ""))
+        for finding in mail.findings
+    )
 
 
-def _verified(lead: bytes) -> bool:
-    """Whether our own results (RFC 8601) have a pass; words of the sender's may stand in quotes and comments."""
-    if not lead.lower().startswith(b"authentication-results:"):
-        return False
-    field = _FIELD_END.split(lead, 1)[0]
-    return any(_PASS.match(result) for result in _QUOTED.sub(b"", field).split(b";")[1:])
+def _related(domain: str, name: str) -> bool:
+    """Whether a domain is the one that is named (perhaps as an address), below it, or above it."""
+    one, other = f".{domain.lower()}", f".{name.rpartition('@')[2].lower()}"
+    return len(other) > 1 and len(one) > 1 and (one.endswith(other) or other.endswith(one))
 
 
 def _as_queued(deposit: Deposit, lease: Lease) -> Queued:
@@ -331,12 +331,10 @@ class WhenDownHop:
         """What the upstream last said it can take."""
         return self._hop.capabilities
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> "WhenDownTransaction":
+    def begin(self, mail: Mail, size: int) -> "WhenDownTransaction":
         """Start a transaction with the upstream."""
         return WhenDownTransaction(
-            self._hop.begin(client, envelope, size),
-            lambda: QueueTransaction(self._queue, client, envelope, size, later=True),
-            client,
+            self._hop.begin(mail, size), lambda: QueueTransaction(self._queue, mail, later=True), mail
         )
 
 
@@ -348,14 +346,19 @@ class WhenDownTransaction:
     """
 
     def __init__(
-        self, upstream: WatchedTransaction, queue: Callable[[], QueueTransaction], client: Client
+        self, upstream: WatchedTransaction, queue: Callable[[], QueueTransaction], mail: Mail
     ) -> None:
         self.per_recipient = upstream.per_recipient
         self._upstream = upstream
         self._open_queue = queue
-        self._client = client
+        self._mail = mail
         self._queue: QueueTransaction | None = None
         self._accepted = 0
+
+    @property
+    def queued(self) -> bool:
+        """Whether the queue has it."""
+        return self._queue is not None
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
         """Offer recipients to whoever takes this transaction."""
@@ -374,7 +377,7 @@ class WhenDownTransaction:
         """Send the content, or store it."""
         if self._queue is None:
             return await self._upstream.send(lead, message)
-        if vouched(self._client, lead):
+        if vouched(self._mail):
             replies = await self._queue.send(lead, message)
         else:
             self._queue.abort()

@@ -38,7 +38,7 @@ class SpoolQuarantine:
             mail.direction,
             Standing.HELD,
             reason or "held by a plugin",
-            vouched(mail.client, lead),
+            vouched(mail),
             raw=True,
         )
         failed = await refusal(self._queue, deposit)

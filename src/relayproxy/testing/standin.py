@@ -6,7 +6,7 @@ Satisfies core.ports.NextHop. Must not know who asks it.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from relayproxy.api import Client, Envelope, Message, Recipient, Reply
+from relayproxy.api import Envelope, Mail, Message, Recipient, Reply
 from relayproxy.core.ports import Capabilities
 
 OK = Reply(250, "2.1.5", "Ok")
@@ -31,7 +31,7 @@ class Standin:
     """A next hop that says what it is told to and records what it gets (ports.NextHop).
 
     `answers` maps a recipient ("b@example.net") to its reply at RCPT. `final` is the answer to the content;
-    with `per_recipient` (LMTP) `finals` may hold others for single recipients. What can be read: `begun` (the
+    with `per_recipient` (LMTP) `finals` may hold others for single recipients. `queued` says that it stores. What can be read: `begun` (the
     envelope and the expected size of each transaction), `asked` (each RCPT), `sent`, and `aborted` (how many
     transactions ended without a message).
     """
@@ -46,11 +46,12 @@ class Standin:
     finals: dict[str, Reply] = field(default_factory=dict)
     begun: list[tuple[Envelope, int]] = field(default_factory=list)
     asked: list[Recipient] = field(default_factory=list)
+    queued: bool = False
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> "StandinTransaction":  # noqa: ARG002  (the port's names)
+    def begin(self, mail: Mail, size: int) -> "StandinTransaction":
         """Start a transaction."""
-        self.begun.append((envelope, size))
-        return StandinTransaction(self, envelope)
+        self.begun.append((mail.envelope, size))
+        return StandinTransaction(self, mail.envelope)
 
 
 class StandinTransaction:
@@ -58,6 +59,7 @@ class StandinTransaction:
 
     def __init__(self, hop: Standin, envelope: Envelope) -> None:
         self.per_recipient = hop.per_recipient
+        self.queued = hop.queued
         self._hop = hop
         self._envelope = envelope
         self._accepted: list[Recipient] = []
