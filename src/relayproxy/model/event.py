@@ -19,6 +19,9 @@ STAGES = ("connect", "helo", "mail", "rcpt")
 NOTES = ("attempt", "bounce", "complaint")
 """What may be said of a message after it was taken."""
 
+KINDS = ("message", "refused", "tls", *NOTES)
+"""What events there are, in the words of a history."""
+
 TLS_RESULTS = (
     "success",
     "starttls-not-supported",
