@@ -89,12 +89,15 @@ def _rows(event: Event) -> tuple[dict[str, Any], list[tuple[Any, ...]], list[tup
             addresses = [event.recipient.address] if event.recipient else []
             return row, _recipients(addresses, [event.reply]), []
         case TlsEvent():
-            details = {
+            details: dict[str, Any] = {
                 "domain": to_a_label(event.domain),
                 "host": event.host,
                 "port": event.port,
                 "policy": event.policy,
             }
+            for name in ("policy_strings", "mx_patterns"):
+                if texts := getattr(event, name):
+                    details[name] = [_text(text) for text in texts]
             row = {
                 "at": event.at,
                 "kind": "tls",
