@@ -211,13 +211,18 @@ class Worker:
         if config is None:
             return None
         from relayproxy.history.writer import Writer
+        from relayproxy.stores import history_store_of
 
         def complain(text: str) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
                 self._loop.call_soon_threadsafe(lambda: self.log.error("history", reason=text))
 
         writer = Writer(
-            config.path, metrics=metrics, retention=config.retention, limit=config.queue, complain=complain
+            history_store_of(config),
+            metrics=metrics,
+            retention=config.retention,
+            limit=config.queue,
+            complain=complain,
         )
         writer.start()
         return writer

@@ -1,4 +1,4 @@
-"""Which store the configuration's spool is: for a worker, and for an administrator.
+"""Which stores the configuration's spool and history are: for a worker, and for an administrator.
 
 A part of the composition root: the one place that knows both. What a configuration doesn't name is not loaded.
 """
@@ -6,15 +6,19 @@ A part of the composition root: the one place that knows both. What a configurat
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from relayproxy.config.databases import postgres_places
+from relayproxy.config.databases import Database, postgres_places
+from relayproxy.config.history import History
 from relayproxy.config.operations import Spool
 from relayproxy.spool.protocol import Store
 
 if TYPE_CHECKING:
+    from relayproxy.history.database import Database as HistoryDatabase
+    from relayproxy.history.writer import Store as HistoryStore
+    from relayproxy.postgres import Server
     from relayproxy.spool.listing import Listing
-    from relayproxy.spool.postgres_connections import Server
 
 
 def store_of(spool: Spool, now: Callable[[], float], alarm: Callable[[str], None]) -> Store:
@@ -46,15 +50,38 @@ def owner_of(spool: Spool, slot: int) -> str:
     return process if spool.path is not None else f"{platform.node()}.{process}"
 
 
-def _server(spool: Spool) -> "Server":
-    from relayproxy.spool.postgres_connections import Server
+def history_store_of(history: History) -> "Callable[[], HistoryStore]":
+    """Return what opens a worker's way to write events, and raises StoreError. Nothing is opened yet."""
+    path = history.path
+    if path is None:
+        from relayproxy.history.postgres import PostgresStore
 
-    hosts, database = postgres_places(spool.url)
+        return partial(PostgresStore, _server(history))
+    from relayproxy.history.store import SqliteStore
+
+    return partial(SqliteStore, path)
+
+
+def history_of(history: History, *, writing: bool = False) -> "HistoryDatabase":
+    """Open the history for questions; with `writing`, also to remember which reports were sent. Raises StoreError."""
+    if history.path is None:
+        from relayproxy.history.postgres import PostgresDatabase
+
+        return PostgresDatabase(_server(history), writing=writing)
+    from relayproxy.history.store import SqliteDatabase
+
+    return SqliteDatabase(history.path, writing=writing)
+
+
+def _server(database: Database) -> "Server":
+    from relayproxy.postgres import Server
+
+    hosts, name = postgres_places(database.url)
     return Server(
         hosts,
-        database,
-        spool.login or "",
-        spool.password.reveal() if spool.password else "",
-        spool.tls,
-        str(spool.ca) if spool.ca else "",
+        name,
+        database.login or "",
+        database.password.reveal() if database.password else "",
+        database.tls,
+        str(database.ca) if database.ca else "",
     )

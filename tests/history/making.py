@@ -1,11 +1,16 @@
 """Events in one line, and a history that has them."""
 
+from functools import partial
+
 from relayproxy.core.metrics import Metrics
+from relayproxy.history.postgres import PostgresDatabase, PostgresStore
+from relayproxy.history.store import SqliteDatabase, SqliteStore
 from relayproxy.history.writer import Writer
 from relayproxy.model.address import Address
 from relayproxy.model.envelope import Recipient
 from relayproxy.model.event import MessageEvent
 from relayproxy.model.reply import Reply
+from relayproxy.postgres import Server
 from relayproxy.testing.mail import make_address, make_client
 
 DAY = 86_400
@@ -33,10 +38,20 @@ def recipient(text):
     return Recipient(Address(local, domain))
 
 
-def kept(path, *events, retention=10 * 365 * DAY, **options):
+def opening(place):
+    """What opens a store: `place` is a file, or a PostgreSQL server."""
+    return partial(PostgresStore if isinstance(place, Server) else SqliteStore, place)
+
+
+def database(place, **options):
+    """A way to ask what is kept at a place."""
+    return (PostgresDatabase if isinstance(place, Server) else SqliteDatabase)(place, **options)
+
+
+def kept(place, *events, retention=10 * 365 * DAY, **options):
     """Write events and close; returns the metrics' values by label."""
     metrics = Metrics()
-    writer = Writer(path, metrics=metrics, retention=retention, **options)
+    writer = Writer(opening(place), metrics=metrics, retention=retention, **options)
     writer.start()
     for event in events:
         writer.record(event)

@@ -1,20 +1,22 @@
 """What reports are made of, and the memory of what was sent."""
 
-import pytest
-from tests.history.making import NOON, kept, message
+from dataclasses import replace
 
-from relayproxy.history.dmarc import claim, collect, settle, was_sent
-from relayproxy.history.store import open_store
+import pytest
+from tests.history.making import NOON, database, kept, message
+
+from relayproxy.history.dmarc import collect
+from relayproxy.history.sent import Errand, claim, settle, was_sent
 from relayproxy.model.finding import Finding
 
 PERIOD = (NOON, NOON + 86_399)
 
 
 @pytest.fixture
-def store(tmp_path):
-    connection = open_store(tmp_path / "h.db")
-    yield connection
-    connection.close()
+def store(place):
+    opened = database(place, writing=True)
+    yield opened
+    opened.close()
 
 
 def seen(number, record="v=DMARC1; p=none", at=NOON, sender="a@example.org", spf=None, **facts):
@@ -23,9 +25,9 @@ def seen(number, record="v=DMARC1; p=none", at=NOON, sender="a@example.org", spf
     return message(number, at=at, sender=sender, findings=findings, **facts)
 
 
-def test_the_last_policy_of_the_period_counts(store, tmp_path):
+def test_the_last_policy_of_the_period_counts(store, place):
     kept(
-        tmp_path / "h.db",
+        place,
         seen(1, "v=DMARC1; p=none"),
         seen(2, "v=DMARC1; p=reject", at=NOON + 10),
         seen(3, "v=DMARC1; p=quarantine", at=NOON + 5),
@@ -36,18 +38,18 @@ def test_the_last_policy_of_the_period_counts(store, tmp_path):
     assert [count for _, count in found.rows] == [3]
 
 
-def test_the_period_has_a_beginning_and_an_end(store, tmp_path):
-    kept(tmp_path / "h.db", *(seen(n, at=NOON + n) for n in range(10)))
+def test_the_period_has_a_beginning_and_an_end(store, place):
+    kept(place, *(seen(n, at=NOON + n) for n in range(10)))
     (found,) = collect(store, NOON + 2, NOON + 5)
     assert sum(count for _, count in found.rows) == 3
     assert collect(store, NOON + 20, NOON + 30) == ()
 
 
-def test_mail_from_is_what_spf_checked_even_if_it_was_rewritten_since(store, tmp_path):
+def test_mail_from_is_what_spf_checked_even_if_it_was_rewritten_since(store, place):
     spf = Finding("spf", "pass", props={"smtp.mailfrom": "before.example", "domain": "before.example"})
     null = Finding("spf", "pass", props={"smtp.helo": "mx.example", "domain": "mx.example"})
     kept(
-        tmp_path / "h.db",
+        place,
         seen(1, sender="srs0=x@us.example", spf=spf),
         seen(2, sender="", spf=null),
         seen(3, sender="plain@c.example"),
@@ -58,23 +60,23 @@ def test_mail_from_is_what_spf_checked_even_if_it_was_rewritten_since(store, tmp
     assert checks == {"before.example": ["before.example"], "": ["mx.example"], "c.example": []}
 
 
-def test_a_report_is_claimed_by_one(store, tmp_path):
-    other = open_store(tmp_path / "h.db")
-    key = ("example.org", PERIOD, "a@example.org")
-    assert claim(store, *key, report="r", now=1000.0)
-    assert not claim(other, *key, report="r", now=1001.0)
-    assert claim(other, "example.org", PERIOD, "b@example.org", report="r", now=1001.0)
-    assert not was_sent(store, *key)
-    settle(store, *key, sent=True)
-    assert was_sent(other, *key)
-    assert not claim(other, *key, report="r", now=1e9)
+def test_a_report_is_claimed_by_one(store, place):
+    other = database(place, writing=True)
+    errand = Errand("dmarc", "example.org", *PERIOD, "a@example.org")
+    assert claim(store, errand, report="r", now=1000.0)
+    assert not claim(other, errand, report="r", now=1001.0)
+    assert claim(other, replace(errand, destination="b@example.org"), report="r", now=1001.0)
+    assert not was_sent(store, errand)
+    settle(store, errand, sent=True)
+    assert was_sent(other, errand)
+    assert not claim(other, errand, report="r", now=1e9)
     other.close()
 
 
 def test_what_was_not_taken_or_never_settled_may_be_tried_again(store):
-    key = ("example.org", PERIOD, "a@example.org")
-    assert claim(store, *key, report="r", now=1000.0)
-    settle(store, *key, sent=False)
-    assert claim(store, *key, report="r", now=1001.0)
-    assert not claim(store, *key, report="r", now=1002.0)
-    assert claim(store, *key, report="r", now=1001.0 + 3601)
+    errand = Errand("dmarc", "example.org", *PERIOD, "a@example.org")
+    assert claim(store, errand, report="r", now=1000.0)
+    settle(store, errand, sent=False)
+    assert claim(store, errand, report="r", now=1001.0)
+    assert not claim(store, errand, report="r", now=1002.0)
+    assert claim(store, errand, report="r", now=1001.0 + 3601)

@@ -1,9 +1,8 @@
 import pytest
-from tests.history.making import DAY, LATER, NO, NOON, OK, kept, message, recipient
+from tests.history.making import DAY, LATER, NO, NOON, OK, database, kept, message, recipient
 
 from relayproxy.history import queries
 from relayproxy.history.rows import class_of
-from relayproxy.history.store import open_reader
 from relayproxy.model.event import NoteEvent, RefusalEvent, TlsEvent
 from relayproxy.model.finding import Finding
 from relayproxy.testing.mail import make_address, make_client
@@ -12,13 +11,13 @@ ALL = (0.0, NOON + 100 * DAY)
 
 
 @pytest.fixture
-def asked(tmp_path):
+def asked(place):
     """Return a function that keeps events and opens the history."""
     opened = []
 
     def ask(*events):
-        kept(tmp_path / "h.db", *events)
-        opened.append(open_reader(tmp_path / "h.db"))
+        kept(place, *events)
+        opened.append(database(place))
         return opened[-1]
 
     yield ask
@@ -45,6 +44,8 @@ def test_totals_by_every_key(asked):
     assert keys["route"] == [("", 1), ("mailstore", 2)]
     assert keys["recipient_domain"] == [("example.com", 1), ("example.net", 3)]
     assert keys["sender_domain"] == [("example.org", 3)]
+    assert keys["rule"] == []
+    assert keys["hour"] == [("2024-10-04T12", 1), ("2024-10-05T12", 2)]
     assert queries.totals(history, NOON, NOON + 1, by="day")[0].messages == 1
     with pytest.raises(KeyError):
         queries.totals(history, *ALL, by="nonsense")
@@ -163,4 +164,41 @@ def test_how_queued_mail_fared(asked):
     assert (com.key, com.delivered, com.refused, com.expired, com.p50) == ("example.com", 0, 1, 0, 0.0)
     assert (net.key, net.delivered, net.refused, net.expired) == ("example.net", 10, 0, 1)
     with pytest.raises(KeyError):
-        queries.deliveries(history, *ALL, by="login")
+        queries.deliveries(history, *ALL, by="ip")
+
+
+def test_messages_are_grouped_by_the_rules_that_matched(asked):
+    def rule(name):
+        return Finding("rule", "hit", 1.0, {"id": name, "at": "r.yaml:3"}, by="rules")
+
+    history = asked(
+        message(1, findings=(rule("one"), rule("two"), rule("one")), seconds=1.0),
+        message(2, findings=(rule("two"),), outcome="rejected", replies=[NO]),
+        message(3),
+    )
+    found = queries.totals(history, *ALL, by="rule")
+    assert [(one.key, one.messages, one.rejected) for one in found] == [("one", 1, 0), ("two", 2, 1)]
+    assert [(one.key, one.p50) for one in queries.latencies(history, *ALL, by="rule")] == [
+        ("one", 1.0),
+        ("two", 1.0),
+    ]
+
+
+def test_deliveries_by_what_is_known_of_the_message(asked):
+    spring = Finding("campaign", "hit", props={"name": "spring"})
+    details = {"seconds_queued": 7}
+    history = asked(
+        message(1, identity="ana", findings=(spring,)),
+        NoteEvent(NOON + 7, "attempt", "m1", make_address("b@example.net"), OK, "far", details),
+    )
+    for by, key in (("login", "ana"), ("campaign", "spring"), ("sender_domain", "example.org")):
+        (found,) = queries.deliveries(history, *ALL, by=by)
+        assert (found.key, found.delivered, found.p99) == (key, 1, 7)
+
+
+def test_properties_with_dots_and_odd_names(asked):
+    odd = {"header.d": "example.org", "a'b\"c": "x", "$.x": "y"}
+    history = asked(message(1, findings=(Finding("dkim", "pass", props=odd),)))
+    for name in ("header.d", "a'b"):
+        (found,) = queries.findings(history, *ALL, method="dkim", prop=name)
+        assert found.key == odd.get(name, "")

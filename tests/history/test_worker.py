@@ -4,7 +4,7 @@ from tests.test_app import MESSAGE, a_config, logging_as_before, working
 
 from relayproxy.api import Plugin, hook, reject
 from relayproxy.history import queries
-from relayproxy.history.store import open_reader
+from relayproxy.history.store import SqliteDatabase
 from relayproxy.testing.session import SessionDriver
 from relayproxy.testing.upstream import UpstreamSink
 
@@ -22,7 +22,7 @@ async def test_messages_refusals_and_tls_are_kept(tmp_path):
         async with working(config) as running, await running.client() as client:
             assert (await client.message(MESSAGE)).code == 250
             assert (await client.message(MESSAGE, recipients=("no@example.net",))).code == 550
-    connection = open_reader(tmp_path / "history.db")
+    connection = SqliteDatabase(tmp_path / "history.db")
     try:
         (total,) = queries.totals(connection, *EVER, by="route")
         assert (total.key, total.messages, total.relayed) == ("sink", 1, 1)
@@ -30,9 +30,7 @@ async def test_messages_refusals_and_tls_are_kept(tmp_path):
         assert (refusal.stage, refusal.status, refusal.count) == ("rcpt", "5.1.1", 1)
         (tls, *_) = queries.tls_results(connection, *EVER)
         assert (tls.policy, tls.result) == ("opportunistic", "starttls-not-supported")
-        mail, ident = connection.execute(
-            "SELECT mail, message_id FROM event WHERE kind = 'message'"
-        ).fetchone()
+        ((mail, ident),) = connection.rows("SELECT mail, message_id FROM event WHERE kind = 'message'")
         assert ident == "<1@example.org>"
         assert mail in sink.messages[0].content.decode()
     finally:

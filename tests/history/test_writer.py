@@ -5,32 +5,34 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.history.making import DAY, NOON, counts, kept, message
+from tests.history.making import DAY, NOON, counts, database, kept, message, opening
 
 from relayproxy.core.metrics import Metrics
-from relayproxy.history.store import VERSION, StoreError, forget, open_reader, open_store
+from relayproxy.history.database import StoreError
+from relayproxy.history.store import VERSION, open_reader, open_store
 from relayproxy.history.writer import Writer
+from relayproxy.model.finding import Finding
 
 ROOT = Path(__file__).parents[2]
 
 
-def mails(path):
-    connection = open_reader(path)
+def mails(place):
+    asked = database(place)
     try:
-        return [row[0] for row in connection.execute("SELECT mail FROM event ORDER BY id")]
+        return [row[0] for row in asked.rows("SELECT mail FROM event ORDER BY id")]
     finally:
-        connection.close()
+        asked.close()
 
 
-def test_what_is_recorded_is_written_in_order(tmp_path):
-    numbers = kept(tmp_path / "h.db", *(message(n) for n in range(1200)))
-    assert mails(tmp_path / "h.db") == [f"m{n}" for n in range(1200)]
+def test_what_is_recorded_is_written_in_order(place):
+    numbers = kept(place, *(message(n) for n in range(1200)))
+    assert mails(place) == [f"m{n}" for n in range(1200)]
     assert numbers == {"written": 1200, "dropped": 0, "refused": 0, "failures": 0}
 
 
 def test_a_full_queue_drops_and_counts(tmp_path):
     metrics = Metrics()
-    writer = Writer(tmp_path / "h.db", metrics=metrics, retention=DAY * 9999, limit=3)
+    writer = Writer(opening(tmp_path / "h.db"), metrics=metrics, retention=DAY * 9999, limit=3)
     for n in range(5):
         writer.record(message(n))
     writer.start()
@@ -57,7 +59,7 @@ def test_events_wait_until_the_file_can_be_written_again(tmp_path):
 
     metrics = Metrics()
     folder = tmp_path / "later"
-    writer = Writer(folder / "h.db", metrics=metrics, retention=DAY * 9999, complain=complain)
+    writer = Writer(opening(folder / "h.db"), metrics=metrics, retention=DAY * 9999, complain=complain)
     writer.start()
     writer.record(message(1))
     assert heard.wait(10)
@@ -72,7 +74,7 @@ def test_another_program_that_holds_the_file_holds_nobody_up(tmp_path):
     other = open_store(path)
     other.execute("BEGIN IMMEDIATE")
     metrics = Metrics()
-    writer = Writer(path, metrics=metrics, retention=DAY * 9999)
+    writer = Writer(opening(path), metrics=metrics, retention=DAY * 9999)
     writer.start()
     writer.record(message(1))
     writer.close(patience=0.1)
@@ -83,17 +85,17 @@ def test_another_program_that_holds_the_file_holds_nobody_up(tmp_path):
     assert counts(metrics) == {"written": 1, "dropped": 0, "refused": 0, "failures": 0}
 
 
-def test_an_event_that_can_never_be_written_does_not_block_the_others(tmp_path):
+def test_an_event_that_can_never_be_written_does_not_block_the_others(place):
     said = []
-    numbers = kept(tmp_path / "h.db", message(1), message(2, size=2**70), message(3), complain=said.append)
-    assert mails(tmp_path / "h.db") == ["m1", "m3"]
+    numbers = kept(place, message(1), message(2, size=2**70), message(3), complain=said.append)
+    assert mails(place) == ["m1", "m3"]
     assert (numbers["written"], numbers["refused"]) == (2, 1)
     assert "left out" in said[0]
 
 
-def test_text_from_the_wire_is_kept_whatever_it_holds(tmp_path):
+def test_text_from_the_wire_is_kept_whatever_it_holds(place):
     odd = message(1, message_id="<\udcff\x00>", reason="x" * 5000, sender="\udc80@example.org")
-    assert kept(tmp_path / "h.db", odd)["written"] == 1
+    assert kept(place, odd)["written"] == 1
 
 
 WRITE = """
@@ -117,23 +119,24 @@ def test_several_processes_write_one_new_file(tmp_path):
     )
 
 
-def test_what_is_too_old_is_forgotten_with_all_that_belongs_to_it(tmp_path):
-    path = tmp_path / "h.db"
-    kept(path, *(message(n, at=NOON + n * DAY) for n in range(10)))
-    connection = open_store(path)
-    assert forget(connection, NOON + 4 * DAY, 3) == 3
-    assert forget(connection, NOON + 4 * DAY, 3) == 1
-    assert forget(connection, NOON + 4 * DAY, 3) == 0
-    assert mails(path) == [f"m{n}" for n in range(4, 10)]
-    assert connection.execute("SELECT COUNT(*) FROM recipient").fetchone() == (6,)
-    connection.close()
+def test_what_is_too_old_is_forgotten_with_all_that_belongs_to_it(place):
+    rule = Finding("rule", "hit")
+    kept(place, *(message(n, at=NOON + n * DAY, findings=(rule,)) for n in range(10)))
+    store = opening(place)()
+    assert store.forget(NOON + 4 * DAY, 3) == 3
+    assert store.forget(NOON + 4 * DAY, 3) == 1
+    assert store.forget(NOON + 4 * DAY, 3) == 0
+    store.close()
+    assert mails(place) == [f"m{n}" for n in range(4, 10)]
+    asked = database(place)
+    assert [asked.rows(f"SELECT COUNT(*) FROM {name}") for name in ("recipient", "finding")] == [[(6,)]] * 2
+    asked.close()
 
 
-def test_the_writer_forgets_by_itself(tmp_path):
-    path = tmp_path / "h.db"
-    kept(path, *(message(n, at=NOON) for n in range(1200)))
+def test_the_writer_forgets_by_itself(place):
+    kept(place, *(message(n, at=NOON) for n in range(1200)))
     swept = threading.Event()
-    writer = Writer(path, metrics=Metrics(), retention=DAY, now=lambda: NOON + 2 * DAY)
+    writer = Writer(opening(place), metrics=Metrics(), retention=DAY, now=lambda: NOON + 2 * DAY)
     sweep = writer._sweep
 
     def observed():
@@ -146,7 +149,7 @@ def test_the_writer_forgets_by_itself(tmp_path):
     writer.record(message(5000, at=NOON + 2 * DAY))
     assert swept.wait(20)
     writer.close()
-    assert mails(path) == ["m5000"]
+    assert mails(place) == ["m5000"]
 
 
 def test_tables_of_a_later_version_are_left_alone(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from tests.servers.postgres import LOGIN, PASSWORD, Postgres, a_postgres
 
-from relayproxy.spool.postgres_connections import Server
+from relayproxy.postgres import Server
 
 _NUMBERS = itertools.count()
 

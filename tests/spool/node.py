@@ -19,8 +19,8 @@ from tests.spool.making import deposit
 
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Queued, Settlement
+from relayproxy.postgres import Server
 from relayproxy.spool.postgres import PostgresSpool
-from relayproxy.spool.postgres_connections import Server
 from relayproxy.spool.protocol import LeaseLostError, SpoolError
 
 

@@ -9,9 +9,9 @@ from tests.spool.making import deposit, recipients
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Standing
+from relayproxy.postgres import Server
 from relayproxy.spool.listing import Filter, Listing
 from relayproxy.spool.postgres import PostgresSpool
-from relayproxy.spool.postgres_connections import Server
 from relayproxy.spool.postgres_listing import PostgresListing
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.spool.sqlite import Floors, SqliteSpool

@@ -14,9 +14,10 @@ from tests.spool.making import LEAD, NOW, deposit, recipients, stored_octets
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Settlement, Standing
+from relayproxy.postgres import Server
 from relayproxy.spool.listing import Filter
 from relayproxy.spool.postgres import PostgresSpool
-from relayproxy.spool.postgres_connections import CONNECTIONS, LostConnectionError, Server, _problem
+from relayproxy.spool.postgres_connections import CONNECTIONS, LostConnectionError, _problem
 from relayproxy.spool.postgres_listing import PostgresListing
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
 from relayproxy.testing.clock import FakeClock

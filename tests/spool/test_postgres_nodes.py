@@ -14,8 +14,8 @@ import pytest
 from tests.servers.postgres import LOGIN, PASSWORD
 from tests.spool.child import content
 
+from relayproxy.postgres import Server
 from relayproxy.spool.postgres import PostgresSpool
-from relayproxy.spool.postgres_connections import Server
 from relayproxy.spool.protocol import BrokenEntryError
 
 ROOT = Path(__file__).parents[2]

@@ -7,13 +7,13 @@ import asyncio
 import json
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, USAGE, load, plan_of
+from relayproxy.cli.periods import moment, report_period, shown
 
 if TYPE_CHECKING:
     from relayproxy.cli.dmarc_job import Job, Outcome
@@ -25,21 +25,10 @@ def dmarc() -> None:
     """Report to domains what was seen of them."""
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
-    """Read a day (its beginning) or a time, in UTC unless it says otherwise."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("write a day or a time: 2026-11-24, 2026-11-24T12:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
 @dmarc.command()
 @CONFIG_OPTION
-@click.option("--since", callback=_moment, help="The beginning: a day or a time, UTC. Default: yesterday.")
-@click.option("--until", callback=_moment, help="The end, not included. Default: a day after the beginning.")
+@click.option("--since", callback=moment, help="The beginning: a day or a time, UTC. Default: yesterday.")
+@click.option("--until", callback=moment, help="The end, not included. Default: a day after the beginning.")
 @click.option("--domain", default="", help="Only the report of this policy domain.")
 @click.option("--send", is_flag=True, help="Send the reports. Each goes to a destination once.")
 @click.option("--dry-run", is_flag=True, help="Send nothing, whatever else is said.")
@@ -68,12 +57,7 @@ def report(
     from relayproxy.cli.dmarc_job import Job
     from relayproxy.model.address import to_a_label
 
-    if since is None:
-        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        since = int((midnight - timedelta(days=1)).timestamp())
-    until = since + 86_400 if until is None else until
-    if until <= since:
-        _fail("the period ends before it begins", USAGE)
+    since, until = report_period(since, until)
     if send and not dry_run and until > time.time():
         _fail("the period has not ended: its report would be incomplete, and is sent only once", USAGE)
     job = Job(since, until, to_a_label(domain.rstrip(".")), send and not dry_run, folder)
@@ -92,12 +76,10 @@ def _fail(reason: object, code: int = FAILED) -> NoReturn:
 
 def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
     """Do the job; say what keeps it from being done."""
-    import sqlite3
-
     from relayproxy.catalogue import PluginError
     from relayproxy.cli.dmarc_job import run
     from relayproxy.cli.starting import StartupError
-    from relayproxy.history.store import StoreError
+    from relayproxy.history.database import StoreError
 
     settings, kept = plan.config.dmarc_reports, plan.config.history
     if settings is None or kept is None:
@@ -107,8 +89,8 @@ def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
             "relayproxy: dkim_sign is not in the pipeline: many will not take unsigned reports", err=True
         )
     try:
-        return asyncio.run(run(plan, settings, kept.path, job))
-    except (StoreError, sqlite3.Error, StartupError, PluginError, OSError) as error:
+        return asyncio.run(run(plan, settings, kept, job))
+    except (StoreError, StartupError, PluginError, OSError) as error:
         _fail(error)
 
 
@@ -131,10 +113,7 @@ def _as_data(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _as_text(outcomes: "list[Outcome]", job: "Job") -> str:
-    first, last = (
-        datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M") for at in (job.since, job.until)
-    )
-    lines = [f"{len(outcomes)} reports for {first} to {last} UTC"]
+    lines = [f"{len(outcomes)} reports for {shown(job.since)} to {shown(job.until)} UTC"]
     for one in outcomes:
         report = one.report
         lines.append(

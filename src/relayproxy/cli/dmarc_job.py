@@ -5,18 +5,17 @@ One destination that fails, or one domain, stops no other. Must not know how it 
 
 import asyncio
 import contextlib
-import sqlite3
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayproxy import __version__
 from relayproxy.api import Resolver
-from relayproxy.cli.dmarc_send import Sender, resolving, sending
-from relayproxy.config.models import DmarcReports
-from relayproxy.history import dmarc as history
-from relayproxy.history.store import open_reader, open_store
+from relayproxy.cli.report_send import Fate, Sender, foreseen, once, resolving, sending
+from relayproxy.config.history import DmarcReports, History
+from relayproxy.history.database import Database
+from relayproxy.history.dmarc import collect
+from relayproxy.history.sent import Errand
 from relayproxy.mailauth.dmarc import Organization
 from relayproxy.mailauth.dmarc_destinations import Destination, Refusal, read_destinations, verify
 from relayproxy.mailauth.dmarc_mail import encoded_attachment, report_mail
@@ -24,16 +23,8 @@ from relayproxy.mailauth.dmarc_report import Report, Reporter, compress, to_xml
 from relayproxy.mailauth.lookup import Answer, Fetch, Question
 from relayproxy.model.address import Address, to_a_label
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.stores import history_of
 from relayproxy.supervisor import Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of a report at one destination: sent, would-send, already-sent, refused, too-large or failed."""
-
-    destination: str
-    state: str
-    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -61,11 +52,11 @@ class Job:
     folder: Path | None = None
 
 
-async def run(plan: Plan, settings: DmarcReports, path: Path, job: Job) -> list[Outcome]:
-    """Do it, one report after the other. Raises StoreError, sqlite3.Error, OSError, StartupError, PluginError."""
-    connection = open_store(path) if job.send else open_reader(path)
+async def run(plan: Plan, settings: DmarcReports, kept: History, job: Job) -> list[Outcome]:
+    """Do it, one report after the other. Raises StoreError, OSError, StartupError, PluginError."""
+    database = history_of(kept, writing=job.send)
     try:
-        reports = _reports(connection, settings, job)
+        reports = _reports(database, settings, job)
         outcomes = [Outcome(report, encoded_attachment(report)) for report in reports]
         for report in reports if job.folder is not None else ():
             assert job.folder is not None
@@ -75,13 +66,13 @@ async def run(plan: Plan, settings: DmarcReports, path: Path, job: Job) -> list[
             sender = await stack.enter_async_context(sending(plan, dns.resolver)) if job.send else None
             for outcome in outcomes:
                 dns.begin()
-                await _Delivery(connection, settings, dns.resolver, sender).deliver(outcome)
+                await _Delivery(database, settings, dns.resolver, sender).deliver(outcome)
     finally:
-        connection.close()
+        database.close()
     return outcomes
 
 
-def _reports(connection: sqlite3.Connection, settings: DmarcReports, job: Job) -> list[Report]:
+def _reports(database: Database, settings: DmarcReports, job: Job) -> list[Report]:
     """Return the reports that somebody asked for."""
     reporter = Reporter(
         settings.organization,
@@ -93,7 +84,7 @@ def _reports(connection: sqlite3.Connection, settings: DmarcReports, job: Job) -
     ignored = {one.lower() for one in (*settings.ignore_recipients, settings.contact, settings.from_address)}
     excluded = {to_a_label(name) for name in settings.exclude_domains}
     made = []
-    for seen in history.collect(connection, job.since, job.until, domain=job.domain, ignored=ignored):
+    for seen in collect(database, job.since, job.until, domain=job.domain, ignored=ignored):
         found, refused = read_destinations(seen.published.record.text)
         if seen.published.domain not in excluded and (found or refused):
             errors = tuple(f"rua: {one.uri}: {one.reason}" for one in refused)
@@ -106,12 +97,12 @@ class _Delivery:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        database: Database,
         settings: DmarcReports,
         resolver: Resolver,
         sender: Sender | None,
     ) -> None:
-        self._connection = connection
+        self._database = database
         self._settings = settings
         self._fetch = _fetch_from(resolver)
         self._sender = sender
@@ -139,30 +130,24 @@ class _Delivery:
             outcome.fates.append(await self._to(place, outcome))
 
     async def _to(self, place: Destination, outcome: Outcome) -> Fate:
-        report = outcome.report
-        period = (report.begin, report.end)
+        report, domain = outcome.report, outcome.report.published.domain
         name = str(place)
         if place.limit and outcome.octets > place.limit:
             return Fate(name, "too-large", f"{outcome.octets} octets, it takes {place.limit}")
-        if self._sender is None:
-            sent = history.was_sent(self._connection, report.published.domain, period, name)
-            return Fate(name, "already-sent" if sent else "would-send")
-        domain, now = report.published.domain, time.time()
-        if not history.claim(self._connection, domain, period, name, report=report.id, now=now):
-            return Fate(name, "already-sent")
-        taken = False
-        try:
+        errand = Errand("dmarc", domain, report.begin, report.end, name)
+        sender = self._sender
+        if sender is None:
+            return foreseen(self._database, errand)
+
+        async def send(now: float) -> tuple[bool, str]:
             message = report_mail(
                 report, outcome.attachment, author=self._settings.from_address, to=name, when=now
             )
             recipient = Recipient(Address(place.local, place.domain))
-            reply = await self._sender.send(Envelope(self._settings.envelope_sender, (recipient,)), message)
-            taken, detail = reply.ok, str(reply)
-        except Exception as error:  # noqa: BLE001  (the fence: what one destination brings about stops no other)
-            detail = f"{type(error).__name__}: {error}"
-        finally:
-            history.settle(self._connection, domain, period, name, sent=taken)
-        return Fate(name, "sent" if taken else "failed", detail)
+            reply = await sender.send(Envelope(self._settings.envelope_sender, (recipient,)), message)
+            return reply.ok, str(reply)
+
+        return await once(self._database, errand, report.id, send)
 
 
 def _organization(discovery: str) -> Organization | None:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "dkim": ("relayproxy.cli.dkim", "dkim"),
     "dns": ("relayproxy.cli.dns", "dns"),
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),
+    "tls": ("relayproxy.cli.tls", "tls"),
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),

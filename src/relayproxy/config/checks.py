@@ -11,8 +11,8 @@ from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
+from relayproxy.config.databases import Database
 from relayproxy.config.models import Config, Listener, Queue
-from relayproxy.config.operations import Spool
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -135,12 +135,14 @@ def _routes(config: Config, *, whole: bool) -> Iterator[Found]:
 
 def _reports(config: Config) -> Iterator[Found]:
     """Reports are made from the history, and from what dmarc finds."""
-    if config.dmarc_reports is None:
-        return
-    if config.history is None:
-        message = "reports are made from the history, and there is none"
-        yield "RP309", "error", ("dmarc_reports",), message, "add history: {url: sqlite:///...}"
-    elif not any(entry.name == "dmarc" for entry in config.pipeline):
+    if config.history is not None:
+        yield from _database("history", config.history)
+    for name, wanted in (("dmarc_reports", config.dmarc_reports), ("tls_reports", config.tls_reports)):
+        if wanted is not None and config.history is None:
+            message = "reports are made from the history, and there is none"
+            yield "RP309", "error", (name,), message, "add history: {url: sqlite:///...}"
+    found = any(entry.name == "dmarc" for entry in config.pipeline)
+    if config.dmarc_reports is not None and config.history is not None and not found:
         message = "reports are made of what the dmarc plugin finds, and it is not in the pipeline"
         yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
 
@@ -168,31 +170,31 @@ def _queue(config: Config) -> Iterator[Found]:
             message = f"another route is called '{route.label}' and queues otherwise"
             yield "RP309", "error", (*at, "queue"), message, "give it a name"
     if config.spool is not None:
-        yield from _spool(config.spool)
+        yield from _database("spool", config.spool)
     for number, entry in enumerate(config.pipeline):
         if entry.on_error == "hold" and config.spool is None:
             at = ("pipeline", number, entry.name, "on_error")
             yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
 
 
-def _spool(spool: Spool) -> Iterator[Found]:
+def _database(name: str, database: Database) -> Iterator[Found]:
     """A server has its library, and what only a server has is given for a server."""
-    if spool.path is None:
+    if database.path is None:
         if importlib.util.find_spec("psycopg") is None:
             message = "the Python package 'psycopg' is not installed"
-            yield "RP212", "error", ("spool", "url"), message, "pip install 'relayproxy[postgres]'"
-        if spool.ca is not None and spool.tls != "verify":
+            yield "RP212", "error", (name, "url"), message, "pip install 'relayproxy[postgres]'"
+        if database.ca is not None and database.tls != "verify":
             yield (
                 "RP309",
                 "error",
-                ("spool", "ca"),
+                (name, "ca"),
                 "ca is looked at with tls: verify only",
                 "write tls: verify",
             )
         return
     for key in ("login", "password", "tls", "ca"):
-        if getattr(spool, key) != Spool.model_fields[key].default:
-            yield "RP309", "error", ("spool", key), f"a file has no {key}", "write it for a PostgreSQL server"
+        if getattr(database, key) != Database.model_fields[key].default:
+            yield "RP309", "error", (name, key), f"a file has no {key}", "write it for a PostgreSQL server"
 
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:

@@ -52,12 +52,14 @@ def _databases(config: Config) -> Iterator[Found]:
             yield from _folder(config.state.path.parent, ("state", "url"))
         if config.state.password is not None:
             yield from check_secrets(config.state.password, ("state", "password"))
-    if config.spool is not None:
-        if config.spool.ca is not None:
-            yield from _authorities(config.spool.ca, ("spool", "ca"))
-        if config.spool.password is not None:
-            yield from check_secrets(config.spool.password, ("spool", "password"))
-    if config.history is not None:
+    for name, database in (("spool", config.spool), ("history", config.history)):
+        if database is None:
+            continue
+        if database.ca is not None:
+            yield from _authorities(database.ca, (name, "ca"))
+        if database.password is not None:
+            yield from check_secrets(database.password, (name, "password"))
+    if config.history is not None and config.history.path is not None:
         yield from _folder(config.history.path.parent, ("history", "url"))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.history import DmarcReports, History
+from relayproxy.config.history import DmarcReports, History, TlsReports
 from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
 from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
@@ -115,6 +115,8 @@ class Config(Model):
     """What happened to each message, kept for reports. Default: nothing is kept."""
     dmarc_reports: DmarcReports | None = None
     """What `relayproxy dmarc report` says of us. Default: no reports are made."""
+    tls_reports: TlsReports | None = None
+    """What `relayproxy tls report` says of us. Default: no reports are made."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

@@ -1,29 +1,33 @@
 """The questions that reports put to the history, each a function that returns frozen values.
 
 Periods are `since` <= time < `until`, in seconds since the epoch; days are those of UTC. All functions raise
-sqlite3.Error when the file can't be read. Must not change anything.
+StoreError when the database fails. Must not change anything, nor know which database it is.
 """
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-KEYS: Final[Mapping[str, str]] = {
-    "day": "strftime('%Y-%m-%d', e.at, 'unixepoch')",
-    "hour": "strftime('%Y-%m-%dT%H', e.at, 'unixepoch')",
-    "listener": "e.listener",
-    "route": "e.route",
-    "direction": "e.direction",
-    "login": "e.login",
-    "campaign": "e.campaign",
-    "sender_domain": "e.sender_domain",
-    "ip": "e.ip",
-    "recipient_domain": "r.domain",
+from relayproxy.history.database import Database
+
+_COLUMNS: Final = ("listener", "route", "direction", "login", "campaign", "sender_domain", "ip")
+
+KEYS: Final = ("day", "hour", *_COLUMNS, "recipient_domain", "rule")
+"""What messages can be grouped by. By `recipient_domain` a message counts once for each domain it goes to, by `rule` once
+for each rule that matched (and not at all, if none did)."""
+
+_JOINS: Final[Mapping[str, tuple[str, str]]] = {
+    "recipient_domain": (
+        "x.domain",
+        "JOIN (SELECT DISTINCT event, domain FROM recipient) x ON x.event = e.id",
+    ),
+    "rule": (
+        "x.rule",
+        "JOIN (SELECT DISTINCT event, props ->> 'id' AS rule FROM finding WHERE method = 'rule') x ON x.event = e.id",
+    ),
 }
-"""What messages can be grouped by. By `recipient_domain` a message counts once for each domain it goes to."""
 
 _OUTCOMES = ("relayed", "queued", "deferred", "rejected", "discarded", "held", "resent")
 
@@ -137,19 +141,19 @@ class Entry:
     details: Mapping[str, Any]
 
 
-def _grouped(by: str) -> tuple[str, str]:
+def _grouped(database: Database, by: str) -> tuple[str, str]:
     """Return the expression to group by and what has to be joined for it. Raises KeyError for an unknown key."""
-    if by != "recipient_domain":
-        return KEYS[by], ""
-    return KEYS[by], "JOIN (SELECT DISTINCT event, domain FROM recipient) r ON r.event = e.id"
+    if by not in KEYS:
+        raise KeyError(by)
+    return _JOINS.get(by) or (database.keys.get(by, f"e.{by}"), "")
 
 
-def totals(connection: sqlite3.Connection, since: float, until: float, by: str) -> tuple[Totals, ...]:
+def totals(database: Database, since: float, until: float, by: str) -> tuple[Totals, ...]:
     """Return what came of all messages, grouped by one of KEYS, in the order of the key. Raises KeyError."""
-    key, join = _grouped(by)
-    counts = ", ".join(f"SUM(e.outcome = '{outcome}')" for outcome in _OUTCOMES)
-    rows = connection.execute(
-        f"SELECT {key} AS k, COUNT(*), {counts}, SUM(e.size) FROM event e {join}"  # noqa: S608  (names of ours)
+    key, join = _grouped(database, by)
+    counts = ", ".join(f"COUNT(*) FILTER (WHERE e.outcome = '{outcome}')" for outcome in _OUTCOMES)
+    rows = database.rows(
+        f"SELECT {key} AS k, COUNT(*), {counts}, CAST(SUM(e.size) AS BIGINT) FROM event e {join}"
         " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? GROUP BY k ORDER BY k",
         (since, until),
     )
@@ -157,13 +161,13 @@ def totals(connection: sqlite3.Connection, since: float, until: float, by: str) 
 
 
 def latencies(
-    connection: sqlite3.Connection, since: float, until: float, by: str, outcome: str = "relayed"
+    database: Database, since: float, until: float, by: str, outcome: str = "relayed"
 ) -> tuple[Latency, ...]:
     """Return how long messages of one outcome took, grouped by one of KEYS. Raises KeyError."""
-    key, join = _grouped(by)
+    key, join = _grouped(database, by)
     ranks = ", ".join(f"MIN(CASE WHEN n * 100 >= {p} * c THEN s END)" for p in (50, 90, 95, 99))
-    rows = connection.execute(
-        f"WITH ranked AS (SELECT {key} AS k, e.seconds AS s,"  # noqa: S608  (names of ours)
+    rows = database.rows(
+        f"WITH ranked AS (SELECT {key} AS k, e.seconds AS s,"
         f" ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY e.seconds) AS n, COUNT(*) OVER (PARTITION BY {key}) AS c"
         f" FROM event e {join} WHERE e.kind = 'message' AND e.outcome = ? AND e.at >= ? AND e.at < ?)"
         f" SELECT k, MAX(c), {ranks}, MAX(s) FROM ranked GROUP BY k ORDER BY k",
@@ -172,48 +176,69 @@ def latencies(
     return tuple(Latency(*row) for row in rows)
 
 
-def deliveries(connection: sqlite3.Connection, since: float, until: float, by: str) -> tuple[Delivery, ...]:
-    """Return how queued mail fared, by "day", "route" or "recipient_domain". Raises KeyError for another key.
+DELIVERY_KEYS: Final = (
+    "day",
+    "hour",
+    "route",
+    "recipient_domain",
+    "listener",
+    "login",
+    "campaign",
+    "sender_domain",
+)
+"""What deliveries of queued mail can be grouped by; the last four are those of the message."""
+
+
+def deliveries(database: Database, since: float, until: float, by: str) -> tuple[Delivery, ...]:
+    """Return how queued mail fared, by one of DELIVERY_KEYS. Raises KeyError for another key.
 
     Only attempts that reached a next hop have a recipient's answer; `expired` were given up without a refusal.
     """
-    key = {"day": KEYS["day"], "route": KEYS["route"], "recipient_domain": KEYS["recipient_domain"]}[by]
+    if by not in DELIVERY_KEYS:
+        raise KeyError(by)
+    key, join = "r.domain", ""
+    if by in ("day", "hour", "route"):
+        key = database.keys.get(by, f"e.{by}")
+    elif by != "recipient_domain":
+        key = f"m.{by}"
+        join = "JOIN event m ON m.mail = e.mail AND m.kind = 'message'"
     ranks = ", ".join(f"MIN(CASE WHEN o = 'done' AND n * 100 >= {p} * d THEN s END)" for p in (50, 95, 99))
-    rows = connection.execute(
-        f"WITH one AS (SELECT {key} AS k, e.kind AS kind, r.outcome AS o,"  # noqa: S608  (names of ours)
-        " e.details ->> 'seconds_queued' AS s FROM event e JOIN recipient r ON r.event = e.id"
+    rows = database.rows(
+        f"WITH one AS (SELECT {key} AS k, e.kind AS kind, r.outcome AS o,"
+        " CAST(e.details ->> 'seconds_queued' AS DOUBLE PRECISION) AS s"
+        f" FROM event e JOIN recipient r ON r.event = e.id {join}"
         " WHERE e.kind IN ('attempt', 'bounce') AND e.at >= ? AND e.at < ?),"
-        " ranked AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY k, o ORDER BY s) AS n,"
-        " SUM(o = 'done') OVER (PARTITION BY k) AS d FROM one)"
-        " SELECT k, SUM(o = 'done'), SUM(o = 'pending'), SUM(kind = 'attempt' AND o = 'failed'),"
-        f" SUM(kind = 'bounce'), {ranks}, MAX(CASE WHEN o = 'done' THEN s END) FROM ranked GROUP BY k ORDER BY k",
+        " ranked AS (SELECT k, kind, o, s, ROW_NUMBER() OVER (PARTITION BY k, o ORDER BY s) AS n,"
+        " COUNT(*) FILTER (WHERE o = 'done') OVER (PARTITION BY k) AS d FROM one)"
+        " SELECT k, COUNT(*) FILTER (WHERE o = 'done'), COUNT(*) FILTER (WHERE o = 'pending'),"
+        " COUNT(*) FILTER (WHERE kind = 'attempt' AND o = 'failed'), COUNT(*) FILTER (WHERE kind = 'bounce'),"
+        f" {ranks}, MAX(CASE WHEN o = 'done' THEN s END) FROM ranked GROUP BY k ORDER BY k",
         (since, until),
     )
     return tuple(Delivery(*row[:5], *(seconds or 0.0 for seconds in row[5:])) for row in rows)
 
 
 def findings(
-    connection: sqlite3.Connection, since: float, until: float, *, method: str = "", prop: str = ""
+    database: Database, since: float, until: float, *, method: str = "", prop: str = ""
 ) -> tuple[FindingCount, ...]:
     """Return how often each result was found, by plugin; of one `method` only, and by the value of a property.
 
     What rules matched, for example, is `findings(..., method="rule", prop="id")`.
     """
-    rows = connection.execute(
-        "SELECT f.method, f.result, f.plugin,"
-        " CASE ? WHEN '' THEN '' ELSE coalesce(p.value, '') END AS k, COUNT(DISTINCT e.id), SUM(f.score)"
+    rows = database.rows(
+        "SELECT f.method, f.result, f.plugin, coalesce(p.value, '') AS k, COUNT(DISTINCT e.id), SUM(f.score)"
         " FROM event e JOIN finding f ON f.event = e.id"
-        " LEFT JOIN json_each(f.props) p ON p.key = ?"
-        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? AND (? = '' OR f.method = ?)"
+        f" LEFT JOIN {database.properties} ON p.key = CAST(? AS TEXT)"
+        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? AND (CAST(? AS TEXT) = '' OR f.method = ?)"
         " GROUP BY f.method, f.result, f.plugin, k ORDER BY 5 DESC, 1, 2, 3, 4",
-        (prop, prop, since, until, method, method),
+        (prop, since, until, method, method),
     )
     return tuple(FindingCount(*row) for row in rows)
 
 
-def failures(connection: sqlite3.Connection, since: float, until: float) -> tuple[FailureCount, ...]:
+def failures(database: Database, since: float, until: float) -> tuple[FailureCount, ...]:
     """Return which recipients were not served and why, by domain: of messages, and of later attempts."""
-    rows = connection.execute(
+    rows = database.rows(
         "SELECT r.domain, r.outcome, r.class, r.status, COUNT(*) FROM event e JOIN recipient r ON r.event = e.id"
         " WHERE e.kind IN ('message', 'attempt', 'bounce') AND r.outcome <> 'done' AND e.at >= ? AND e.at < ?"
         " GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4",
@@ -222,9 +247,9 @@ def failures(connection: sqlite3.Connection, since: float, until: float) -> tupl
     return tuple(FailureCount(*row) for row in rows)
 
 
-def refusals(connection: sqlite3.Connection, since: float, until: float) -> tuple[RefusalCount, ...]:
+def refusals(database: Database, since: float, until: float) -> tuple[RefusalCount, ...]:
     """Return how many clients were refused before there was a message, and why."""
-    rows = connection.execute(
+    rows = database.rows(
         "SELECT outcome, class, status, COUNT(*) FROM event WHERE kind = 'refused' AND at >= ? AND at < ?"
         " GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
         (since, until),
@@ -232,9 +257,9 @@ def refusals(connection: sqlite3.Connection, since: float, until: float) -> tupl
     return tuple(RefusalCount(*row) for row in rows)
 
 
-def tls_results(connection: sqlite3.Connection, since: float, until: float) -> tuple[TlsCount, ...]:
+def tls_results(database: Database, since: float, until: float) -> tuple[TlsCount, ...]:
     """Return how outgoing connections fared, as reports after RFC 8460 count them."""
-    rows = connection.execute(
+    rows = database.rows(
         "SELECT details ->> 'domain', details ->> 'host', details ->> 'policy', outcome, reason, COUNT(*)"
         " FROM event WHERE kind = 'tls' AND at >= ? AND at < ? GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
         (since, until),
@@ -242,22 +267,22 @@ def tls_results(connection: sqlite3.Connection, since: float, until: float) -> t
     return tuple(TlsCount(*row) for row in rows)
 
 
-def story(connection: sqlite3.Connection, mail: str) -> tuple[Entry, ...]:
+def story(database: Database, mail: str) -> tuple[Entry, ...]:
     """Return all that is known of one message or connection by its id, in the order in which it happened."""
-    rows = connection.execute(
-        "SELECT id, at, kind, mail, outcome, route, reply, reason, seconds, details FROM event"
+    rows = database.rows(
+        "SELECT id, at, kind, mail, outcome, route, reply, reason, seconds, CAST(details AS TEXT) FROM event"
         " WHERE mail = ? ORDER BY at, id",
         (mail,),
-    ).fetchall()
-    return tuple(_entry(connection, row) for row in rows)
+    )
+    return tuple(_entry(database, row) for row in rows)
 
 
-def _entry(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Entry:
+def _entry(database: Database, row: tuple[Any, ...]) -> Entry:
     number, at, kind, mail, outcome, route, reply, reason, seconds, details = row
-    recipients = connection.execute(
+    recipients = database.rows(
         "SELECT address, outcome, reply FROM recipient WHERE event = ? ORDER BY rowid", (number,)
     )
-    found = connection.execute(
+    found = database.rows(
         "SELECT method, result, plugin, score FROM finding WHERE event = ? ORDER BY rowid", (number,)
     )
     return Entry(

@@ -3,11 +3,10 @@
 The one place that knows both an event's fields and the tables' columns. Must not know files or threads.
 """
 
-import sqlite3
+import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,6 +18,8 @@ from relayproxy.model.outcome import state_of
 from relayproxy.model.reply import Reply, printable
 
 _LONGEST = 1000  # characters of a text that others wrote
+_UNKNOWN = "\ufffd"  # U+FFFD, for a character that can't be kept
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 CLASSES = {
     "1": "address",
@@ -39,24 +40,42 @@ def class_of(status: str) -> str:
     return CLASSES.get(status.split(".")[1], "other")
 
 
-def insert(connection: sqlite3.Connection, event: Event) -> None:
-    """Write one event; the caller has begun a transaction. Raises sqlite3.Error."""
+_DEFAULTS: dict[str, Any] = {
+    "at": 0.0,
+    "kind": "",
+    "mail": "",
+    "outcome": "",
+    "listener": "",
+    "route": "",
+    "direction": "",
+    "ip": "",
+    "helo": "",
+    "login": "",
+    "tls": "",
+    "sender": "",
+    "sender_domain": "",
+    "campaign": "",
+    "message_id": "",
+    "size": 0,
+    "code": 0,
+    "status": "",
+    "class": "",
+    "reply": "",
+    "reason": "",
+    "score": 0.0,
+    "seconds": 0.0,
+    "hook_seconds": 0.0,
+    "details": "{}",
+}
+
+COLUMNS: Final = tuple(_DEFAULTS)
+"""The columns of the table `event`, in their order; before them stands `id`."""
+
+
+def rows_of(event: Event) -> tuple[tuple[Any, ...], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Return the row of `event` by COLUMNS, and those of `recipient` and `finding` without the event's number."""
     row, recipients, findings = _rows(event)
-    number = connection.execute(_statement(tuple(row)), tuple(row.values())).lastrowid
-    if recipients:
-        connection.executemany(
-            "INSERT INTO recipient VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in recipients]
-        )
-    if findings:
-        connection.executemany(
-            "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in findings]
-        )
-
-
-@lru_cache(100)
-def _statement(columns: tuple[str, ...]) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO event ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  (columns are names of ours)
+    return tuple((_DEFAULTS | row).values()), recipients, findings
 
 
 def _rows(event: Event) -> tuple[dict[str, Any], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
@@ -70,12 +89,15 @@ def _rows(event: Event) -> tuple[dict[str, Any], list[tuple[Any, ...]], list[tup
             addresses = [event.recipient.address] if event.recipient else []
             return row, _recipients(addresses, [event.reply]), []
         case TlsEvent():
-            details = {
+            details: dict[str, Any] = {
                 "domain": to_a_label(event.domain),
                 "host": event.host,
                 "port": event.port,
                 "policy": event.policy,
             }
+            for name in ("policy_strings", "mx_patterns"):
+                if texts := getattr(event, name):
+                    details[name] = [_text(text) for text in texts]
             row = {
                 "at": event.at,
                 "kind": "tls",
@@ -179,13 +201,17 @@ def _campaign(findings: Sequence[Finding]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as SQLite can hold it: no lone surrogates, and not without end."""
-    return text[:_LONGEST] if text.isascii() else text[:_LONGEST].encode("utf-8", "replace").decode()
+    """Text as databases can hold it: no lone surrogates, no NUL, and not without end."""
+    short = text[:_LONGEST]
+    if "\0" in short:
+        short = short.replace("\0", _UNKNOWN)
+    return short if short.isascii() else short.encode("utf-8", "replace").decode()
 
 
 def _json(value: Mapping[str, object]) -> str:
     try:
-        return orjson.dumps(dict(value), default=str).decode()
+        text = orjson.dumps(dict(value), default=str).decode()
     except TypeError:
         # A lone surrogate, or a number of more than 64 bits.
-        return orjson.dumps({_text(str(key)): _text(str(one)) for key, one in value.items()}).decode()
+        text = orjson.dumps({_text(str(key)): _text(str(one)) for key, one in value.items()}).decode()
+    return _NUL.sub(rf"\1{_UNKNOWN}", text) if "\\u0000" in text else text

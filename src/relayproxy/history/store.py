@@ -1,14 +1,18 @@
-"""The history's file: its tables, their version, and the two ways to open it.
+"""The history in SQLite: its tables, their version, the way to write to it and the way to ask.
 
-Knows SQLite and nothing of events. Several processes may open the same file, also for the first time, at once.
+Several processes may open the same file, also for the first time, at once. Must not know what an event means.
 """
 
 import os
 import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from relayproxy.model.event import NOTES
+from relayproxy.history.database import Row, StoreError
+from relayproxy.history.rows import COLUMNS, rows_of
+from relayproxy.model.event import KINDS, Event
 from relayproxy.wal import write_ahead
 
 VERSION: Final = 1
@@ -83,10 +87,6 @@ CREATE TABLE sent_report (
 """
 
 
-class StoreError(Exception):
-    """The history can't be used; the text says why."""
-
-
 def open_store(path: Path) -> sqlite3.Connection:
     """Open the history for writing; makes the file and its tables if they are not there. Raises StoreError.
 
@@ -150,29 +150,113 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise
 
 
-_CHILDREN = ("recipient", "finding")
-_KINDS = ("message", "refused", "tls", *NOTES)
-
-
-def forget(connection: sqlite3.Connection, before: float, most: int) -> int:
-    """Delete at most `most` events older than `before`, in one transaction; return how many.
-
-    Their pages are given back to the file system a few at a time. Raises sqlite3.Error.
-    """
-    connection.execute("BEGIN IMMEDIATE")
+@contextmanager
+def _spoken(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into StoreError."""
     try:
-        marks = ", ".join("?" * len(_KINDS))
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+class SqliteDatabase:
+    """Implements Database. `writing` makes the file if it is not there, and takes statements that change it."""
+
+    keys: Mapping[str, str] = {
+        "day": "strftime('%Y-%m-%d', e.at, 'unixepoch')",
+        "hour": "strftime('%Y-%m-%dT%H', e.at, 'unixepoch')",
+    }
+    properties = "json_each(f.props) AS p"
+
+    def __init__(self, path: Path, *, writing: bool = False) -> None:
+        self._path = path
+        self._connection = open_store(path) if writing else open_reader(path)
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        """Carry out one statement."""
+        with _spoken(self._path):
+            return self._connection.execute(statement, tuple(values)).fetchall()
+
+    def each(self, statement: str, values: Sequence[object] = ()) -> Iterator[Row]:
+        """Yield rows one by one."""
+        with _spoken(self._path):
+            yield from self._connection.execute(statement, tuple(values))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+_CHILDREN = ("recipient", "finding")
+_INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+
+class SqliteStore:
+    """Implements Store (writer.py): where one process writes events."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_store(path)
+
+    def write(self, events: Sequence[Event], refuse: Callable[[Exception], None]) -> int:
+        """Write events in one transaction."""
+        connection = self._connection
+        written = 0
+        with _spoken(self._path), self._transaction():
+            for event in events:
+                try:
+                    _insert(connection, event)
+                    written += 1
+                except (
+                    sqlite3.DataError,
+                    sqlite3.IntegrityError,
+                    ValueError,
+                    TypeError,
+                    OverflowError,
+                ) as error:
+                    refuse(error)
+        return written
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def forget(self, before: float, most: int) -> int:
+        """Delete old events; their pages are given back to the file system a few at a time."""
+        connection = self._connection
+        marks = ", ".join("?" * len(KINDS))
         # By kind, as the index has it: with nothing to forget, nothing is read.
-        statement = f"SELECT id FROM event WHERE kind IN ({marks}) AND at < ? LIMIT ?"  # noqa: S608  (marks only)
-        rows = connection.execute(statement, (*_KINDS, before, most))
-        ids = [(row[0],) for row in rows]
-        for table in _CHILDREN:
-            connection.executemany(f"DELETE FROM {table} WHERE event = ?", ids)  # noqa: S608  (names of ours)
-        connection.executemany("DELETE FROM event WHERE id = ?", ids)
-        connection.execute("DELETE FROM sent_report WHERE until < ?", (before,))
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
-    return len(ids)
+        statement = f"SELECT id FROM event WHERE kind IN ({marks}) AND at < ? LIMIT ?"
+        with _spoken(self._path):
+            with self._transaction():
+                ids = [(row[0],) for row in connection.execute(statement, (*KINDS, before, most))]
+                for table in _CHILDREN:
+                    connection.executemany(f"DELETE FROM {table} WHERE event = ?", ids)
+                connection.executemany("DELETE FROM event WHERE id = ?", ids)
+                connection.execute("DELETE FROM sent_report WHERE until < ?", (before,))
+            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+        return len(ids)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def _insert(connection: sqlite3.Connection, event: Event) -> None:
+    row, recipients, findings = rows_of(event)
+    number = connection.execute(_INSERT, row).lastrowid
+    if recipients:
+        connection.executemany(
+            "INSERT INTO recipient VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in recipients]
+        )
+    if findings:
+        connection.executemany(
+            "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?, ?)", [(number, *one) for one in findings]
+        )

@@ -1,19 +1,17 @@
 """One thread that writes events in batches, behind a queue that is bounded and never waits.
 
-`record` costs an append. When the disk is slow, full or gone, events are dropped and counted; mail goes on. Must not
-know what an event means.
+`record` costs an append. When the database is slow, full or gone, events are dropped and counted; mail goes on. Must not
+know what an event means, nor which database it is.
 """
 
-import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from relayproxy.core.metrics import Metrics
-from relayproxy.history.rows import insert
-from relayproxy.history.store import StoreError, forget, open_store
+from relayproxy.history.database import StoreError
 from relayproxy.model.event import Event
 
 _BATCH = 500
@@ -23,16 +21,35 @@ _SWEEP = 60.0
 _SWEEP_BATCH = 500
 
 
+class Store(Protocol):
+    """Where one process writes events. Every method raises StoreError when the database fails."""
+
+    def write(self, events: Sequence[Event], refuse: Callable[[Exception], None]) -> int:
+        """Write events in their order, all or none of them; return how many.
+
+        One that can't be written, ever, is handed to `refuse` with the reason, and the others are written.
+        """
+        ...
+
+    def forget(self, before: float, most: int) -> int:
+        """Delete at most `most` events older than `before` (seconds since the epoch); return how many."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
 class Writer:
     """The History of one worker (core.ports). `start` it in the process that records, `close` it at the end.
 
-    `retention` is in seconds, `limit` the number of events that may wait, `complain(text)` is called from the
+    `open_store` opens the store, and raises StoreError; `retention` is in seconds, `limit` the number of events that may wait, `complain(text)` is called from the
     thread when writing begins to fail and when it works again.
     """
 
     def __init__(
         self,
-        path: Path,
+        open_store: Callable[[], Store],
         *,
         metrics: Metrics,
         retention: float,
@@ -40,7 +57,7 @@ class Writer:
         complain: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = path
+        self._open = open_store
         self._retention = retention
         self._limit = limit
         self._complain = complain
@@ -53,7 +70,7 @@ class Writer:
         self._queue: deque[Event] = deque()
         self._news = threading.Event()
         self._ending = threading.Event()
-        self._connection: sqlite3.Connection | None = None
+        self._store: Store | None = None
         self._failing = False
         self._swept = 0.0
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -91,15 +108,15 @@ class Writer:
                 self._ending.wait(_RETRY)
                 self._news.set()
         self._drain()
-        if self._connection is not None:
-            self._connection.close()
+        if self._store is not None:
+            self._store.close()
 
     def _drain(self) -> bool:
         """Write all that waits; False when it can't be written now (it stays)."""
         while self._queue:
             try:
                 count = self._write()
-            except (sqlite3.Error, StoreError) as error:
+            except StoreError as error:
                 self._failed(error)
                 return False
             for _ in range(count):
@@ -111,57 +128,39 @@ class Writer:
 
     def _write(self) -> int:
         """Write the oldest events in one transaction; return how many are dealt with."""
-        if self._connection is None:
-            self._connection = open_store(self._path)
-        connection = self._connection
+        if self._store is None:
+            self._store = self._open()
         batch = [self._queue[place] for place in range(min(_BATCH, len(self._queue)))]
-        written = 0
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for event in batch:
-                try:
-                    insert(connection, event)
-                    written += 1
-                except (
-                    sqlite3.DataError,
-                    sqlite3.IntegrityError,
-                    ValueError,
-                    TypeError,
-                    OverflowError,
-                ) as error:
-                    # This one event can't be written, ever: it must not keep the others waiting.
-                    self._refused.inc()
-                    self._complain(f"an event was left out: {type(error).__name__}: {error}")
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        self._written.inc(written)
+        self._written.inc(self._store.write(batch, self._refuse))
         return len(batch)
+
+    def _refuse(self, error: Exception) -> None:
+        """Take note of an event that can't be written, ever: it must not keep the others waiting."""
+        self._refused.inc()
+        self._complain(f"an event was left out: {type(error).__name__}: {error}")
 
     def _sweep(self) -> bool:
         """Forget what is too old, a little at a time, so that other processes get their turns."""
         try:
-            if self._connection is None:
-                self._connection = open_store(self._path)
+            if self._store is None:
+                self._store = self._open()
             while not self._ending.is_set():
-                if forget(self._connection, self._now() - self._retention, _SWEEP_BATCH) < _SWEEP_BATCH:
+                if self._store.forget(self._now() - self._retention, _SWEEP_BATCH) < _SWEEP_BATCH:
                     self._swept = self._now()
                     return True
                 if self._queue and not self._drain():
                     return False
-        except (sqlite3.Error, StoreError) as error:
+        except StoreError as error:
             self._failed(error)
             return False
         return True
 
     def _failed(self, error: Exception) -> None:
         self._failures.inc()
-        if self._connection is not None:
-            # A file that was replaced, or came back with its disk, is found by opening it anew.
-            self._connection.close()
-            self._connection = None
+        if self._store is not None:
+            # A file that was replaced, or came back with its disk, is found by opening it anew; so is a server.
+            self._store.close()
+            self._store = None
         if not self._failing:
             self._failing = True
             self._complain(f"the history can't be written: {error}")

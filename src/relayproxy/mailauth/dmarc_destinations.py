@@ -49,7 +49,7 @@ def read_destinations(record: str) -> tuple[tuple[Destination, ...], tuple[Refus
     found: dict[str, Destination] = {}
     refused: list[Refusal] = []
     for uri in filter(None, (part.strip() for part in tags_of(record).get("rua", "").split(","))):
-        one = _read(uri)
+        one = read_mailto(uri)
         if one is None:
             refused.append(Refusal(uri, "not a mailto URI that mail can be sent to"))
         elif len(found) == MOST_DESTINATIONS and str(one) not in found:
@@ -59,8 +59,8 @@ def read_destinations(record: str) -> tuple[tuple[Destination, ...], tuple[Refus
     return tuple(found.values()), tuple(refused)
 
 
-def _read(uri: str) -> Destination | None:
-    """Read `mailto:address!10m`; in the address, "," and "!" are written as %2C and %21 (RFC 9989 section 4.7)."""
+def read_mailto(uri: str) -> Destination | None:
+    """Return the mailbox of `mailto:address!10m`, None for what is none; in the address, "," and "!" are written as %2C and %21 (RFC 9989 section 4.7)."""
     match = _URI.match(uri)
     if match is None:
         return None

@@ -3,20 +3,17 @@
 Must not know to whom it may go, the clock, or how it is sent.
 """
 
-import base64
 from email.utils import formatdate
 
 from relayproxy.mailauth.dmarc_report import Report, compress, to_xml
+from relayproxy.mailauth.report_parts import encoded
 from relayproxy.model.edits import header_line
 from relayproxy.model.message import Message
-
-_LINE = 76
 
 
 def encoded_attachment(report: Report) -> bytes:
     """Return the compressed report in base64, in lines; its length is what size limits are about."""
-    text = base64.b64encode(compress(to_xml(report)))
-    return b"".join(text[start : start + _LINE] + b"\r\n" for start in range(0, len(text), _LINE))
+    return encoded(compress(to_xml(report)))
 
 
 def report_mail(report: Report, attachment: bytes, *, author: str, to: str, when: float) -> Message:

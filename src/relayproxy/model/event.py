@@ -19,6 +19,9 @@ STAGES = ("connect", "helo", "mail", "rcpt")
 NOTES = ("attempt", "bounce", "complaint")
 """What may be said of a message after it was taken."""
 
+KINDS = ("message", "refused", "tls", *NOTES)
+"""What events there are, in the words of a history."""
+
 TLS_RESULTS = (
     "success",
     "starttls-not-supported",
@@ -82,6 +85,8 @@ class TlsEvent:
 
     `domain` is the next hop that was to be reached (its policy domain), `host` and `port` where the connection
     went, `result` one of TLS_RESULTS, `policy` the setting it was made under ("opportunistic", "verify", ...).
+    `policy_strings` are the TLSA records or the lines of the MTA-STS policy that were applied, `mx_patterns` the hosts that
+    the latter names (section 4.2 there).
     """
 
     at: float
@@ -93,6 +98,8 @@ class TlsEvent:
     result: str
     version: str = ""
     reason: str = ""
+    policy_strings: tuple[str, ...] = ()
+    mx_patterns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.result not in TLS_RESULTS:

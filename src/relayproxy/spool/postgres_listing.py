@@ -7,9 +7,10 @@ from typing import Any
 
 import psycopg
 
+from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool.listing import Filter, Listing
-from relayproxy.spool.postgres_connections import Server
+from relayproxy.spool.postgres_connections import OPTIONS
 from relayproxy.spool.protocol import SpoolError
 
 
@@ -67,7 +68,7 @@ class _Database:
 
     def __init__(self, server: Server) -> None:
         try:
-            self._connection = psycopg.connect(autocommit=True, **server.parameters())
+            self._connection = psycopg.connect(autocommit=True, **server.parameters(OPTIONS))
         except psycopg.Error as error:
             raise _problem(error) from error
 

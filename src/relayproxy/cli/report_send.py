@@ -1,12 +1,12 @@
-"""One worker's services without its listeners, to send mail of our own: plugins, routes, upstreams.
+"""Sending reports: one worker's services without its listeners, and each report to each destination once.
 
-Must not know what is sent.
+Must not know what a report says.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,11 +22,47 @@ from relayproxy.core.originate import originate
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.services import Budget, Services
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.history.database import Database
+from relayproxy.history.sent import Errand, claim, settle, was_sent
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.mail import Origin
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 from relayproxy.supervisor import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a report at one destination: sent, would-send, already-sent, refused, too-large or failed."""
+
+    destination: str
+    state: str
+    detail: str = ""
+
+
+def foreseen(database: Database, errand: Errand) -> Fate:
+    """Say what sending would come to. Raises StoreError."""
+    return Fate(errand.destination, "already-sent" if was_sent(database, errand) else "would-send")
+
+
+async def once(
+    database: Database, errand: Errand, report: str, send: Callable[[float], Awaitable[tuple[bool, str]]]
+) -> Fate:
+    """Have a report sent unless it was; `send(now)` says whether it was taken, and what the other end answered.
+
+    What one destination brings about stops no other. Raises StoreError.
+    """
+    now = time.time()
+    if not claim(database, errand, report=report, now=now):
+        return Fate(errand.destination, "already-sent")
+    taken = False
+    try:
+        taken, detail = await send(now)
+    except Exception as error:  # noqa: BLE001  (the fence: what one destination brings about stops no other)
+        detail = f"{type(error).__name__}: {error}"
+    finally:
+        settle(database, errand, sent=taken)
+    return Fate(errand.destination, "sent" if taken else "failed", detail)
 
 
 @dataclass(frozen=True, slots=True)
