@@ -27,12 +27,25 @@ from relayproxy.builtin._content_kinds import (
 from relayproxy.model.mime import Part, Tree
 from relayproxy.model.mime_content import decoded_octets
 
-Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
+Sort: TypeAlias = Literal[
+    "dangerous",
+    "disguised",
+    "macros",
+    "macros_autoexec",
+    "macros_suspicious",
+    "encrypted",
+    "nested",
+    "bomb",
+    "unreadable",
+]
 
 _UUENCODED = re.compile(rb"(?:\A|\n)begin [0-7]{3,4} ([^\r\n]{1,200})")
 _ELSEWHERE = ("message/partial", "message/external-body")  # RFC 2046 section 5.2
 _MOST_UUENCODED = 20
 _VBA = "_VBA_PROJECT".encode("utf-16-le")
+_MACRO_ENTRY = re.compile(
+    r"vbaproject\.bin\Z|(?:\A|/)macrosheets/", re.IGNORECASE
+)  # [MS-OFFMACRO2], [MS-XLSB]
 _SHOWN = 60  # characters of a name in a reply
 _LISTERS = {"zip": list_zip, "rar": list_rar, "7z": list_7z, "tar": list_tar}
 _BY_NAME = {**dict.fromkeys(("zip", "docx", "xlsx", "pptx"), "zip"), "rar": "rar", "7z": "7z", "tar": "tar"}
@@ -78,6 +91,19 @@ class Problem:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An office file that may hold macros, and whether it looks as if it did."""
+
+    part: Part
+    name: str
+    has_macros: bool
+
+    def problem(self, sort: Sort, detail: str) -> Problem:
+        """Return a problem with it."""
+        return Problem(sort, self.part, self.name, detail)
+
+
 class Scan:
     """One message, looked at once."""
 
@@ -104,6 +130,10 @@ class Scan:
                     seen.add(problem.sort)
                     yield problem
 
+    def documents(self) -> list[Document]:
+        """Return the office files that `problems` came across."""
+        return [document for look in self._looks if (document := look.document) is not None]
+
 
 class _Look:
     """One leaf, looked at once."""
@@ -119,6 +149,7 @@ class _Look:
         self._shown = printable(self._names[0], _SHOWN) if self._names else part.type[:_SHOWN]
         self._extensions = frozenset(e for name in self._names for e in extensions_of(name))
         self.read_as = "" if part.children else self._looked_into()
+        self.document: Document | None = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong, the worst first."""
@@ -156,7 +187,8 @@ class _Look:
             yield self._problem("unreadable", "it is too large to be looked at")
             return
         if kind == "ole":
-            if _VBA in data:
+            self.document = Document(self._part, self._shown, _VBA in data)
+            if self.document.has_macros:
                 yield self._problem("macros", "it holds macros")
             return
         most = min(self._wanted.entries, self._room.entries)
@@ -172,7 +204,9 @@ class _Look:
         inside = frozenset(e for name in listing.names for e in extensions_of(name))
         if bad := inside & self._wanted.extensions:
             yield self._problem("dangerous", f"it holds a file whose name ends in {_listed(bad)}")
-        if any(name.lower().endswith("vbaproject.bin") for name in listing.names) or inside & MACRO_FILES:
+        if any(_MACRO_ENTRY.search(name) for name in listing.names):
+            self.document = Document(self._part, self._shown, has_macros=True)
+        if self.document or inside & MACRO_FILES:
             yield self._problem("macros", "it holds macros")
         if listing.encrypted:
             yield self._problem("encrypted", "it is encrypted")

@@ -1,13 +1,13 @@
 """attachments: refuse, hold, take out or note files that nobody should get by mail.
 
-Names count in every way that a reader may read them, contents by their first octets; archives are listed, never
+Names count in every way that a reader may read them, contents by their first octets; archives are listed, not
 unpacked. What is taken out leaves a note in its place, and all other octets stay as they came. Must not know how a
 file is recognised.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -18,16 +18,19 @@ from relayproxy.api import (
     Edits,
     Mail,
     Message,
+    Mistake,
     Opinion,
     Plugin,
     ReplaceBody,
     Settings,
+    Setup,
     hold,
     hook,
     reject,
 )
-from relayproxy.builtin._attachment_scan import Problem, Scan, Wanted
+from relayproxy.builtin._attachment_scan import Problem, Scan, Sort, Wanted
 from relayproxy.builtin._content_kinds import KINDS
+from relayproxy.builtin._macros import MacroReader, is_installed
 from relayproxy.mailauth.dkim_impact import broken_by_body
 from relayproxy.model.message import split_fields
 from relayproxy.model.mime import Part, read_tree
@@ -76,6 +79,12 @@ class AttachmentsSettings(Settings):
     """Content that is not what the name promises, or a name that is shown otherwise than it is."""
     macros: Action = "note"
     """Office files that hold macros."""
+    look_at_macros: bool = False
+    """Whether macros are read, for the two below: needs `pip install 'relayproxy[macros]'`."""
+    macros_autoexec: Action = "note"
+    """Macros that start by themselves, as when the file is opened."""
+    macros_suspicious: Action = "note"
+    """Macros that do what malware does, such as to start programs, and those that can't be read."""
     encrypted: Action = "note"
     """Archives whose files are encrypted."""
     nested: Action = "note"
@@ -120,6 +129,16 @@ class Attachments(Plugin[AttachmentsSettings]):
             10 * options.max_entries,
             _MOST_UNPACKED,
         )
+        self._reader = MacroReader() if options.look_at_macros else None
+
+    def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (what is installed is everybody's)
+        """Say what has to be installed."""
+        if self.options.look_at_macros and not is_installed():
+            yield Mistake(
+                "oletools, which reads macros, is not installed",
+                ("look_at_macros",),
+                "pip install 'relayproxy[macros]'",
+            )
 
     @hook
     async def message(self, mail: Mail) -> Opinion:
@@ -171,15 +190,18 @@ class Attachments(Plugin[AttachmentsSettings]):
     async def _scanned(self, message: Message) -> list[Problem]:
         """Return the problems that something is to be done about."""
         if message.size > _LARGE:
-            found = await asyncio.to_thread(self._all_problems, message)
+            scan = await asyncio.to_thread(self._scan, message)
+            found = await asyncio.to_thread(list, scan.problems())
         else:
-            scan = Scan(message, read_tree(message), self._wanted)
+            scan = self._scan(message)
             # An archive of few octets can take as long as a large message.
             found = await asyncio.to_thread(list, scan.problems()) if scan.is_deep else list(scan.problems())
+        if self._reader is not None:
+            found += await self._reader.problems(message, scan.documents())
         return [problem for problem in found if self._action(problem) != "allow"]
 
-    def _all_problems(self, message: Message) -> list[Problem]:
-        return list(Scan(message, read_tree(message), self._wanted).problems())
+    def _scan(self, message: Message) -> Scan:
+        return Scan(message, read_tree(message), self._wanted)
 
     def _action(self, problem: Problem) -> Action:
         action: Action = getattr(self.options, problem.sort)
@@ -187,7 +209,7 @@ class Attachments(Plugin[AttachmentsSettings]):
         return "block" if action == "strip" and problem.part is None else action
 
 
-_SORTS = ("dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable")
+_SORTS = get_args(Sort)
 
 
 def _verdict(problem: Problem, action: Action) -> Opinion:
