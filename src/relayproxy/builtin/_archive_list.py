@@ -1,4 +1,4 @@
-"""What an archive says that it holds; nothing is ever unpacked.
+"""What an archive says that it holds, and what a zip file says; nothing is ever unpacked.
 
 A zip file has two lists, and programs disagree about which one counts: entries are taken from both, wherever they stand
 in the file, so a file within a file that is only stored is seen too. Must not know what is dangerous.
@@ -16,17 +16,17 @@ _ENTRIES = (
 _ENCRYPTED = 0x1
 _LAST_METHOD = 99
 _LONGEST_PATH = 4096
-_LONGEST_NAME = 1000
+LONGEST_NAME = 1000
+"""Characters of a name that are looked at."""
 _SMALL = 10_485_760  # octets that may be unpacked from whatever there is
-_GZIP_NAME = 0x8
-_GZIP_EXTRA = 0x4
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """`names` of the entries, `unpacked` octets that they say they have, whether any is `encrypted`.
 
-    `full` is False if there are more entries than were asked for, or none that can be read.
+    `full` is False if there are more entries than were asked for, or none that can be read. `read` are the octets of
+    content that had to be unpacked to see the entries, as in a compressed tar file; they are forgotten at once.
     """
 
     names: tuple[str, ...]
@@ -34,6 +34,7 @@ class Listing:
     packed: int
     encrypted: bool
     full: bool
+    read: int = 0
 
     @property
     def ratio(self) -> float:
@@ -60,22 +61,8 @@ def list_zip(data: bytes, most: int) -> Listing:
                     break
                 encrypted |= bool(flags & _ENCRYPTED)
                 unpacked[which] += size
-                name = data[place + gap : min(end, place + gap + _LONGEST_NAME)]
+                name = data[place + gap : min(end, place + gap + LONGEST_NAME)]
                 names[name.decode("utf-8", "replace")] = None
                 count += 1
             place = data.find(signature, place + 4)
     return Listing(tuple(names), max(unpacked), len(data), encrypted, full and bool(names))
-
-
-def list_gzip(data: bytes) -> Listing:
-    """Say what the one file in a gzip file is called, if it says so, and how large it is (RFC 1952 section 2.3)."""
-    names: tuple[str, ...] = ()
-    flags = data[3] if len(data) > 18 else 0
-    place = 10
-    if flags & _GZIP_EXTRA:
-        place += 2 + int.from_bytes(data[10:12], "little")
-    if flags & _GZIP_NAME:
-        end = data.find(b"\0", place, place + _LONGEST_NAME)
-        names = (data[place:end].decode("latin-1"),) if end > place else ()
-    size = int.from_bytes(data[-4:], "little") if len(data) > 18 else 0
-    return Listing(names, size, len(data), encrypted=False, full=len(data) > 18)

@@ -10,7 +10,10 @@ from itertools import islice
 from typing import Literal, TypeAlias
 
 from relayproxy.api import Message, printable
-from relayproxy.builtin._archive_list import Listing, list_gzip, list_zip
+from relayproxy.builtin._archive_7z import list_7z
+from relayproxy.builtin._archive_list import Listing, list_zip
+from relayproxy.builtin._archive_rar import list_rar
+from relayproxy.builtin._archive_tar import COMPRESSED, list_compressed, list_tar
 from relayproxy.builtin._content_kinds import (
     ARCHIVES,
     HEAD,
@@ -24,13 +27,28 @@ from relayproxy.builtin._content_kinds import (
 from relayproxy.model.mime import Part, Tree
 from relayproxy.model.mime_content import decoded_octets
 
-Sort: TypeAlias = Literal["dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable"]
+Sort: TypeAlias = Literal[
+    "dangerous",
+    "disguised",
+    "macros",
+    "macros_autoexec",
+    "macros_suspicious",
+    "encrypted",
+    "nested",
+    "bomb",
+    "unreadable",
+]
 
 _UUENCODED = re.compile(rb"(?:\A|\n)begin [0-7]{3,4} ([^\r\n]{1,200})")
 _ELSEWHERE = ("message/partial", "message/external-body")  # RFC 2046 section 5.2
 _MOST_UUENCODED = 20
 _VBA = "_VBA_PROJECT".encode("utf-16-le")
+_MACRO_ENTRY = re.compile(
+    r"vbaproject\.bin\Z|(?:\A|/)macrosheets/", re.IGNORECASE
+)  # [MS-OFFMACRO2], [MS-XLSB]
 _SHOWN = 60  # characters of a name in a reply
+_LISTERS = {"zip": list_zip, "rar": list_rar, "7z": list_7z, "tar": list_tar}
+_BY_NAME = {**dict.fromkeys(("zip", "docx", "xlsx", "pptx"), "zip"), "rar": "rar", "7z": "7z", "tar": "tar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,7 @@ class Wanted:
     """What is looked for, and how far.
 
     `entries` are those of an archive, `octets` those of a part as encoded; the others are for all of a message.
+    `all_unpacked` are the octets that may be unpacked to list compressed tar files.
     """
 
     extensions: frozenset[str]
@@ -47,6 +66,7 @@ class Wanted:
     octets: int
     all_octets: int
     all_entries: int
+    all_unpacked: int
 
 
 @dataclass(slots=True)
@@ -55,6 +75,7 @@ class _Room:
 
     octets: int
     entries: int
+    unpacked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +91,48 @@ class Problem:
     detail: str
 
 
-def scan(message: Message, tree: Tree, wanted: Wanted) -> Iterator[Problem]:
-    """Yield what is wrong, part by part, at most one problem of each sort for a part."""
-    if tree.unseen:
-        yield Problem("unreadable", None, "", "its structure is too large or too odd to be read")
-    room = _Room(wanted.all_octets, wanted.all_entries)
-    for part in tree.root.walk():
-        if part.children and not part.type.startswith("multipart/"):
-            continue  # what a message within the message is called says nothing
-        looked = _Look(message, part, wanted, room)
-        seen: set[Sort] = set()
-        for problem in looked.problems():
-            if problem.sort not in seen:
-                seen.add(problem.sort)
-                yield problem
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An office file that may hold macros, and whether it looks as if it did."""
+
+    part: Part
+    name: str
+    has_macros: bool
+
+    def problem(self, sort: Sort, detail: str) -> Problem:
+        """Return a problem with it."""
+        return Problem(sort, self.part, self.name, detail)
+
+
+class Scan:
+    """One message, looked at once."""
+
+    def __init__(self, message: Message, tree: Tree, wanted: Wanted) -> None:
+        self._unseen = tree.unseen
+        room = _Room(wanted.all_octets, wanted.all_entries, wanted.all_unpacked)
+        # What a message within the message is called says nothing.
+        parts = (part for part in tree.root.walk() if not part.children or part.type.startswith("multipart/"))
+        self._looks = [_Look(message, part, wanted, room) for part in parts]
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether `problems` has more to do than to compare names: there are archives, or the like."""
+        return any(look.read_as for look in self._looks)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong, part by part, at most one problem of each sort for a part. Ask once."""
+        if self._unseen:
+            yield Problem("unreadable", None, "", "its structure is too large or too odd to be read")
+        for look in self._looks:
+            seen: set[Sort] = set()
+            for problem in look.problems():
+                if problem.sort not in seen:
+                    seen.add(problem.sort)
+                    yield problem
+
+    def documents(self) -> list[Document]:
+        """Return the office files that `problems` came across."""
+        return [document for look in self._looks if (document := look.document) is not None]
 
 
 class _Look:
@@ -99,6 +148,8 @@ class _Look:
             self._names += tuple(_uuencoded(message, part, head))
         self._shown = printable(self._names[0], _SHOWN) if self._names else part.type[:_SHOWN]
         self._extensions = frozenset(e for name in self._names for e in extensions_of(name))
+        self.read_as = "" if part.children else self._looked_into()
+        self.document: Document | None = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong, the worst first."""
@@ -119,30 +170,43 @@ class _Look:
             yield self._problem("unreadable", "its content comes in other messages, or from elsewhere")
         if self._kind in UNLISTED:
             yield self._problem("unreadable", f"what is in a {self._kind} file isn't looked at")
-        if self._part.children:
-            return
-        if self._kind in ("zip", "gzip", "ole") or self._extensions & {"zip", "docx", "xlsx", "pptx"}:
+        if self.read_as:
             yield from self._contents()
 
+    def _looked_into(self) -> str:
+        """Return as what the content is read: as what it is, or what its name promises if it is nothing known."""
+        if self._kind in _LISTERS or self._kind in COMPRESSED or self._kind == "ole":
+            return self._kind
+        promised = sorted(self._extensions & _BY_NAME.keys())
+        return _BY_NAME[promised[0]] if promised else ""
+
     def _contents(self) -> Iterator[Problem]:
+        kind = self.read_as
         data = self._all()
         if data is None:
             yield self._problem("unreadable", "it is too large to be looked at")
             return
-        if self._kind == "ole":
-            if _VBA in data:
+        if kind == "ole":
+            self.document = Document(self._part, self._shown, _VBA in data)
+            if self.document.has_macros:
                 yield self._problem("macros", "it holds macros")
             return
         most = min(self._wanted.entries, self._room.entries)
-        listing = list_gzip(data) if self._kind == "gzip" else list_zip(data, most)
+        if kind in COMPRESSED:
+            listing = list_compressed(data, kind, most, self._room.unpacked)
+        else:
+            listing = _LISTERS[kind](data, most)
         self._room.entries -= min(len(listing.names), most)
+        self._room.unpacked -= min(listing.read, self._room.unpacked)
         yield from self._listed(listing)
 
     def _listed(self, listing: Listing) -> Iterator[Problem]:
         inside = frozenset(e for name in listing.names for e in extensions_of(name))
         if bad := inside & self._wanted.extensions:
             yield self._problem("dangerous", f"it holds a file whose name ends in {_listed(bad)}")
-        if any(name.lower().endswith("vbaproject.bin") for name in listing.names) or inside & MACRO_FILES:
+        if any(_MACRO_ENTRY.search(name) for name in listing.names):
+            self.document = Document(self._part, self._shown, has_macros=True)
+        if self.document or inside & MACRO_FILES:
             yield self._problem("macros", "it holds macros")
         if listing.encrypted:
             yield self._problem("encrypted", "it is encrypted")
@@ -151,7 +215,7 @@ class _Look:
         if inside & ARCHIVES:
             yield self._problem("nested", "it holds another archive")
         if not listing.full:
-            detail = "it holds too many files" if listing.names else "it can't be listed"
+            detail = "it holds more than is looked at" if listing.names else "it can't be listed"
             yield self._problem("unreadable", detail)
 
     def _all(self) -> bytes | None:

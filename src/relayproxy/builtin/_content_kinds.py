@@ -49,10 +49,29 @@ _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html|script|hta:application)[\s>]",
 
 KINDS = frozenset(kind for _, _, kind in _MAGIC) | {"html"}
 """All kinds that `kind_of` tells apart."""
-UNLISTED = frozenset({"rar", "7z", "bzip2", "xz", "zstd", "arj", "ace", "lzh", "tar", "tnef"})
+UNLISTED = frozenset({"zstd", "arj", "ace", "lzh", "tnef"})
 """Archives whose contents nobody lists here."""
 ARCHIVES = frozenset(
-    {"zip", "rar", "7z", "gz", "tgz", "bz2", "xz", "zst", "arj", "ace", "lzh", "lha", "tar", "cab", "z"}
+    {
+        "zip",
+        "rar",
+        "7z",
+        "gz",
+        "tgz",
+        "bz2",
+        "tbz",
+        "tbz2",
+        "xz",
+        "txz",
+        "zst",
+        "arj",
+        "ace",
+        "lzh",
+        "lha",
+        "tar",
+        "cab",
+        "z",
+    }
 )
 """Extensions of archives."""
 MACRO_FILES = frozenset(

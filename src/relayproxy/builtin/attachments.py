@@ -1,13 +1,13 @@
 """attachments: refuse, hold, take out or note files that nobody should get by mail.
 
-Names count in every way that a reader may read them, contents by their first octets; archives are listed, never
+Names count in every way that a reader may read them, contents by their first octets; archives are listed, not
 unpacked. What is taken out leaves a note in its place, and all other octets stay as they came. Must not know how a
 file is recognised.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -18,16 +18,19 @@ from relayproxy.api import (
     Edits,
     Mail,
     Message,
+    Mistake,
     Opinion,
     Plugin,
     ReplaceBody,
     Settings,
+    Setup,
     hold,
     hook,
     reject,
 )
-from relayproxy.builtin._attachment_scan import Problem, Wanted, scan
+from relayproxy.builtin._attachment_scan import Problem, Scan, Sort, Wanted
 from relayproxy.builtin._content_kinds import KINDS
+from relayproxy.builtin._macros import MacroReader, is_installed
 from relayproxy.mailauth.dkim_impact import broken_by_body
 from relayproxy.model.message import split_fields
 from relayproxy.model.mime import Part, read_tree
@@ -35,6 +38,7 @@ from relayproxy.model.mime import Part, read_tree
 Action: TypeAlias = Literal["block", "hold", "strip", "note", "allow"]
 
 _LARGE = 1_048_576  # octets of a message above which another thread looks at it
+_MOST_UNPACKED = 33_554_432  # octets of compressed files that are unpacked, and forgotten, to list tar files
 _MOST_NOTED = 20
 _NOTE_TYPE = "text/plain; charset=us-ascii"
 
@@ -75,6 +79,12 @@ class AttachmentsSettings(Settings):
     """Content that is not what the name promises, or a name that is shown otherwise than it is."""
     macros: Action = "note"
     """Office files that hold macros."""
+    look_at_macros: bool = False
+    """Whether macros are read, for the two below: needs `pip install 'relayproxy[macros]'`."""
+    macros_autoexec: Action = "note"
+    """Macros that start by themselves, as when the file is opened."""
+    macros_suspicious: Action = "note"
+    """Macros that do what malware does, such as to start programs, and those that can't be read."""
     encrypted: Action = "note"
     """Archives whose files are encrypted."""
     nested: Action = "note"
@@ -117,13 +127,24 @@ class Attachments(Plugin[AttachmentsSettings]):
             options.max_size,
             2 * options.max_size,
             10 * options.max_entries,
+            _MOST_UNPACKED,
         )
+        self._reader = MacroReader() if options.look_at_macros else None
+
+    def check(self, setup: Setup) -> Iterable[Mistake]:  # noqa: ARG002  (what is installed is everybody's)
+        """Say what has to be installed."""
+        if self.options.look_at_macros and not is_installed():
+            yield Mistake(
+                "oletools, which reads macros, is not installed",
+                ("look_at_macros",),
+                "pip install 'relayproxy[macros]'",
+            )
 
     @hook
     async def message(self, mail: Mail) -> Opinion:
         """Note every problem; refuse or hold for the first that asks for it."""
         verdicts: list[Opinion] = []
-        problems = await self._problems(mail.message)
+        problems = await self._scanned(mail.message)
         for problem in problems:
             action = self._action(problem)
             if len(verdicts) < _MOST_NOTED:
@@ -147,10 +168,7 @@ class Attachments(Plugin[AttachmentsSettings]):
         """Take out what `strip` stands for, and leave a note in its place."""
         if not any(getattr(self.options, name) == "strip" for name in _SORTS):
             return None
-        if mail.message.size > _LARGE:
-            edits, count, broken = await asyncio.to_thread(self._taken_out, mail.message)
-        else:
-            edits, count, broken = self._taken_out(mail.message)
+        edits, count, broken = await self._taken_out(mail.message)
         if edits:
             named = f", which breaks the signature of {', '.join(broken)}" if broken else ""
             self.log.warning("%s: attachments taken out: %d%s", mail.id, count, named)
@@ -158,27 +176,32 @@ class Attachments(Plugin[AttachmentsSettings]):
             mail.note("attachments", "policy", score=0.0, reason=f"taken out: {count}", **props)
         return edits
 
-    def _taken_out(self, message: Message) -> tuple[list[Edit], int, tuple[str, ...]]:
+    async def _taken_out(self, message: Message) -> tuple[list[Edit], int, tuple[str, ...]]:
         """Return the edits, how many parts they take out, and whose signatures they break."""
         stripped: dict[int, tuple[Part, Problem]] = {}
-        for problem in self._scanned(message):
+        for problem in await self._scanned(message):
             if problem.part is not None and self._action(problem) == "strip":
                 stripped.setdefault(problem.part.body, (problem.part, problem))
         if not stripped:
             return [], 0, ()
-        edits = list(_without(message, stripped.values()))
-        body = next(edit.body for edit in edits if isinstance(edit, ReplaceBody))
-        return edits, len(stripped), broken_by_body(message, body)
+        edits, broken = await asyncio.to_thread(_replaced, message, tuple(stripped.values()))
+        return edits, len(stripped), broken
 
-    async def _problems(self, message: Message) -> list[Problem]:
+    async def _scanned(self, message: Message) -> list[Problem]:
         """Return the problems that something is to be done about."""
         if message.size > _LARGE:
-            return await asyncio.to_thread(self._scanned, message)
-        return self._scanned(message)
-
-    def _scanned(self, message: Message) -> list[Problem]:
-        found = scan(message, read_tree(message), self._wanted)
+            scan = await asyncio.to_thread(self._scan, message)
+            found = await asyncio.to_thread(list, scan.problems())
+        else:
+            scan = self._scan(message)
+            # An archive of few octets can take as long as a large message.
+            found = await asyncio.to_thread(list, scan.problems()) if scan.is_deep else list(scan.problems())
+        if self._reader is not None:
+            found += await self._reader.problems(message, scan.documents())
         return [problem for problem in found if self._action(problem) != "allow"]
+
+    def _scan(self, message: Message) -> Scan:
+        return Scan(message, read_tree(message), self._wanted)
 
     def _action(self, problem: Problem) -> Action:
         action: Action = getattr(self.options, problem.sort)
@@ -186,7 +209,7 @@ class Attachments(Plugin[AttachmentsSettings]):
         return "block" if action == "strip" and problem.part is None else action
 
 
-_SORTS = ("dangerous", "disguised", "macros", "encrypted", "nested", "bomb", "unreadable")
+_SORTS = get_args(Sort)
 
 
 def _verdict(problem: Problem, action: Action) -> Opinion:
@@ -201,6 +224,15 @@ def _verdict(problem: Problem, action: Action) -> Opinion:
     if problem.sort == "bomb":
         return reject(text, code=552, status="5.7.0", reason=reason)
     return reject(text, reason=reason)
+
+
+def _replaced(
+    message: Message, stripped: Iterable[tuple[Part, Problem]]
+) -> tuple[list[Edit], tuple[str, ...]]:
+    """Return the edits that put notes in the place of parts, and whose signatures they break."""
+    edits = list(_without(message, stripped))
+    body = next(edit.body for edit in edits if isinstance(edit, ReplaceBody))
+    return edits, broken_by_body(message, body)
 
 
 def _without(message: Message, stripped: Iterable[tuple[Part, Problem]]) -> Iterator[Edit]:
