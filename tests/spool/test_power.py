@@ -9,31 +9,16 @@ SQLite moves its log into the database, is gone through call by call as well, el
 import os
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.servers.process import do_without
 from tests.spool.after import check
 from tests.spool.disk import Call, Disk, read_record
 from tests.spool.test_crash import start
 
 RANDOM = int(os.environ.get("RELAYPROXY_CRASHES", "1"))
 THOROUGH = RANDOM > 20
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory) -> Path:
-    """The library, compiled."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        do_without("no C compiler")
-    assert compiler is not None
-    made = tmp_path_factory.mktemp("recorder") / "record.so"
-    source = Path(__file__).with_name("record.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-w", "-o", made, source, "-ldl"], check=True)
-    return made
 
 
 @pytest.fixture
