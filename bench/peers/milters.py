@@ -141,6 +141,75 @@ class PostfixRspamd(_Milters):
         return _run(place, folder, [rspamd, postfix.command], postfix, [port])
 
 
+class PostfixRspamdDefault(_Milters):
+    """All of Rspamd as Debian ships it: its own rspamd.conf with all modules, rules, lists and maps that it brings.
+
+    What differs: where it listens, one process, the name server, a Redis for the modules that keep something there,
+    results in the header, and loopback counts as a stranger, or it would skip most checks. It has no access to the
+    internet, so maps and fuzzy hashes that it would fetch are not there, which is to its advantage.
+    """
+
+    name = "postfix-rspamd-default"
+    programs = ("rspamd", "redis-server")
+
+    def __init__(self) -> None:
+        super().__init__(signs=False)
+        self.about = "with a queue, and Rspamd as milter with its default modules and rules, and Redis"
+
+    def missing(self) -> str:
+        return super().missing() or ("" if _DEBIAN.exists() else f"{_DEBIAN} does not exist")
+
+    def version(self) -> str:
+        return first_line(find("rspamd"), "--version")
+
+    def start(self, place: Place) -> Running:
+        folder, port, redis, names = self.folder(place.lab), free_port(), free_port(), place.lab.names()
+        local = folder / "local.d"
+        local.mkdir()
+        for file, text in _LOCAL.items():
+            (local / file).write_text(text.format(dns=names.address, port=port, redis=redis, folder=folder))
+        words = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            str(redis),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+        ]
+        variables = {"DBDIR": folder, "RUNDIR": folder, "LOGDIR": folder, "LOCAL_CONFDIR": folder}
+        rspamd = [
+            find("rspamd"),
+            "-f",
+            "-i",
+            "-c",
+            _DEBIAN,
+            *(f"--var={k}={v}" for k, v in variables.items()),
+        ]
+        postfix = Instance(folder, place, queue=True, settings=f"smtpd_milters = inet:127.0.0.1:{port}\n")
+        commands = [[find("redis-server"), *words], rspamd, postfix.command]
+        return _run(place, folder, commands, postfix, [port, redis])
+
+
+_DEBIAN = Path("/etc/rspamd/rspamd.conf")
+_LOCAL = {
+    "options.inc": 'dns {{ nameserver = ["{dns}:53"]; }}\nlocal_addrs = ["192.0.2.250/32"];\ntempdir = "{folder}";\n',
+    "logging.inc": 'level = "warning";\n',
+    "redis.conf": 'servers = "127.0.0.1:{redis}";\n',
+    "milter_headers.conf": 'use = ["authentication-results"]; skip_local = false; skip_authenticated = false;\n',
+    "worker-proxy.inc": (
+        'bind_socket = "127.0.0.1:{port}"; count = 1;\n'
+        'upstream "local" {{ default = yes; self_scan = yes; hosts = "localhost"; }}\n'
+    ),
+    "worker-normal.inc": "enabled = false;\n",
+    "worker-controller.inc": "enabled = false;\n",
+}
+"""What goes into Debian's folder for local settings, by name of the file."""
+
+
 class PostfixOpendkim(_Milters):
     name = "postfix-opendkim"
 
