@@ -38,9 +38,9 @@ class Inbound(RelayProxy):
         return missing_names() or super().missing()
 
     def _config(self, place: Place, folder: Path, port: int) -> dict[str, Any]:
-        lists = [{"zone": zone, "of": ["ip", "helo", "domain"], "weight": 2.0} for zone in _LISTS]
+        lists = [{"zone": zone, "of": ["helo", "domain"], "weight": 2.0} for zone in _LISTS]
         steps: dict[str, Any] = {
-            "dnsbl": {"lists": lists, "private": True},
+            "dnsbl": {"lists": lists},
             "score": {"thresholds": {"mark": 6.0, "hold": 15.0}},
         }
         return {
