@@ -57,6 +57,12 @@ CELLS = (
         signed=True,
     ),
     Cell(
+        "inbound",
+        "4 KB, 10 sessions, all that incoming mail goes through: authentication, DNS lists, rules, score, headers",
+        ("relayproxy", "relayproxy-inbound", "postfix-rspamd-default"),
+        signed=True,
+    ),
+    Cell(
         "spam",
         "4 KB, 40 sessions, 4 workers: dnsbl (cached), ratelimit, score, greylist with SQLite state",
         ("relayproxy-w4", "relayproxy-spam"),

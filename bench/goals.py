@@ -174,6 +174,9 @@ def goals(results: Results) -> list[Goal]:
             _ratio(results, f"CPU checking 4 KB: / {peer}", "checks", peer, cpu, limit, "relayproxy-checks")
         )
     found.append(
+        _ratio(results, "CPU incoming 4 KB: / postfix-rspamd-default", "inbound", "postfix-rspamd-default", cpu, 0.35, "relayproxy-inbound")
+    )  # fmt: skip
+    found.append(
         _ratio(results, "CPU 4 KB, 200 rules: / none", "rules", "relayproxy", cpu, 1.15, "relayproxy-rules")
     )
     found += _queue(results)

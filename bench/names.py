@@ -1,4 +1,4 @@
-"""DNS for the cells that authenticate mail: an unbound over a small zone, the same for every peer.
+"""DNS for the cells that check mail: an unbound over a small zone, the same for every peer, that knows nothing else.
 
 It listens on port 53 of an address of its own, because some peers only know /etc/resolv.conf; they are started where
 that file names it (see peers/group.py).

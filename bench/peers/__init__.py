@@ -4,7 +4,8 @@ from bench.peers.base import Relay
 from bench.peers.body import BodyVerify, Canonical, Sha256
 from bench.peers.haproxy import Direct, Haproxy
 from bench.peers.haraka import Haraka
-from bench.peers.milters import PostfixOpendkim, PostfixRspamd
+from bench.peers.inbound import Inbound
+from bench.peers.milters import PostfixOpendkim, PostfixRspamd, PostfixRspamdDefault
 from bench.peers.postfix import Postfix
 from bench.peers.postgres import RelayProxyPostgres
 from bench.peers.relayproxy import RelayProxy
@@ -22,6 +23,7 @@ RELAYS: dict[str, Relay] = {
         RelayProxy("relayproxy-dkim", sign=True),
         RelayProxy("relayproxy-checks", check=True),
         Spam(),
+        Inbound(),
         RelayProxy("relayproxy-rules", rules=COUNT),
         RelayProxy("relayproxy-queue", queue=True),
         RelayProxyPostgres(),
@@ -29,6 +31,7 @@ RELAYS: dict[str, Relay] = {
         ScriptChecks(),
         Postfix(),
         PostfixRspamd(),
+        PostfixRspamdDefault(),
         PostfixOpendkim(),
         PostfixRspamd(signs=True),
         PostfixOpendkim(signs=True),

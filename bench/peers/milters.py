@@ -4,14 +4,16 @@ Milters see a message only where Postfix queues it, so these instances have a qu
 milter is reduced to what relayproxy does in the same cell, writes no log of its own, and keeps DNS answers.
 """
 
+import time
 from pathlib import Path
 
+from bench import tree
 from bench.lab import Place, Running
 from bench.names import DOMAIN, SELECTOR, missing_names
 from bench.peers.base import Relay
 from bench.peers.group import start_group
 from bench.peers.postfix import Instance, missing_postfix
-from bench.programs import find, first_line, free_port, listens
+from bench.programs import ROOT, BenchError, find, first_line, free_port, listens
 
 _ID = "postfix.bench.example"
 
@@ -141,6 +143,94 @@ class PostfixRspamd(_Milters):
         return _run(place, folder, [rspamd, postfix.command], postfix, [port])
 
 
+class PostfixRspamdDefault(_Milters):
+    """All of Rspamd as Debian ships it: its own rspamd.conf with all modules, rules, lists and maps that it brings.
+
+    What differs: where it listens, one process, the name server, a Redis for the modules that keep something there,
+    results in the header, and SPF, DKIM, DMARC and ARC look at mail from loopback too. It has no access to the
+    internet, so the maps that it would fetch are not there, and fuzzy hashes aren't asked, which is to its advantage.
+    """
+
+    name = "postfix-rspamd-default"
+    programs = ("rspamd", "redis-server")
+
+    def __init__(self) -> None:
+        super().__init__(signs=False)
+        self.about = "with a queue, and Rspamd as milter with its default modules and rules, and Redis"
+
+    def missing(self) -> str:
+        return super().missing() or ("" if _DEBIAN.exists() else f"{_DEBIAN} does not exist")
+
+    def version(self) -> str:
+        return first_line(find("rspamd"), "--version")
+
+    def start(self, place: Place) -> Running:
+        folder, port, redis, names = self.folder(place.lab), free_port(), free_port(), place.lab.names()
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        local = folder / "local.d"
+        local.mkdir()
+        for file, text in _LOCAL.items():
+            (local / file).write_text(text.format(dns=names.address, port=port, redis=redis, cache=_CACHE))
+        words = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            str(redis),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+        ]
+        variables = {"DBDIR": folder, "RUNDIR": folder, "LOGDIR": folder, "LOCAL_CONFDIR": folder}
+        rspamd = [
+            find("rspamd"),
+            "-f",
+            "-i",
+            "-c",
+            _DEBIAN,
+            *(f"--var={k}={v}" for k, v in variables.items()),
+        ]
+        postfix = Instance(folder, place, queue=True, settings=f"smtpd_milters = inet:127.0.0.1:{port}\n")
+        commands = [[find("redis-server"), *words], rspamd, postfix.command]
+        running = _run(place, folder, commands, postfix, [port, redis], 300.0)
+        assert running.pid is not None
+        _until_quiet(running.pid)
+        return running
+
+
+def _until_quiet(pid: int, seconds: float = 300.0) -> None:
+    """Return when processes do nothing any more: after its start Rspamd compiles its expressions."""
+    until = time.monotonic() + seconds
+    used = tree.cpu_seconds(pid)
+    while time.monotonic() < until:
+        time.sleep(2.0)
+        before, used = used, tree.cpu_seconds(pid)
+        if used - before < 0.1:
+            return
+    raise BenchError(f"still busy {seconds:.0f} s after the start")
+
+
+_CACHE = ROOT / "bench" / ".cache" / "rspamd"
+_DEBIAN = Path("/etc/rspamd/rspamd.conf")
+_LOCAL = {
+    "options.inc": 'dns {{ nameserver = ["{dns}:53"]; }}\nhs_cache_dir = "{cache}";\n',
+    "logging.inc": 'level = "warning";\n',
+    "fuzzy_check.conf": 'rule "rspamd.com" {{ enabled = false; servers = "127.0.0.1:1"; }}\n',
+    **{f"{module}.conf": "check_local = true;\n" for module in ("spf", "dkim", "dmarc", "arc")},
+    "redis.conf": 'servers = "127.0.0.1:{redis}";\n',
+    "milter_headers.conf": 'use = ["authentication-results"]; skip_local = false; skip_authenticated = false;\n',
+    "worker-proxy.inc": (
+        'bind_socket = "127.0.0.1:{port}"; count = 1;\n'
+        'upstream "local" {{ default = yes; self_scan = yes; hosts = "localhost"; }}\n'
+    ),
+    "worker-normal.inc": "enabled = false;\n",
+    "worker-controller.inc": "enabled = false;\n",
+}
+"""What goes into Debian's folder for local settings, by name of the file."""
+
+
 class PostfixOpendkim(_Milters):
     name = "postfix-opendkim"
 
@@ -184,9 +274,14 @@ class PostfixOpendkim(_Milters):
 
 
 def _run(
-    place: Place, folder: Path, commands: list[list[str | Path]], postfix: Instance, ports: list[int]
+    place: Place,
+    folder: Path,
+    commands: list[list[str | Path]],
+    postfix: Instance,
+    ports: list[int],
+    patience: float = 20.0,
 ) -> Running:
     program = start_group(place, folder, commands)
-    program.wait_for(lambda: all(map(listens, ports)), "listen for Postfix")
+    program.wait_for(lambda: all(map(listens, ports)), "listen for Postfix", patience)
     program.wait_for_banner(postfix.port)
     return Running(postfix.port, program.pid, queues=True)

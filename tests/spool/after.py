@@ -11,9 +11,13 @@ from relayproxy.spool.sqlite import Floors, SqliteSpool
 
 
 async def check(folder: Path, output: str) -> tuple[int, int]:
-    """Whatever was acknowledged is there, whole; nothing is half there. Returns how many were, and are there."""
+    """Whatever was acknowledged is there, whole; nothing is half there, nor again when its delivery was written down.
+
+    Returns how many were acknowledged, and how many will be delivered twice.
+    """
     acknowledged = {int(number) for number in re.findall(r"^ack (\d+)$", output, re.MULTILINE)}
     done = {int(number) for number in re.findall(r"^done (\d+)$", output, re.MULTILINE)}
+    over = {int(number) for number in re.findall(r"^over (\d+)$", output, re.MULTILINE)}
     store = SqliteSpool(folder / "spool.db", floors=Floors(0, 0), now=lambda: time.time() + 3600)
     store.start()
     found: dict[int, bytes] = {}
@@ -28,6 +32,7 @@ async def check(folder: Path, output: str) -> tuple[int, int]:
     finally:
         await store.close()
     assert acknowledged - done <= set(found), "acknowledged and lost"
+    assert not over & set(found), "delivered, written down, and there again"
     for number, octets in found.items():
         assert octets == content(number), "half stored"
-    return len(acknowledged), len(found)
+    return len(acknowledged), len(done & set(found))

@@ -2,7 +2,8 @@
 
     child.py FOLDER COUNT CONCURRENCY
 
-Prints "ready", then for each message "ack N" or "no N", unbuffered, so that what was printed before a kill counts.
+Prints "ready", then for each message "ack N" or "no N", unbuffered, so that what was printed before a kill counts;
+"done N" stands for the next hop's answer to the final dot, "over N" says that this is written down.
 """
 
 import asyncio
@@ -58,6 +59,7 @@ async def main(folder: Path, count: int, concurrency: int) -> None:
                 if owner:
                     say(f"done {number}")
                     await store.settle(leases[0], Settlement((0,)))
+                    say(f"over {number}")
             except SpoolError as error:
                 say(f"no {number} {error}")
 

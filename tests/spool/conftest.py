@@ -1,14 +1,19 @@
-"""A PostgreSQL for the stores that are kept there: one server, started once; each test has a database of its own."""
+"""A PostgreSQL for the stores that are kept there, started once, a database for each test; libraries to preload."""
 
 import itertools
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from tests.servers.postgres import LOGIN, PASSWORD, Postgres, a_postgres
+from tests.servers.process import do_without
 
 from relayproxy.postgres import Server
 
+_HERE = Path(__file__).parent
 _NUMBERS = itertools.count()
 
 
@@ -35,3 +40,26 @@ async def own_postgres() -> AsyncIterator[Postgres]:
     yield server
     await server.end()
     server.remove()
+
+
+def _compiled(source: str, folder: Path) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        do_without("no C compiler")
+    assert compiler is not None
+    made = folder / f"{source}.so"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-w", "-o", made, _HERE / source, "-ldl", "-lpthread"]
+    subprocess.run(command, check=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory) -> Path:
+    """The library that makes calls fail."""
+    return _compiled("faults.c", tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def recorder(tmp_path_factory) -> Path:
+    """The library that writes calls down."""
+    return _compiled("record.c", tmp_path_factory.mktemp("recorder"))

@@ -7,13 +7,11 @@ must be there afterwards, whole, and it must have gone on or said no.
 import errno
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.servers.process import do_without
 from tests.spool.after import check
 from tests.spool.test_crash import start
 
@@ -26,19 +24,6 @@ FAULTS = (
     ("sync", ("EIO", "ENOSPC")),
     ("truncate", ("EIO",)),
 )
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory) -> Path:
-    """The library, compiled."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        do_without("no C compiler")
-    assert compiler is not None
-    made = tmp_path_factory.mktemp("shim") / "faults.so"
-    source = Path(__file__).with_name("faults.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-w", "-o", made, source, "-ldl"], check=True)
-    return made
 
 
 def run(shim: Path, folder: Path, call: str, nth: int, error: str, **more: str) -> tuple[str, bool]:

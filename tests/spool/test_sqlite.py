@@ -1,6 +1,7 @@
 """The SQLite store: what every store does, and what is its own."""
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -188,6 +189,22 @@ async def test_a_failed_sync_latches(open_store):
     assert store.failed == said[0]
     with pytest.raises(SpoolError, match="sync failed"):
         await store.store(deposit())
+
+
+async def test_a_failed_sync_of_a_content_latches_too(open_store, monkeypatch):
+    said = []
+    store = open_store(alarm=said.append, inline=10)
+
+    def fail(_file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relayproxy.spool.content.os.fsync", fail)
+        with pytest.raises(SpoolError):
+            await store.store(deposit(1))
+    assert len(said) == 1
+    with pytest.raises(SpoolError, match="sync failed"):
+        await store.store(deposit(2))
 
 
 async def test_a_closed_store_takes_nothing(open_store):

@@ -30,6 +30,7 @@ class ContentFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ready: set[Path] = set()
 
     def place(self, key: int) -> Path:
         """Return where the content of message `key` is."""
@@ -38,8 +39,7 @@ class ContentFiles:
     def write(self, key: int, lead: bytes, message: Message) -> bytes:
         """Write and sync a new file and its folders; return the SHA-256. Raises OSError, and leaves nothing then."""
         place = self.place(key)
-        fresh = not place.parent.exists()
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_ready(place.parent)
         digest = hashlib.sha256()
         file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -51,13 +51,19 @@ class ContentFiles:
             finally:
                 os.close(file)
             sync_folder(place.parent)
-            if fresh:
-                sync_folder(self._folder)
         except BaseException:
             with contextlib.suppress(OSError):
                 place.unlink()
             raise
         return digest.digest()
+
+    def _make_ready(self, folder: Path) -> None:
+        """Have a folder there and its name on disk; another worker may just have made it and not synced yet."""
+        if folder not in self._ready:
+            make_folder(folder)
+            sync_folder(folder.parent)
+            sync_folder(self._folder.parent)
+            self._ready.add(folder)
 
     def read(self, key: int, size: int, digest: bytes) -> Message:
         """Map a file and make sure that it holds what was written. Raises OSError and ValueError."""
@@ -119,6 +125,15 @@ def _pieces(file: int, start: int, end: int) -> Callable[[], Iterator[bytes]]:
             yield os.pread(file, min(_PIECE, end - at), at)
 
     return read
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, durable before anything is in them. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

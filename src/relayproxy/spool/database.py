@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relayproxy.spool import tables
-from relayproxy.spool.content import sync_folder
+from relayproxy.spool.content import make_folder, sync_folder
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.wal import write_ahead
 
@@ -66,7 +66,7 @@ def _check_version(path: Path, database: sqlite3.Connection) -> None:
 
 def prepare(path: Path) -> None:
     """Make the folder, the database and its tables where they are missing. Raises OSError, sqlite3.Error, SpoolError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
     try:
         # A message of some kilobytes then takes a page or two; it counts for a new file only.

@@ -6,6 +6,7 @@ commit. Implements protocol.Spool. Must not know routes, replies or what a deliv
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -118,6 +119,8 @@ class SqliteSpool:
         try:
             digest = await loop.run_in_executor(self._syncers, self._files.write, key, lead, message)
         except OSError as error:
+            if error.errno == errno.EIO:
+                self._writer.latch(str(error))
             raise SpoolFullError(str(error)) if error.errno in _FULL else SpoolError(str(error)) from error
         return key, deposit, digest, None
 
@@ -299,7 +302,7 @@ class SqliteSpool:
 
 
 _NOTHING = Message(b"")
-_FULL = (28, 122)  # ENOSPC, EDQUOT
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _known(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:

@@ -150,10 +150,15 @@ class Writer:
         text = f"{name} {error}".strip()
         if name == "SQLITE_FULL" or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
             return SpoolFullError(text)
-        if "FSYNC" in name and not self.latched:
-            self.latched = f"a sync failed, so nothing is taken until the next start: {text}"
-            self._failed(self.latched)
+        if "FSYNC" in name:
+            self.latch(text)
         return SpoolError(text)
+
+    def latch(self, problem: str) -> None:
+        """Take nothing for stored any more, as a sync failed; from any thread."""
+        if not self.latched:
+            self.latched = f"a sync failed, so nothing is taken until the next start: {problem}"
+            self._failed(self.latched)
 
 
 def _take(lock: int, until: float) -> None:
