@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo
 from relayproxy.api import Direction
 from relayproxy.model.finding import RESULTS
 from relayproxy.model.parts import Part
-from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase
+from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase, decoded
 
 
 def _display_name(facts: Facts) -> str:
-    values = facts.header(b"from")
-    if not values:
+    raws = facts.fields(b"from")
+    if not raws:
         return ""
-    name, bracket, _ = values[0].rpartition("<")
+    name, bracket, _ = decoded(raws[0]).rpartition("<")
     return " ".join(name.strip().strip('"').split()) if bracket else ""
 
 
@@ -106,10 +106,17 @@ _R, _M = Phase.RCPT, Phase.MESSAGE
 _DIRECTIONS = tuple(direction.value for direction in Direction)
 
 _ROWS = (
-    Fact("client.ip", Kind.IP, _R, "the client's address", _ip),
+    Fact("client.ip", Kind.IP, _R, "the client's address", _ip, steady=True),
     Fact("client.port", Kind.NUMBER, _R, "the client's port", _client("port")),
-    Fact("client.ptr", Kind.DOMAIN, _R, "the client's verified reverse name, or empty", _client("ptr")),
-    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo")),
+    Fact(
+        "client.ptr",
+        Kind.DOMAIN,
+        _R,
+        "the client's verified reverse name, or empty",
+        _client("ptr"),
+        steady=True,
+    ),
+    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo"), steady=True),
     Fact("client.login", Kind.TEXT, _R, "the login, or empty", _client("identity")),
     Fact(
         "client.authenticated",
@@ -157,7 +164,14 @@ _ROWS = (
         "the envelope sender; <> is the null sender",
         lambda f: f.mail.envelope.sender.key,
     ),
-    Fact("sender.domain", Kind.DOMAIN, _R, "its domain", lambda f: f.mail.envelope.sender.ascii_domain),
+    Fact(
+        "sender.domain",
+        Kind.DOMAIN,
+        _R,
+        "its domain",
+        lambda f: f.mail.envelope.sender.ascii_domain,
+        steady=True,
+    ),
     Fact("sender.local", Kind.TEXT, _R, "what stands before its @", lambda f: f.mail.envelope.sender.local),
     Fact(
         "recipient",
@@ -174,6 +188,7 @@ _ROWS = (
         "its domain",
         lambda f: f.rcpt.address.ascii_domain if f.rcpt else "",
         rcpt=True,
+        steady=True,
     ),
     Fact(
         "recipient.local",
@@ -205,7 +220,7 @@ _ROWS = (
     Fact(
         "from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address
     ),
-    Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1]),
+    Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], steady=True),
     Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name),
     Fact("score", Kind.NUMBER, _M, "the sum of all scores so far", lambda f: f.mail.score + f.added),
     Fact(
@@ -272,7 +287,7 @@ def _first_header(rest: str) -> Fact:
 
 def _header_count(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.headers.get(name, ())))
+    return Fact(f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.fields(name)))
 
 
 def _finding(rest: str) -> Fact:

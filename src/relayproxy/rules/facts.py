@@ -20,6 +20,10 @@ from relayproxy.model.parts import Part, parts_of
 Ip: TypeAlias = IPv4Address | IPv6Address
 
 _TEXT = re.compile(rb"[ \t]*text/[a-z]+[ \t]*(?:;|\Z)", re.IGNORECASE)
+_BEFORE_COLON = re.compile(rb"(?:[ \t]|\r\n(?=[ \t]))*:")
+_BLANKS = (b" ", b"\t")
+_FEW = 12  # names that are searched for one by one
+_NO_FIELDS: list[bytes] = []
 _SIMPLE = re.compile(  # what parse_mailbox reads in the same way, at a tenth of its cost
     rb"[A-Za-z0-9 ]*<([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)"
     rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]+)> *\Z"
@@ -64,7 +68,8 @@ CHECKS: Mapping[str, tuple[str, Phase]] = {
 class Fact:
     """One row: `many` facts have any number of values, `rcpt` ones differ between recipients.
 
-    `words` are the values that a WORD can have; empty where only the configuration knows them.
+    `words` are the values that a WORD can have; empty where only the configuration knows them. `steady` facts have
+    the same values again and again (of a client, of a domain), so that what follows from one is worth keeping.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Fact:
     many: bool = False
     rcpt: bool = False
     words: tuple[str, ...] = ()
+    steady: bool = False
     folded: bool = field(init=False)
     grows: bool = field(init=False)
 
@@ -132,10 +138,24 @@ class Facts(dict[str, Any]):
     add to them, `answers` holds what had to be asked elsewhere. `now` is in seconds since the epoch.
     """
 
-    __slots__ = ("_headers", "_raw", "added", "answers", "mail", "now", "rcpt", "table", "tagged", "world")
+    __slots__ = (
+        "_author",
+        "_fields",
+        "_listed",
+        "_lowered",
+        "_parts",
+        "added",
+        "answers",
+        "mail",
+        "now",
+        "rcpt",
+        "table",
+        "tagged",
+        "world",
+    )
 
     def __init__(self, mail: Mail, rcpt: Recipient | None, world: World, now: float) -> None:
-        super().__init__()
+        # Made for every message: nothing here that can wait until it is asked for.
         self.mail = mail
         self.rcpt = rcpt
         self.world = world
@@ -144,8 +164,11 @@ class Facts(dict[str, Any]):
         self.added = 0.0
         self.tagged: list[str] = []
         self.answers: dict[Any, Any] = {}
-        self._headers: dict[bytes, list[bytes]] | None = None
-        self._raw: dict[str, Any] = {}
+        self._author: tuple[str, str] | None = None
+        self._parts: tuple[Part, ...] | None = None
+        self._fields: dict[bytes, list[bytes]] = {}
+        self._listed = False
+        self._lowered = b""
 
     def __missing__(self, name: str) -> Any:
         fact = self.table[name]
@@ -162,35 +185,57 @@ class Facts(dict[str, Any]):
 
     # -- header fields --------------------------------------------------------------------------------------
 
-    @property
-    def headers(self) -> dict[bytes, list[bytes]]:
-        """The unfolded bodies of the fields, by name in lower case."""
-        if self._headers is None:
-            self._headers = _index(self.mail.message.head)
-        return self._headers
+    def fields(self, name: bytes) -> list[bytes]:
+        """The unfolded bodies of all fields called `name` (lower case), from top to bottom."""
+        found = self._fields.get(name)
+        if found is None:
+            if self._listed:
+                return _NO_FIELDS
+            if len(self._fields) >= _FEW:
+                self._fields, self._listed = _index(self.mail.message.head), True
+                return self._fields.get(name, _NO_FIELDS)
+            found = self._fields[name] = self._found(name)
+        return found
+
+    def _found(self, name: bytes) -> list[bytes]:
+        """Search the header for the fields of one name: of a few names quicker than a list of all fields."""
+        head = self.mail.message.head
+        lowered = self._lowered
+        if not lowered:
+            lowered = self._lowered = b"\r\n" + head.lower()
+        found: list[bytes] = []
+        place = lowered.find(b"\r\n" + name)
+        while place >= 0:
+            end = place + len(name) + 2
+            colon = end if lowered[end : end + 1] == b":" else _colon(lowered, end)
+            if colon >= 0:
+                # In the header as it was written everything stands two octets earlier.
+                end = head.find(b"\r\n", colon - 1)
+                while end >= 0 and head[end + 2 : end + 3] in _BLANKS:
+                    end = head.find(b"\r\n", end + 2)
+                end = end if end >= 0 else len(head)
+                found.append(head[colon - 1 : end].replace(b"\r\n", b""))
+                end += 2
+            place = lowered.find(b"\r\n" + name, end)
+        return found
 
     def header(self, name: bytes) -> tuple[str, ...]:
         """The values of all fields called `name` (lower case), encoded-words decoded."""
-        headers = self._headers
-        if headers is None:
-            headers = self.headers
-        raws = headers.get(name)
-        return tuple([_decoded(raw) for raw in raws]) if raws is not None else ()
+        raws = self.fields(name)
+        return tuple([decoded(raw) for raw in raws]) if raws else ()
 
     def parts(self) -> tuple[Part, ...]:
         """The MIME parts."""
-        found: tuple[Part, ...] | None = self._raw.get("parts")
-        if found is None:
-            found = self._raw["parts"] = parts_of(self.mail.message)
-        return found
+        if self._parts is None:
+            self._parts = parts_of(self.mail.message)
+        return self._parts
 
     def files(self) -> tuple[Part, ...]:
         """The parts that are files; most messages are plain text and need no closer look."""
-        headers = self.headers
-        kinds = headers.get(b"content-type")
-        if b"content-disposition" not in headers and (
-            kinds is None or (len(kinds) == 1 and _TEXT.match(kinds[0]) and b"name" not in kinds[0].lower())
-        ):
+        kinds = self.fields(b"content-type")
+        if (
+            not kinds or (len(kinds) == 1 and _TEXT.match(kinds[0]) and b"name" not in kinds[0].lower())
+        ) and not self.fields(b"content-disposition"):
             return ()
         return tuple(part for part in self.parts() if part.is_attachment)
 
@@ -203,10 +248,9 @@ class Facts(dict[str, Any]):
 
     def author(self) -> tuple[str, str]:
         """Local part and domain of From; "" where From names nobody or several."""
-        found: tuple[str, str] | None = self._raw.get("author")
-        if found is None:
+        if self._author is None:
             found = "", ""
-            raws = self.headers.get(b"from", ())
+            raws = self.fields(b"from")
             if len(raws) == 1:
                 simple = _SIMPLE.match(raws[0])
                 if simple:
@@ -214,24 +258,27 @@ class Facts(dict[str, Any]):
                 else:
                     with suppress(Anomaly):
                         found = parse_mailbox(raws[0])
-            self._raw["author"] = found
-        return found
+            self._author = found
+        return self._author
+
+
+def _colon(lowered: bytes, place: int) -> int:
+    """Return where the colon behind a name is, with blanks and folds before it, or -1 if the name goes on."""
+    found = _BEFORE_COLON.match(lowered, place)
+    return found.end() - 1 if found else -1
 
 
 def _index(head: bytes) -> dict[bytes, list[bytes]]:
-    """Return the bodies of the fields by name; quicker than a list of all fields, which most rules don't need."""
+    """Return the unfolded bodies of all fields by name in lower case."""
     found: dict[bytes, list[bytes]] = {}
     for line in head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b"\t").split(b"\r\n"):
         name, colon, body = line.partition(b":")
         if colon:
-            name = name.rstrip(b" \t").lower()
-            if name in found:
-                found[name].append(body)
-            else:
-                found[name] = [body]
+            found.setdefault(name.rstrip(b" \t").lower(), []).append(body)
     return found
 
 
-def _decoded(raw: bytes) -> str:
+def decoded(raw: bytes) -> str:
+    """Return the body of a field as text, its encoded-words decoded."""
     text = raw.decode("utf-8", "replace").strip(" \t")
     return decode_words(text) if "=?" in text else text

@@ -6,6 +6,7 @@ a rule does.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from relayproxy.rules.condition import Keys
@@ -18,6 +19,34 @@ Look: TypeAlias = Callable[[Any, list[int]], None]
 
 _CHANGING = frozenset({"score", "tags"})
 """Facts that rules themselves change: what they were before the first rule says nothing."""
+_MOST_KEPT = 2000
+"""Values of a steady fact whose candidates are remembered."""
+_LONGEST_KEPT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One fact and where its values lead: exact ones in `exact`, others through `looks`; `known` is what steady ones came to."""
+
+    name: str
+    get: Callable[[Facts], Any]
+    fold: Callable[[Any], Any] | None
+    many: bool
+    exact: Mapping[Any, Sequence[int]]
+    looks: tuple[Look, ...]
+    known: dict[Any, tuple[int, ...]] | None
+
+    def found(self, value: Any) -> Sequence[int]:
+        """Return the numbers that one value leads to."""
+        found = list(self.exact.get(value, ()))
+        for look in self.looks:
+            look(value, found)
+        known = self.known
+        if known is not None and not (isinstance(value, str) and len(value) > _LONGEST_KEPT):
+            if len(known) >= _MOST_KEPT:
+                known.clear()
+            known[value] = tuple(found)
+        return found
 
 
 class Index:
@@ -33,36 +62,49 @@ class Index:
             for name, key in keys:
                 keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
         self._always = tuple(always)
-        self._facts: list[tuple[str, Fact, dict[Any, list[int]], tuple[Look, ...]]] = []
-        for name, kinds in keyed.items():
-            fact = table[name]
-            exact = _table(kinds.pop("is", []))
-            looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
-            self._facts.append((name, fact, exact, looks))
+        self._rows = [_row(table[name], kinds) for name, kinds in keyed.items()]
 
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
-        for name, fact, exact, looks in self._facts:
+        for row in self._rows:
             # What Facts does for a fact that is missing, here without a call for each.
+            name = row.name
             if name in facts:
                 value = facts[name]
             else:
-                value = facts[name] = fact.fold(fact.get(facts)) if fact.folded else fact.get(facts)
-            if fact.many:
+                value = row.get(facts)
+                if row.fold is not None:
+                    value = row.fold(value)
+                facts[name] = value
+            if row.many:
                 for one in value:
-                    if one in exact:
-                        found += exact[one]
-                    for look in looks:
-                        look(one, found)
-            else:
-                if value in exact:
-                    found += exact[value]
-                for look in looks:
-                    look(value, found)
+                    found += row.found(one)
+            elif row.known is not None:
+                numbers = row.known.get(value)
+                found += row.found(value) if numbers is None else numbers
+            elif row.looks:
+                found += row.found(value)
+            elif value in row.exact:
+                found += row.exact[value]
         if not found:
             return self._always
         return sorted({*self._always, *found})
+
+
+def _row(fact: Fact, kinds: dict[str, list[tuple[Key, int]]]) -> _Row:
+    exact = _table(kinds.pop("is", []))
+    looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
+    keeps = fact.steady and bool(looks) and not fact.many
+    return _Row(
+        fact.name,
+        fact.get,
+        fact.fold if fact.folded else None,
+        fact.many,
+        exact,
+        looks,
+        {} if keeps else None,
+    )
 
 
 def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
