@@ -119,9 +119,7 @@ _marker = pluggy.HookimplMarker(PROJECT)
 def hook(function: F) -> F: ...
 @overload
 def hook(*, background: bool = ..., screen: str = ...) -> Callable[[F], F]: ...
-def hook(
-    function: F | None = None, *, background: bool = False, screen: str = ""
-) -> F | Callable[[F], F]:
+def hook(function: F | None = None, *, background: bool = False, screen: str = "") -> F | Callable[[F], F]:
     """Mark a function as a hook; its name says which.
 
     `background=True` lets a decide hook start early (at its own stage) and be waited for only where something

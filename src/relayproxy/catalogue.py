@@ -188,7 +188,8 @@ def hooks_of(name: str, plugin: Plugin[Any]) -> dict[str, Callable[..., Any]]:
         screen = getattr(function, "relayproxy_screen", "")
         if screen and not callable(getattr(subject, screen, None)):
             raise PluginError(
-                f"{name}: the hook {called!r} names the screen {screen!r}, which is not there", _file_of(subject)
+                f"{name}: the hook {called!r} names the screen {screen!r}, which is not there",
+                _file_of(subject),
             )
     return hooks
 

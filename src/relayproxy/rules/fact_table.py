@@ -103,6 +103,7 @@ def clock(facts: Facts, zone: tzinfo) -> datetime:
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _R, _M = Phase.RCPT, Phase.MESSAGE
+_MIME = (b"content-type", b"content-disposition")
 _DIRECTIONS = tuple(direction.value for direction in Direction)
 
 _ROWS = (
@@ -215,13 +216,25 @@ _ROWS = (
         lambda f: f.mail.envelope.size,
     ),
     Fact(
-        "subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header(b"subject") or ("",))[0]
+        "subject",
+        Kind.TEXT,
+        _M,
+        "the first subject, decoded",
+        lambda f: (f.header(b"subject") or ("",))[0],
+        fields=(b"subject",),
     ),
     Fact(
-        "from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address
+        "from",
+        Kind.ADDRESS,
+        _M,
+        "the address in From; empty where it names nobody or several",
+        _from_address,
+        fields=(b"from",),
     ),
-    Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], steady=True),
-    Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name),
+    Fact(
+        "from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], steady=True, fields=(b"from",)
+    ),
+    Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name, fields=(b"from",)),
     Fact("score", Kind.NUMBER, _M, "the sum of all scores so far", lambda f: f.mail.score + f.added),
     Fact(
         "tags",
@@ -231,9 +244,15 @@ _ROWS = (
         lambda f: tuple(f.tagged),
         many=True,
     ),
-    Fact("attachments.count", Kind.NUMBER, _M, "how many parts are files", _attachments),
+    Fact("attachments.count", Kind.NUMBER, _M, "how many parts are files", _attachments, fields=_MIME),
     Fact(
-        "attachment.name", Kind.TEXT, _M, "the names of the files in it", _named(lambda p: p.name), many=True
+        "attachment.name",
+        Kind.TEXT,
+        _M,
+        "the names of the files in it",
+        _named(lambda p: p.name),
+        many=True,
+        fields=_MIME,
     ),
     Fact(
         "attachment.extension",
@@ -242,9 +261,16 @@ _ROWS = (
         "what follows the last dot of those names",
         _named(lambda p: p.extension),
         many=True,
+        fields=_MIME,
     ),
     Fact(
-        "attachment.type", Kind.TEXT, _M, "the media types of the files", _named(lambda p: p.type), many=True
+        "attachment.type",
+        Kind.TEXT,
+        _M,
+        "the media types of the files",
+        _named(lambda p: p.type),
+        many=True,
+        fields=_MIME,
     ),
     Fact(
         "part.type",
@@ -277,17 +303,28 @@ FACTS: Mapping[str, Fact] = {row.name: row for row in _ROWS}
 
 def _header(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True)
+    return Fact(
+        f"header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True, fields=(name,)
+    )
 
 
 def _first_header(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"first_header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: (f.header(name) or ("",))[0])
+    return Fact(
+        f"first_header.{rest.lower()}",
+        Kind.TEXT,
+        _M,
+        "",
+        lambda f: (f.header(name) or ("",))[0],
+        fields=(name,),
+    )
 
 
 def _header_count(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.fields(name)))
+    return Fact(
+        f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.fields(name)), fields=(name,)
+    )
 
 
 def _finding(rest: str) -> Fact:
@@ -304,7 +341,7 @@ def finding_fact(name: str, rest: str) -> Fact:
             Kind.WORD,
             phase,
             "",
-            lambda f: tuple(x.result for x in f.mail.findings if x.method == method),
+            lambda f: tuple([x.result for x in f.mail.findings if x.method == method]),
             many=True,
             words=tuple(sorted(RESULTS)),
         )

@@ -6,7 +6,6 @@ a rule does.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from relayproxy.rules.condition import Keys
@@ -24,29 +23,35 @@ _MOST_KEPT = 2000
 _LONGEST_KEPT = 255
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One fact and where its values lead: exact ones in `exact`, others through `looks`; `known` is what steady ones came to."""
+class _Kept(dict[Any, tuple[int, ...]]):
+    """What the values of a steady fact lead to, found once for each."""
 
-    name: str
-    get: Callable[[Facts], Any]
-    fold: Callable[[Any], Any] | None
-    many: bool
-    exact: Mapping[Any, Sequence[int]]
-    looks: tuple[Look, ...]
-    known: dict[Any, tuple[int, ...]] | None
+    def __init__(self, exact: Mapping[Any, Sequence[int]], looks: tuple[Look, ...]) -> None:
+        super().__init__()
+        self._exact, self._looks = exact, looks
 
-    def found(self, value: Any) -> Sequence[int]:
-        """Return the numbers that one value leads to."""
-        found = list(self.exact.get(value, ()))
-        for look in self.looks:
+    def __missing__(self, value: Any) -> tuple[int, ...]:
+        found = list(self._exact.get(value, ()))
+        for look in self._looks:
             look(value, found)
-        known = self.known
-        if known is not None and not (isinstance(value, str) and len(value) > _LONGEST_KEPT):
-            if len(known) >= _MOST_KEPT:
-                known.clear()
-            known[value] = tuple(found)
-        return found
+        numbers = tuple(found)
+        if not (isinstance(value, str) and len(value) > _LONGEST_KEPT):
+            if len(self) >= _MOST_KEPT:
+                self.clear()
+            self[value] = numbers
+        return numbers
+
+
+_Row: TypeAlias = tuple[
+    str,
+    Callable[[Facts], Any],
+    Callable[[Any], Any] | None,
+    bool,
+    Mapping[Any, Sequence[int]],
+    tuple[Look, ...],
+    _Kept | None,
+]
+"""Of one fact: name, how to get and (if text) to fold it, whether it has many values, and where they lead."""
 
 
 class Index:
@@ -67,26 +72,28 @@ class Index:
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
-        for row in self._rows:
+        for name, get, fold, many, exact, looks, kept in self._rows:
             # What Facts does for a fact that is missing, here without a call for each.
-            name = row.name
             if name in facts:
                 value = facts[name]
             else:
-                value = row.get(facts)
-                if row.fold is not None:
-                    value = row.fold(value)
+                value = get(facts)
+                if fold is not None and value:
+                    value = fold(value)
                 facts[name] = value
-            if row.many:
+            if many:
                 for one in value:
-                    found += row.found(one)
-            elif row.known is not None:
-                numbers = row.known.get(value)
-                found += row.found(value) if numbers is None else numbers
-            elif row.looks:
-                found += row.found(value)
-            elif value in row.exact:
-                found += row.exact[value]
+                    if one in exact:
+                        found += exact[one]
+                    for look in looks:
+                        look(one, found)
+            elif kept is not None:
+                found += kept[value]
+            else:
+                if value in exact:
+                    found += exact[value]
+                for look in looks:
+                    look(value, found)
         if not found:
             return self._always
         return sorted({*self._always, *found})
@@ -96,15 +103,8 @@ def _row(fact: Fact, kinds: dict[str, list[tuple[Key, int]]]) -> _Row:
     exact = _table(kinds.pop("is", []))
     looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
     keeps = fact.steady and bool(looks) and not fact.many
-    return _Row(
-        fact.name,
-        fact.get,
-        fact.fold if fact.folded else None,
-        fact.many,
-        exact,
-        looks,
-        {} if keeps else None,
-    )
+    kept = _Kept(exact, looks) if keeps else None
+    return fact.name, fact.get, fact.fold if fact.folded else None, fact.many, exact, looks, kept
 
 
 def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
@@ -136,7 +136,9 @@ def _pattern(pairs: list[tuple[Key, int]]) -> Look:
 
     def look(value: str, found: list[int]) -> None:
         if value:
-            found += [numbers[place] for place in patterns.found(value)]
+            places = patterns.found(value)
+            if places:
+                found += [numbers[place] for place in places]
         else:
             found += empty
 
