@@ -9,9 +9,10 @@ from relayproxy.builtin._append import appended
 from relayproxy.builtin._archive_list import list_gzip, list_zip
 from relayproxy.builtin._attachment_scan import Wanted, scan
 from relayproxy.builtin._bayes_words import words_of
-from relayproxy.builtin._content_kinds import extensions_of, kind_of
+from relayproxy.builtin._content_kinds import kind_of
 from relayproxy.mailauth.dkim_impact import broken_by_body, broken_by_fields
 from relayproxy.mailauth.unsubscribe_token import TokenFault, read_token
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import read_tree
 from relayproxy.model.mime_content import decoded_octets
 

@@ -17,7 +17,6 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Step
 from relayproxy.model.verdict import Action, Verdict, strongest
 
-
 _SCREENED = ("rcpt", "message")
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from relayproxy.api import Direction
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.finding import RESULTS
-from relayproxy.model.parts import Part
+from relayproxy.model.mime import Oddity
 from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase, decoded
 
 
@@ -83,8 +84,18 @@ def _local(facts: Facts) -> bool:
     return facts.rcpt is not None and _serves(facts.world.domains, facts.rcpt.address.ascii_domain)
 
 
-def _named(pick: Callable[[Part], str]) -> Callable[[Facts], tuple[str, ...]]:
-    return lambda facts: tuple([text for part in facts.files() if (text := pick(part))])
+def _names(facts: Facts) -> tuple[str, ...]:
+    """By every reading: readers disagree about odd parameters."""
+    return tuple([name for part in facts.files() for name in part.described.names])
+
+
+def _extensions(facts: Facts) -> tuple[str, ...]:
+    return tuple(sorted({extension for name in _names(facts) for extension in extensions_of(name)}))
+
+
+def _types(facts: Facts) -> tuple[str, ...]:
+    plain = facts.plain()
+    return (plain,) if plain else tuple([part.type for part in facts.tree().root.leaves()])
 
 
 def _attachments(facts: Facts) -> int:
@@ -103,7 +114,7 @@ def clock(facts: Facts, zone: tzinfo) -> datetime:
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _R, _M = Phase.RCPT, Phase.MESSAGE
-_MIME = (b"content-type", b"content-disposition")
+_MIME = (b"content-type", b"content-disposition", b"content-transfer-encoding")
 _DIRECTIONS = tuple(direction.value for direction in Direction)
 
 _ROWS = (
@@ -249,8 +260,8 @@ _ROWS = (
         "attachment.name",
         Kind.TEXT,
         _M,
-        "the names of the files in it",
-        _named(lambda p: p.name),
+        "the names of the files in it, by every reading of them",
+        _names,
         many=True,
         fields=_MIME,
     ),
@@ -258,8 +269,8 @@ _ROWS = (
         "attachment.extension",
         Kind.TEXT,
         _M,
-        "what follows the last dot of those names",
-        _named(lambda p: p.extension),
+        "what a system may see behind the last dot of those names",
+        _extensions,
         many=True,
         fields=_MIME,
     ),
@@ -268,7 +279,7 @@ _ROWS = (
         Kind.TEXT,
         _M,
         "the media types of the files",
-        _named(lambda p: p.type),
+        lambda f: tuple([p.type for p in f.files()]),
         many=True,
         fields=_MIME,
     ),
@@ -277,8 +288,27 @@ _ROWS = (
         Kind.TEXT,
         _M,
         "the media types of all parts",
-        lambda f: tuple(p.type for p in f.parts()),
+        _types,
         many=True,
+        fields=_MIME,
+    ),
+    Fact(
+        "mime.oddity",
+        Kind.WORD,
+        _M,
+        "what is broken in the structure of its parts",
+        lambda f: () if f.plain() else tuple(sorted(f.tree().oddities)),
+        many=True,
+        words=tuple(sorted(Oddity)),
+        fields=_MIME,
+    ),
+    Fact(
+        "mime.unseen",
+        Kind.BOOL,
+        _M,
+        "whether something may be in it that is too large, too deep or too broken to be seen",
+        lambda f: not f.plain() and f.tree().unseen,
+        fields=_MIME,
     ),
     Fact(
         "time",

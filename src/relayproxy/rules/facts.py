@@ -15,11 +15,12 @@ from typing import Any, Protocol, TypeAlias
 from relayproxy.api import Mail, Recipient
 from relayproxy.mailauth.from_header import Anomaly, parse_mailbox
 from relayproxy.model.encoded_words import decode_words
-from relayproxy.model.parts import Part, parts_of
+from relayproxy.model.mime import Part, Tree, read_tree
 
 Ip: TypeAlias = IPv4Address | IPv6Address
 
-_TEXT = re.compile(rb"[ \t]*text/[a-z]+[ \t]*(?:;|\Z)", re.IGNORECASE)
+_TEXT = re.compile(rb"[ \t]*(text/[a-z]+)[ \t]*(?:;|\Z)", re.IGNORECASE)
+_CODED = re.compile(rb"[ \t]*(?:7bit|8bit|binary|base64|quoted-printable)[ \t]*\Z", re.IGNORECASE)
 _FIELD = rb"\r\n(%b)[ \t]*:([^\r]*(?:\r(?!\n)[^\r]*|\r\n[ \t][^\r]*)*)"
 _FEW = 20  # names that one pattern looks for
 _NO_FIELDS: list[bytes] = []
@@ -150,7 +151,7 @@ class Facts(dict[str, Any]):
     __slots__ = (
         "_author",
         "_fields",
-        "_parts",
+        "_tree",
         "added",
         "answers",
         "mail",
@@ -172,7 +173,7 @@ class Facts(dict[str, Any]):
         self.tagged: list[str] = []
         self.answers: dict[Any, Any] = {}
         self._author: tuple[str, str] | None = None
-        self._parts: tuple[Part, ...] | None = None
+        self._tree: Tree | None = None
         self._fields: dict[bytes, list[bytes]] | None = None
 
     def __missing__(self, name: str) -> Any:
@@ -219,20 +220,29 @@ class Facts(dict[str, Any]):
         raws = self.fields(name)
         return tuple([decoded(raw) for raw in raws]) if raws else ()
 
-    def parts(self) -> tuple[Part, ...]:
-        """The MIME parts."""
-        if self._parts is None:
-            self._parts = parts_of(self.mail.message)
-        return self._parts
+    def tree(self) -> Tree:
+        """The MIME parts, as the strict reader sees them."""
+        if self._tree is None:
+            self._tree = read_tree(self.mail.message)
+        return self._tree
+
+    def plain(self) -> str:
+        """The type of a message that is one text without a name, or ""; most are, and need no closer look."""
+        kinds = self.fields(b"content-type")
+        found = "text/plain"
+        if kinds:
+            simple = _TEXT.match(kinds[0])
+            if not simple or len(kinds) > 1 or b"name" in kinds[0].lower():
+                return ""
+            found = simple[1].decode().lower()
+        if self.fields(b"content-disposition"):
+            return ""
+        coded = self.fields(b"content-transfer-encoding")
+        return "" if coded and (len(coded) > 1 or not _CODED.match(coded[0])) else found
 
     def files(self) -> tuple[Part, ...]:
-        """The parts that are files; most messages are plain text and need no closer look."""
-        kinds = self.fields(b"content-type")
-        if (
-            not kinds or (len(kinds) == 1 and _TEXT.match(kinds[0]) and b"name" not in kinds[0].lower())
-        ) and not self.fields(b"content-disposition"):
-            return ()
-        return tuple(part for part in self.parts() if part.is_attachment)
+        """The parts that are files."""
+        return () if self.plain() else tuple(filter(_is_file, self.tree().root.walk()))
 
     def follow(self, mail: Mail) -> None:
         """Go on with the same mail at a later hook: forget what may have become known since."""
@@ -255,6 +265,15 @@ class Facts(dict[str, Any]):
                         found = parse_mailbox(raws[0])
             self._author = found
         return self._author
+
+
+def _is_file(part: Part) -> bool:
+    """Whether a reader may show a part as a file: it has a name, says so, or is neither text nor a container."""
+    said = part.described
+    if part.children:
+        # A multipart has a name only if no blank line ends its header: then it is that of its first part.
+        return part.type.startswith("multipart/") and bool(said.names)
+    return bool(said.names) or said.disposition == "attachment" or not part.type.startswith("text/")
 
 
 def decoded(raw: bytes) -> str:
