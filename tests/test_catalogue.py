@@ -87,6 +87,7 @@ def test_a_folder_must_be_there(tmp_path):
     [
         (HOOK.replace("message", "mesage"), "there is no hook 'mesage'; did you mean 'message'?"),
         (HOOK.replace("message(mail)", "message(letter)"), "letter"),
+        (HOOK.replace("@hook", "@hook(screen='matters')"), "names the screen 'matters', which is not there"),
     ],
 )
 def test_a_hook_that_is_none_is_an_error(catalogue, text, said):

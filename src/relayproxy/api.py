@@ -118,18 +118,23 @@ _marker = pluggy.HookimplMarker(PROJECT)
 @overload
 def hook(function: F) -> F: ...
 @overload
-def hook(*, background: bool = ...) -> Callable[[F], F]: ...
-def hook(function: F | None = None, *, background: bool = False) -> F | Callable[[F], F]:
+def hook(*, background: bool = ..., screen: str = ...) -> Callable[[F], F]: ...
+def hook(function: F | None = None, *, background: bool = False, screen: str = "") -> F | Callable[[F], F]:
     """Mark a function as a hook; its name says which.
 
     `background=True` lets a decide hook start early (at its own stage) and be waited for only where something
     needs it: before a hook of a plugin that names it in `after`, or when the message stage is settled. Its
     verdict counts there; that of an `rcpt` hook then counts for the whole message.
+
+    `screen` names a method of the plugin that tells at once whether an `rcpt` or `message` hook has anything to do: a
+    plain function of the same arguments, which notes and changes nothing. Where it says False the hook is not called,
+    which spares most of what a call costs. If it raises, the hook is called.
     """
 
     def mark(f: F) -> F:
         marked = _marker(f)
         marked.relayproxy_background = background  # type: ignore[attr-defined]
+        marked.relayproxy_screen = screen  # type: ignore[attr-defined]
         return marked
 
     return mark if function is None else mark(function)

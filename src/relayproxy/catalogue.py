@@ -180,10 +180,18 @@ def hooks_of(name: str, plugin: Plugin[Any]) -> dict[str, Callable[..., Any]]:
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{name}: {_explained(error, subject)}", _file_of(subject)) from error
     callers = manager.get_hookcallers(subject) or ()
-    return {
+    hooks = {
         caller.name: next(impl.function for impl in caller.get_hookimpls() if impl.plugin is subject)
         for caller in callers
     }
+    for called, function in hooks.items():
+        screen = getattr(function, "relayproxy_screen", "")
+        if screen and not callable(getattr(subject, screen, None)):
+            raise PluginError(
+                f"{name}: the hook {called!r} names the screen {screen!r}, which is not there",
+                _file_of(subject),
+            )
+    return hooks
 
 
 def _explained(error: pluggy.PluginValidationError, subject: Any) -> str:

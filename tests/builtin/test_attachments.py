@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from relayproxy.builtin._archive_list import list_zip
 from relayproxy.builtin._content_kinds import extensions_of, kind_of
 from relayproxy.builtin.attachments import Attachments, AttachmentsSettings
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import MOST_PARTS
 from relayproxy.testing.mail import call, make_mail
 from relayproxy.testing.session import SessionDriver

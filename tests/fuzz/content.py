@@ -12,9 +12,10 @@ from relayproxy.builtin._archive_rar import RAR4, RAR5, list_rar
 from relayproxy.builtin._archive_tar import COMPRESSED, list_compressed, list_tar
 from relayproxy.builtin._attachment_scan import Scan, Wanted
 from relayproxy.builtin._bayes_words import words_of
-from relayproxy.builtin._content_kinds import extensions_of, kind_of
+from relayproxy.builtin._content_kinds import kind_of
 from relayproxy.mailauth.dkim_impact import broken_by_body, broken_by_fields
 from relayproxy.mailauth.unsubscribe_token import TokenFault, read_token
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import read_tree
 from relayproxy.model.mime_content import decoded_octets
 

@@ -1,5 +1,6 @@
 """The short ways to facts say what the long ones say."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.rules.asking import driver, ruleset
@@ -38,8 +39,11 @@ PIECES = st.lists(
 NAMES = st.sampled_from(["From", "from ", "Subject", "X-A", "x-a", "From\t", "Fr om", "", "Fröm"])
 
 
-def facts_of(raw):
-    return Facts(make_mail(raw), None, World(FACTS), 0.0)
+MANY = {name: fact_named(name) for name in (f"header.x-{n}" for n in range(40))}
+
+
+def facts_of(raw, **more):
+    return Facts(make_mail(raw), None, World({**FACTS, **more}), 0.0)
 
 
 @given(PIECES)
@@ -62,9 +66,17 @@ def test_header_fields_are_those_of_the_message(fields):
         f"{name}:{value}" + ("\r\n \tfolded" if folded else "") + "\r\n" for name, value, folded in fields
     ]
     raw = ("".join(lines) + "\r\nbody\r\n").encode()
-    facts, message = facts_of(raw), make_mail(raw).message
-    for name in ("from", "subject", "x-a"):
-        assert facts.header(name.encode()) == tuple(field.text for field in message.all(name))
+    message = make_mail(raw).message
+    asked = {"header.x-a": fact_named("header.x-a")}
+    for facts in (facts_of(raw, **asked), facts_of(raw, **asked, **MANY)):
+        for name in ("from", "subject", "x-a"):
+            assert facts.header(name.encode()) == tuple(field.text for field in message.all(name))
+
+
+@pytest.mark.parametrize("more", [{}, MANY])
+def test_a_field_that_no_fact_has_declared_is_a_fault_and_not_nothing(more):
+    with pytest.raises(KeyError):
+        facts_of(b"X-B: 1\r\n\r\n", **more).header(b"x-b")
 
 
 def test_every_fact_has_a_value_before_anything_is_known():

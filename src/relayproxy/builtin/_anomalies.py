@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from relayproxy.api import HeaderField, Mail, Message
-from relayproxy.builtin._content_kinds import extensions_of
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.model.encoded_words import decode_words
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import Oddity, Part, read_tree
 from relayproxy.model.mime_content import encoded_octets
 

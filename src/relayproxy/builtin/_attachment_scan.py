@@ -19,11 +19,11 @@ from relayproxy.builtin._content_kinds import (
     HEAD,
     MACRO_FILES,
     UNLISTED,
-    extensions_of,
     has_direction_trick,
     is_disguised,
     kind_of,
 )
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import Part, Tree
 from relayproxy.model.mime_content import decoded_octets
 

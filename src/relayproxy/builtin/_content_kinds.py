@@ -1,8 +1,6 @@
-"""What a file is, by its first octets and by the ways in which its name can be read. Must not know messages or actions."""
+"""What a file is, by its first octets and by what its name promises. Must not know messages or actions."""
 
 import re
-import unicodedata
-from urllib.parse import unquote
 
 HEAD = 49_152
 """Octets of a part, as encoded, that are enough to tell its kind: an ISO 9660 image says so at 32 KiB."""
@@ -90,8 +88,6 @@ _SAYS = {
 }
 """What may be found in files whose extension promises that they are harmless."""
 _DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_CUT = re.compile(r"[:\x00/\\]")
-_LONGEST = 1000
 
 
 def kind_of(head: bytes) -> str:
@@ -111,31 +107,3 @@ def is_disguised(extensions: frozenset[str], kind: str) -> bool:
 def has_direction_trick(name: str) -> bool:
     """Whether characters that turn the direction of writing hide what a name ends with (Unicode TR 36 section 2.1)."""
     return _DIRECTION.search(name) is not None
-
-
-def extensions_of(name: str) -> frozenset[str]:
-    """Return the extensions, in lower case, that a system may see at the end of a name.
-
-    Blanks and dots at the end don't count for Windows, nor does what follows a colon (a stream); letters of full width
-    are letters, invisible ones are none.
-    """
-    found: set[str] = set()
-    name = name[:_LONGEST]
-    for reading in {name, unquote(name)}:
-        plain = reading if reading.isascii() else _visible(reading)
-        pieces = _CUT.split(plain)
-        for piece in {pieces[-1], *(pieces if ":" in plain or "\0" in plain else ())}:
-            stem, dot, extension = _trimmed(piece).rpartition(".")
-            if dot and (stem or extension):
-                found.add(extension.strip().lower())
-    return frozenset(found)
-
-
-def _visible(name: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
-
-
-def _trimmed(piece: str) -> str:
-    while piece and (piece[-1] == "." or piece[-1].isspace() or ord(piece[-1]) < 32):
-        piece = piece[:-1]
-    return piece

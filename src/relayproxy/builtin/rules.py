@@ -29,7 +29,7 @@ from relayproxy.api import (
 from relayproxy.rules.acts import Address, Field, Onward, Rate
 from relayproxy.rules.condition import Pending
 from relayproxy.rules.edits import address_edits, field_edits, onward_edits
-from relayproxy.rules.engine import Result, ask, differs
+from relayproxy.rules.engine import Asking, Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Listing
 from relayproxy.rules.rule import Ruleset
@@ -82,6 +82,8 @@ class Rules(Plugin[RulesSettings]):
         self._first: dict[str, tuple[Recipient, Facts]] = {}
         self._changes: dict[str, tuple[Recipient, Result, Facts]] = {}
         self._edits: dict[str, tuple[Result, Facts]] = {}
+        self._about: Facts | None = None
+        self._asking: Asking | None = None
         self._hide_unused()
 
     def _hide_unused(self) -> None:
@@ -115,18 +117,44 @@ class Rules(Plugin[RulesSettings]):
 
     # -- the hooks ------------------------------------------------------------------------------------------
 
-    @hook
-    def rcpt(self, mail: Mail, rcpt: Recipient) -> Any:
-        """Ask the rules that can answer now, and whether this recipient can share the message with the first."""
+    def has_rcpt(self, mail: Mail, rcpt: Recipient) -> bool:
+        """Whether a rule has anything to say of this recipient, or of its sharing the message with the first."""
         self._refresh()
         facts = self._facts(mail, rcpt)
-        asking = ask(self._at_rcpt, facts)
+        self._asking = asking = ask(self._at_rcpt, facts)
+        if asking is None and not mail.envelope.recipients:
+            self._begin(mail, rcpt, facts)
+            return False
+        if asking is None and not self._ruleset.splits:
+            return False
+        self._about = facts
+        return True
+
+    @hook(screen="has_rcpt")
+    def rcpt(self, mail: Mail, rcpt: Recipient) -> Any:
+        """Ask the rules that can answer now, and whether this recipient can share the message with the first."""
+        if not self._is_screened(mail, rcpt) and not self.has_rcpt(mail, rcpt):
+            return None
+        facts, asking = self._taken(mail)
         if asking is None:
             return self._join(mail, rcpt, facts)
         result = _ended(asking)
         if isinstance(result, Pending):
             return self._rcpt_later(mail, rcpt, facts, asking, result)
         return self._rcpt_done(mail, rcpt, facts, result)
+
+    def _is_screened(self, mail: Mail, rcpt: Recipient | None) -> bool:
+        """Whether the screen was asked just before about the same: then what it found is still there."""
+        facts = self._about
+        return facts is not None and facts.mail.id == mail.id and (rcpt is None or facts.rcpt is rcpt)
+
+    def _taken(self, mail: Mail) -> tuple[Facts, Asking | None]:
+        """Return what the screen has left for the hook."""
+        facts, asking = self._about, self._asking
+        assert facts is not None
+        self._about = self._asking = None
+        facts.mail = mail
+        return facts, asking
 
     async def _rcpt_later(
         self,
@@ -151,9 +179,7 @@ class Rules(Plugin[RulesSettings]):
     def _join(self, mail: Mail, rcpt: Recipient, facts: Facts) -> Any:
         """Let a recipient share the message with the first one, or have it sent apart (RFC 5321 section 4.5.3.1.10)."""
         if not mail.envelope.recipients:
-            # Nobody before this one, or nobody whom the next hop took.
-            if self._at_message is not None:
-                _keep(self._first, mail.id, (rcpt, facts))
+            self._begin(mail, rcpt, facts)
             return None
         if not self._ruleset.splits:
             return None
@@ -167,6 +193,11 @@ class Rules(Plugin[RulesSettings]):
         if isinstance(apart, Pending):
             return self._join_later(comparing, apart, facts, first[1])
         return _apart() if apart else None
+
+    def _begin(self, mail: Mail, rcpt: Recipient, facts: Facts) -> None:
+        """Keep what is known of the first recipient: nobody is before it, or nobody whom the next hop took."""
+        if self._at_message is not None:
+            _keep(self._first, mail.id, (rcpt, facts))
 
     async def _join_later(
         self, comparing: Generator[Pending, None, bool], pending: Pending, facts: Facts, other: Facts
@@ -183,9 +214,8 @@ class Rules(Plugin[RulesSettings]):
         edits = address_edits([act for _, act in result.addresses], facts, rcpt)
         return (*edits, *onward_edits(act for _, act in result.onward))
 
-    @hook
-    def message(self, mail: Mail) -> Any:
-        """Ask the rules that need the message."""
+    def has_message(self, mail: Mail) -> bool:
+        """Whether a rule has anything to say of the message."""
         self._refresh()
         first = self._first.pop(mail.id, None)
         if first is not None:
@@ -194,9 +224,19 @@ class Rules(Plugin[RulesSettings]):
         else:
             recipients = mail.envelope.recipients
             facts = self._facts(mail, recipients[0] if recipients else None)
-        asking = ask(self._at_message, facts)
-        if asking is None:
+        self._asking = ask(self._at_message, facts)
+        if self._asking is None:
+            return False
+        self._about = facts
+        return True
+
+    @hook(screen="has_message")
+    def message(self, mail: Mail) -> Any:
+        """Ask the rules that need the message."""
+        if not self._is_screened(mail, None) and not self.has_message(mail):
             return None
+        facts, asking = self._taken(mail)
+        assert asking is not None
         result = _ended(asking)
         if isinstance(result, Pending):
             return self._message_later(mail, facts, asking, result)

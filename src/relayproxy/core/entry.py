@@ -17,6 +17,8 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Step
 from relayproxy.model.verdict import Action, Verdict, strongest
 
+_SCREENED = ("rcpt", "message")
+
 
 @dataclass(frozen=True, slots=True)
 class When:
@@ -60,7 +62,8 @@ class Entry:
 class Call:
     """One hook of one entry, ready to be called.
 
-    `always` says that it is asked about any mail, `skippers` are entries whose findings can make it be left out.
+    `always` says that it is asked about any mail, `skippers` are entries whose findings can make it be left out. `screen`
+    tells whether it has anything to do, and `idle` is the step of one that hasn't.
     """
 
     entry: Entry
@@ -75,6 +78,8 @@ class Call:
     timer: Timer
     errors: dict[str, Cell]
     verdicts: dict[str, Cell]
+    screen: Callable[..., bool] | None
+    idle: Step
 
 
 @dataclass(slots=True)
@@ -150,7 +155,18 @@ def prepared(entry: Entry, hook: str, entries: Sequence[Entry], metrics: Metrics
             action.name: metrics.cell("verdicts_total", hook, entry.name, action.name.lower(), mode)
             for action in (Action if hook in DECIDE else ())
         },
+        screen=_screen(entry, hook),
+        idle=Step(hook, entry.name, 0.0, "ok"),
     )
+
+
+def _screen(entry: Entry, hook: str) -> Callable[..., bool] | None:
+    """Return what tells whether a hook has anything to do, if it has named something."""
+    name = getattr(entry.hooks[hook], "relayproxy_screen", "")
+    if not name or hook not in _SCREENED:
+        return None
+    screen: Callable[..., bool] = getattr(getattr(type(entry.plugin), "module", entry.plugin), name)
+    return screen
 
 
 def is_settled(results: Iterable[Result]) -> bool:

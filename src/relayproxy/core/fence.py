@@ -15,6 +15,7 @@ from relayproxy.api import Clock, ServiceError, Unavailable
 from relayproxy.core.entry import Call, Scope
 from relayproxy.core.log import Log
 from relayproxy.core.waiting import AbandonedError, ended, within
+from relayproxy.model.mail import Mail
 
 Came: TypeAlias = tuple[Any, str, float]
 """What a call came to: its value, what went wrong or "", and how many seconds it took."""
@@ -30,6 +31,15 @@ class Fence:
         self.monotonic = clock.monotonic
         self._log = log
         self._stuck: deque[Coroutine[Any, Any, Any]] = deque(maxlen=_KEPT)
+
+    @staticmethod
+    def is_idle(call: Call, mail: Mail, arguments: Mapping[str, Any]) -> bool:
+        """Whether a hook says that it has nothing to do with a mail; one that fails to tell is called."""
+        assert call.screen is not None
+        try:
+            return not call.screen(mail, *arguments.values())
+        except BaseException:  # noqa: BLE001  (foreign code; what is wrong comes up again where it is accounted for)
+            return False
 
     def begin(self, call: Call, scope: Scope, arguments: dict[str, Any]) -> Came | Coroutine[Any, Any, Came]:
         """Call a hook; return what it came to, or what is to be awaited for that."""

@@ -118,17 +118,25 @@ class Pipeline:
         calls = self._calls[hook]
         if not calls:
             return None
+        screened = False
+        alone = len(calls) == 1 and not calls[0].background and not scope.running
+        if alone:
+            call = calls[0]
+            if not (call.always or call.entry.when.holds(mail.client, mail.direction)):
+                return None
+            screened = call.screen is not None and not call.skippers
+            if screened and self._fence.is_idle(call, mail, more):
+                # Most mail has nothing to do with most of what is looked for.
+                mail.trace.append(call.idle)
+                return None
         start = self._monotonic()
         if scope.left:
             scope.deadline = start + scope.left
         try:
-            if len(calls) == 1 and not calls[0].background and not scope.running:
+            if alone:
                 # One hook that waits for nothing before it: no more than the call.
-                call = calls[0]
-                results: Sequence[Result] = ()
-                if call.always or call.entry.when.holds(mail.client, mail.direction):
-                    begun = self._stage.begin(call, scope, mail, more, ())
-                    results = (begun if isinstance(begun, Result) else await begun,)
+                begun = self._stage.begin(calls[0], scope, mail, more, (), screened=screened)
+                results: Sequence[Result] = (begun if isinstance(begun, Result) else await begun,)
             else:
                 results = await self._stage.run(calls, mail.client, mail.direction, scope, mail, more)
         except asyncio.CancelledError:
@@ -149,7 +157,9 @@ class Pipeline:
         for call in self._calls["arrived"]:
             if call.always or call.entry.when.holds(mail.client, mail.direction):
                 await self._called(call, scope, {"mail": mail.view()})
-        verdict = strongest((scope.owed, await self.decide("message", mail, scope)))
+        verdict = await self.decide("message", mail, scope)
+        if scope.owed is not None:
+            verdict = strongest((scope.owed, verdict))
         return strongest((verdict, await self._join(mail, scope))) if scope.running else verdict
 
     async def _join(self, mail: Mail, scope: Scope) -> Verdict | None:

@@ -136,8 +136,13 @@ class Stage:
         mail: Mail | None,
         arguments: dict[str, Any],
         before: Sequence[Result],
+        *,
+        screened: bool = False,
     ) -> Result | Coroutine[Any, Any, Result]:
-        """Call one decide hook; return what it came to, or what is to be awaited for that."""
+        """Call one decide hook; return what it came to, or what is to be awaited for that.
+
+        `screened`: it has been asked already whether it has anything to do.
+        """
         trace = scope.trace if mail is None else mail.trace
         name = call.entry.name
         if before and is_settled(before):
@@ -145,13 +150,20 @@ class Stage:
             trace.append(Step(call.hook, name, 0.0, "not run"))
             return Result(call)
         if mail is not None:
-            view = mail.view(name)
-            for result in before:
-                if result.findings:
-                    view.findings += result.findings
-            if call.skippers and is_skipped(call, view.findings, arguments.get("rcpt")):
-                trace.append(Step(call.hook, name, 0.0, "skipped"))
+            view: Mail | None = None
+            screen = call.screen is not None and not screened
+            if before or call.skippers or not screen:
+                view = mail.view(name)
+                for result in before:
+                    if result.findings:
+                        view.findings += result.findings
+                if call.skippers and is_skipped(call, view.findings, arguments.get("rcpt")):
+                    trace.append(Step(call.hook, name, 0.0, "skipped"))
+                    return Result(call)
+            if screen and self._fence.is_idle(call, view or mail, arguments):
+                trace.append(call.idle)
                 return Result(call)
+            view = view or mail.view(name)
             notes = view.noted
             arguments = {"mail": view, **arguments}
         else:

@@ -23,6 +23,7 @@ LONGEST_HEADER = 65_536
 ALL_HEADERS = 262_144
 """Octets of the headers of all parts together."""
 _LONGEST_BOUNDARY = 200  # RFC 2046 allows 70
+_MOST_BOUNDARIES = 8  # of one container; a line is compared with all that are open
 _LINE = re.compile(rb"\r\n--([^\r\n]{0,300})")
 _NO_FIELD = re.compile(rb"\r\n(?![ \t]|[!-9;-~]{1,1000}[ \t]*:|\r\n|\Z)")
 _BLANKS = b" \t"
@@ -135,12 +136,15 @@ class _Draft:
 
 
 class _Open:
-    """A container that is not closed yet; `boundary` is None for a message within a message."""
+    """A container that is not closed yet; a message within a message has no `boundaries`.
 
-    __slots__ = ("begun", "boundary", "part")
+    Of several each one counts: readers disagree which it is, and so all parts are seen that any of them sees.
+    """
 
-    def __init__(self, part: _Draft, boundary: bytes | None) -> None:
-        self.part, self.boundary = part, boundary
+    __slots__ = ("begun", "boundaries", "part")
+
+    def __init__(self, part: _Draft, boundaries: tuple[bytes, ...]) -> None:
+        self.part, self.boundaries = part, boundaries
         self.begun = False
 
 
@@ -181,16 +185,16 @@ class _Reader:
         """Take a line for the delimiter that it may be; say whether to go on."""
         text = text.rstrip(_BLANKS)
         for level in range(len(self._open) - 1, -1, -1):
-            boundary = self._open[level].boundary
-            if boundary is None or not text.startswith(boundary):
-                continue
-            if text == boundary:
-                self._close(level + 1, max(place - 2, 0))
-                return self._next(self._open[level], place)
-            if text == boundary + b"--":
-                self._close(level + 1, max(place - 2, 0))
-                self._ended(level)
-                return True
+            for boundary in self._open[level].boundaries:
+                if not text.startswith(boundary):
+                    continue
+                if text == boundary:
+                    self._close(level + 1, max(place - 2, 0))
+                    return self._next(self._open[level], place)
+                if text == boundary + b"--":
+                    self._close(level + 1, max(place - 2, 0))
+                    self._ended(level)
+                    return True
         return True
 
     def _next(self, container: _Open, place: int) -> bool:
@@ -239,7 +243,7 @@ class _Reader:
         for match in _LINE.finditer(b"\r\n" + head):
             text = match[1].rstrip(_BLANKS)
             for one in self._open:
-                if one.boundary is not None and text in (one.boundary, one.boundary + b"--"):
+                if any(text in (boundary, boundary + b"--") for boundary in one.boundaries):
                     return match.start()
         return -1
 
@@ -250,21 +254,21 @@ class _Reader:
             self._judge(part)
             self._leaf = None
             holds_message = said.type in _MESSAGES
-            boundary = self._boundary(said) if said.type.startswith("multipart/") else None
-            if boundary is None and not holds_message:
+            boundaries = self._boundaries(said) if said.type.startswith("multipart/") else ()
+            if not boundaries and not holds_message:
                 self._leaf = part
                 return
             if part.depth >= DEEPEST or self._count >= MOST_PARTS:
                 self._odd.add(Oddity.TOO_DEEP if part.depth >= DEEPEST else Oddity.TOO_MANY_PARTS)
                 self._leaf = part
                 return
-            if boundary is not None:
-                self._open.append(_Open(part, boundary))
+            if boundaries:
+                self._open.append(_Open(part, boundaries))
                 return
             if said.encoding not in _PLAIN_ENCODINGS or part.body >= self._end:
                 self._leaf = part
                 return
-            self._open.append(_Open(part, None))
+            self._open.append(_Open(part, ()))
             within = self._part(part.body, part.depth + 1)
             part.children.append(within)
             part = within
@@ -282,23 +286,23 @@ class _Reader:
         elif said.type in _MESSAGES:
             self._odd.add(Oddity.ENCODED_MESSAGE)
 
-    def _boundary(self, said: Described) -> bytes | None:
+    def _boundaries(self, said: Described) -> tuple[bytes, ...]:
         if not said.boundaries:
             self._odd.add(Oddity.NO_BOUNDARY)
-            return None
+            return ()
         if len(said.boundaries) > 1:
             self._odd.add(Oddity.BOUNDARY_CONFLICT)
-        boundary = said.boundaries[0].encode("utf-8", "replace")
-        if len(boundary) > 70 or not boundary.isascii():
+        found = tuple(one.encode("utf-8", "replace") for one in said.boundaries[:_MOST_BOUNDARIES])
+        if any(len(one) > 70 or not one.isascii() for one in found):
             self._odd.add(Oddity.BAD_BOUNDARY)
-        if len(boundary) > _LONGEST_BOUNDARY:
-            return None
-        for one in self._open:
-            if one.boundary == boundary:
-                self._odd.add(Oddity.SAME_BOUNDARY)
-            elif one.boundary is not None and boundary == one.boundary + b"--":
-                self._odd.add(Oddity.PREFIX_BOUNDARY)
-        return boundary
+        usable = tuple(one for one in found if len(one) <= _LONGEST_BOUNDARY)
+        for boundary in usable:
+            for outer in (outer for one in self._open for outer in one.boundaries):
+                if outer == boundary:
+                    self._odd.add(Oddity.SAME_BOUNDARY)
+                elif boundary == outer + b"--":
+                    self._odd.add(Oddity.PREFIX_BOUNDARY)
+        return usable
 
     def _close(self, level: int, stop: int) -> None:
         """End the open leaf and the containers from `level` on at `stop`, which nobody closed."""
@@ -308,7 +312,7 @@ class _Reader:
         while len(self._open) > level:
             one = self._open.pop()
             self._end_part(one.part, stop)
-            if one.boundary is not None:
+            if one.boundaries:
                 self._odd.add(Oddity.UNTERMINATED if one.begun else Oddity.NO_PARTS)
 
     def _ended(self, level: int) -> None:

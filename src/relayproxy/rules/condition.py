@@ -172,7 +172,15 @@ def negated(part: Condition) -> Condition:
 _STRENGTH = {"is": 0, "pattern": 2, "under": 1, "network": 1, "above": 4, "below": 5}
 
 
-_DEAR = (("attachment", 3), ("part", 3), ("from", 2), ("header", 1), ("first_header", 1), ("subject", 1))
+_DEAR = (
+    ("attachment", 3),
+    ("part", 3),
+    ("mime", 3),
+    ("from", 2),
+    ("header", 1),
+    ("first_header", 1),
+    ("subject", 1),
+)
 
 
 def weakness(keys: Keys) -> tuple[int, int, int]:

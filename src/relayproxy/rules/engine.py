@@ -52,13 +52,18 @@ Asking = Generator[Pending, None, Result]
 
 
 def ask(stage: Stage | None, facts: Facts) -> Asking | None:
-    """Return the evaluation of a stage, or None when no rule can match."""
+    """Return the evaluation of a stage, or None when no rule matches."""
     if stage is None:
         return None
     numbers = stage.index.candidates(facts)
-    if not numbers:
-        return None
-    return _evaluate(stage, numbers, facts)
+    for place, number in enumerate(numbers):
+        # Most mail ends here: nothing is made for rules that don't match.
+        try:
+            if stage.rules[number].condition.holds(facts):
+                return _evaluate(stage, numbers[place:], facts)
+        except Exception:  # noqa: BLE001  (the evaluation comes upon it again, and knows what follows from it)
+            return _evaluate(stage, numbers[place:], facts)
+    return None
 
 
 def _evaluate(stage: Stage, numbers: Sequence[int], facts: Facts) -> Asking:

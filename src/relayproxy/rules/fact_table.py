@@ -11,16 +11,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from relayproxy.api import Direction
+from relayproxy.model.file_names import extensions_of
 from relayproxy.model.finding import RESULTS
-from relayproxy.model.parts import Part
-from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase
+from relayproxy.model.mime import Oddity
+from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase, decoded
 
 
 def _display_name(facts: Facts) -> str:
-    values = facts.header(b"from")
-    if not values:
+    raws = facts.fields(b"from")
+    if not raws:
         return ""
-    name, bracket, _ = values[0].rpartition("<")
+    name, bracket, _ = decoded(raws[0]).rpartition("<")
     return " ".join(name.strip().strip('"').split()) if bracket else ""
 
 
@@ -83,8 +84,18 @@ def _local(facts: Facts) -> bool:
     return facts.rcpt is not None and _serves(facts.world.domains, facts.rcpt.address.ascii_domain)
 
 
-def _named(pick: Callable[[Part], str]) -> Callable[[Facts], tuple[str, ...]]:
-    return lambda facts: tuple([text for part in facts.files() if (text := pick(part))])
+def _names(facts: Facts) -> tuple[str, ...]:
+    """By every reading: readers disagree about odd parameters."""
+    return tuple([name for part in facts.files() for name in part.described.names])
+
+
+def _extensions(facts: Facts) -> tuple[str, ...]:
+    return tuple(sorted({extension for name in _names(facts) for extension in extensions_of(name)}))
+
+
+def _types(facts: Facts) -> tuple[str, ...]:
+    plain = facts.plain()
+    return (plain,) if plain else tuple([part.type for part in facts.tree().root.leaves()])
 
 
 def _attachments(facts: Facts) -> int:
@@ -103,13 +114,21 @@ def clock(facts: Facts, zone: tzinfo) -> datetime:
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _R, _M = Phase.RCPT, Phase.MESSAGE
+_MIME = (b"content-type", b"content-disposition", b"content-transfer-encoding")
 _DIRECTIONS = tuple(direction.value for direction in Direction)
 
 _ROWS = (
-    Fact("client.ip", Kind.IP, _R, "the client's address", _ip),
+    Fact("client.ip", Kind.IP, _R, "the client's address", _ip, steady=True),
     Fact("client.port", Kind.NUMBER, _R, "the client's port", _client("port")),
-    Fact("client.ptr", Kind.DOMAIN, _R, "the client's verified reverse name, or empty", _client("ptr")),
-    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo")),
+    Fact(
+        "client.ptr",
+        Kind.DOMAIN,
+        _R,
+        "the client's verified reverse name, or empty",
+        _client("ptr"),
+        steady=True,
+    ),
+    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo"), steady=True),
     Fact("client.login", Kind.TEXT, _R, "the login, or empty", _client("identity")),
     Fact(
         "client.authenticated",
@@ -157,7 +176,14 @@ _ROWS = (
         "the envelope sender; <> is the null sender",
         lambda f: f.mail.envelope.sender.key,
     ),
-    Fact("sender.domain", Kind.DOMAIN, _R, "its domain", lambda f: f.mail.envelope.sender.ascii_domain),
+    Fact(
+        "sender.domain",
+        Kind.DOMAIN,
+        _R,
+        "its domain",
+        lambda f: f.mail.envelope.sender.ascii_domain,
+        steady=True,
+    ),
     Fact("sender.local", Kind.TEXT, _R, "what stands before its @", lambda f: f.mail.envelope.sender.local),
     Fact(
         "recipient",
@@ -174,6 +200,7 @@ _ROWS = (
         "its domain",
         lambda f: f.rcpt.address.ascii_domain if f.rcpt else "",
         rcpt=True,
+        steady=True,
     ),
     Fact(
         "recipient.local",
@@ -200,13 +227,25 @@ _ROWS = (
         lambda f: f.mail.envelope.size,
     ),
     Fact(
-        "subject", Kind.TEXT, _M, "the first subject, decoded", lambda f: (f.header(b"subject") or ("",))[0]
+        "subject",
+        Kind.TEXT,
+        _M,
+        "the first subject, decoded",
+        lambda f: (f.header(b"subject") or ("",))[0],
+        fields=(b"subject",),
     ),
     Fact(
-        "from", Kind.ADDRESS, _M, "the address in From; empty where it names nobody or several", _from_address
+        "from",
+        Kind.ADDRESS,
+        _M,
+        "the address in From; empty where it names nobody or several",
+        _from_address,
+        fields=(b"from",),
     ),
-    Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1]),
-    Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name),
+    Fact(
+        "from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], steady=True, fields=(b"from",)
+    ),
+    Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name, fields=(b"from",)),
     Fact("score", Kind.NUMBER, _M, "the sum of all scores so far", lambda f: f.mail.score + f.added),
     Fact(
         "tags",
@@ -216,28 +255,60 @@ _ROWS = (
         lambda f: tuple(f.tagged),
         many=True,
     ),
-    Fact("attachments.count", Kind.NUMBER, _M, "how many parts are files", _attachments),
+    Fact("attachments.count", Kind.NUMBER, _M, "how many parts are files", _attachments, fields=_MIME),
     Fact(
-        "attachment.name", Kind.TEXT, _M, "the names of the files in it", _named(lambda p: p.name), many=True
+        "attachment.name",
+        Kind.TEXT,
+        _M,
+        "the names of the files in it, by every reading of them",
+        _names,
+        many=True,
+        fields=_MIME,
     ),
     Fact(
         "attachment.extension",
         Kind.TEXT,
         _M,
-        "what follows the last dot of those names",
-        _named(lambda p: p.extension),
+        "what a system may see behind the last dot of those names",
+        _extensions,
         many=True,
+        fields=_MIME,
     ),
     Fact(
-        "attachment.type", Kind.TEXT, _M, "the media types of the files", _named(lambda p: p.type), many=True
+        "attachment.type",
+        Kind.TEXT,
+        _M,
+        "the media types of the files",
+        lambda f: tuple([p.type for p in f.files()]),
+        many=True,
+        fields=_MIME,
     ),
     Fact(
         "part.type",
         Kind.TEXT,
         _M,
         "the media types of all parts",
-        lambda f: tuple(p.type for p in f.parts()),
+        _types,
         many=True,
+        fields=_MIME,
+    ),
+    Fact(
+        "mime.oddity",
+        Kind.WORD,
+        _M,
+        "what is broken in the structure of its parts",
+        lambda f: () if f.plain() else tuple(sorted(f.tree().oddities)),
+        many=True,
+        words=tuple(sorted(Oddity)),
+        fields=_MIME,
+    ),
+    Fact(
+        "mime.unseen",
+        Kind.BOOL,
+        _M,
+        "whether something may be in it that is too large, too deep or too broken to be seen",
+        lambda f: not f.plain() and f.tree().unseen,
+        fields=_MIME,
     ),
     Fact(
         "time",
@@ -262,17 +333,28 @@ FACTS: Mapping[str, Fact] = {row.name: row for row in _ROWS}
 
 def _header(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True)
+    return Fact(
+        f"header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: f.header(name), many=True, fields=(name,)
+    )
 
 
 def _first_header(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"first_header.{rest.lower()}", Kind.TEXT, _M, "", lambda f: (f.header(name) or ("",))[0])
+    return Fact(
+        f"first_header.{rest.lower()}",
+        Kind.TEXT,
+        _M,
+        "",
+        lambda f: (f.header(name) or ("",))[0],
+        fields=(name,),
+    )
 
 
 def _header_count(rest: str) -> Fact:
     name = rest.lower().encode()
-    return Fact(f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.headers.get(name, ())))
+    return Fact(
+        f"header_count.{rest.lower()}", Kind.NUMBER, _M, "", lambda f: len(f.fields(name)), fields=(name,)
+    )
 
 
 def _finding(rest: str) -> Fact:
@@ -289,7 +371,7 @@ def finding_fact(name: str, rest: str) -> Fact:
             Kind.WORD,
             phase,
             "",
-            lambda f: tuple(x.result for x in f.mail.findings if x.method == method),
+            lambda f: tuple([x.result for x in f.mail.findings if x.method == method]),
             many=True,
             words=tuple(sorted(RESULTS)),
         )

@@ -5,7 +5,7 @@ facts are compared or what follows from them.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -15,11 +15,15 @@ from typing import Any, Protocol, TypeAlias
 from relayproxy.api import Mail, Recipient
 from relayproxy.mailauth.from_header import Anomaly, parse_mailbox
 from relayproxy.model.encoded_words import decode_words
-from relayproxy.model.parts import Part, parts_of
+from relayproxy.model.mime import Part, Tree, read_tree
 
 Ip: TypeAlias = IPv4Address | IPv6Address
 
-_TEXT = re.compile(rb"[ \t]*text/[a-z]+[ \t]*(?:;|\Z)", re.IGNORECASE)
+_TEXT = re.compile(rb"[ \t]*(text/[a-z]+)[ \t]*(?:;|\Z)", re.IGNORECASE)
+_CODED = re.compile(rb"[ \t]*(?:7bit|8bit|binary|base64|quoted-printable)[ \t]*\Z", re.IGNORECASE)
+_FIELD = rb"\r\n(%b)[ \t]*:([^\r]*(?:\r(?!\n)[^\r]*|\r\n[ \t][^\r]*)*)"
+_FEW = 20  # names that one pattern looks for
+_NO_FIELDS: list[bytes] = []
 _SIMPLE = re.compile(  # what parse_mailbox reads in the same way, at a tenth of its cost
     rb"[A-Za-z0-9 ]*<([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)"
     rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]+)> *\Z"
@@ -64,7 +68,9 @@ CHECKS: Mapping[str, tuple[str, Phase]] = {
 class Fact:
     """One row: `many` facts have any number of values, `rcpt` ones differ between recipients.
 
-    `words` are the values that a WORD can have; empty where only the configuration knows them.
+    `words` are the values that a WORD can have; empty where only the configuration knows them. `steady` facts have
+    the same values again and again (of a client, of a domain), so that what follows from one is worth keeping. `fields`
+    are the names, in lower case, of the header fields that it looks at.
     """
 
     name: str
@@ -75,6 +81,8 @@ class Fact:
     many: bool = False
     rcpt: bool = False
     words: tuple[str, ...] = ()
+    steady: bool = False
+    fields: tuple[bytes, ...] = ()
     folded: bool = field(init=False)
     grows: bool = field(init=False)
 
@@ -119,10 +127,18 @@ class World:
     lists: Mapping[str, Listed] = field(default_factory=dict)
     hostname: str = ""
     growing: tuple[str, ...] = field(init=False)
+    fields: Mapping[bytes, list[bytes]] = field(init=False)
+    search: Callable[[bytes], list[tuple[bytes, bytes]]] | None = field(init=False)
 
     def __post_init__(self) -> None:
         growing = tuple(name for name, fact in self.table.items() if fact.grows)
         object.__setattr__(self, "growing", growing)
+        names = sorted({name for fact in self.table.values() for name in fact.fields})
+        object.__setattr__(self, "fields", dict.fromkeys(names, _NO_FIELDS))
+        # Few names are found sooner by a pattern than in a list of all fields.
+        few = 0 < len(names) <= _FEW
+        pattern = re.compile(_FIELD % b"|".join(map(re.escape, names)), re.IGNORECASE) if few else None
+        object.__setattr__(self, "search", pattern.findall if pattern else None)
 
 
 class Facts(dict[str, Any]):
@@ -132,10 +148,22 @@ class Facts(dict[str, Any]):
     add to them, `answers` holds what had to be asked elsewhere. `now` is in seconds since the epoch.
     """
 
-    __slots__ = ("_headers", "_raw", "added", "answers", "mail", "now", "rcpt", "table", "tagged", "world")
+    __slots__ = (
+        "_author",
+        "_fields",
+        "_tree",
+        "added",
+        "answers",
+        "mail",
+        "now",
+        "rcpt",
+        "table",
+        "tagged",
+        "world",
+    )
 
     def __init__(self, mail: Mail, rcpt: Recipient | None, world: World, now: float) -> None:
-        super().__init__()
+        # Made for every message: nothing here that can wait until it is asked for.
         self.mail = mail
         self.rcpt = rcpt
         self.world = world
@@ -144,8 +172,9 @@ class Facts(dict[str, Any]):
         self.added = 0.0
         self.tagged: list[str] = []
         self.answers: dict[Any, Any] = {}
-        self._headers: dict[bytes, list[bytes]] | None = None
-        self._raw: dict[str, Any] = {}
+        self._author: tuple[str, str] | None = None
+        self._tree: Tree | None = None
+        self._fields: dict[bytes, list[bytes]] | None = None
 
     def __missing__(self, name: str) -> Any:
         fact = self.table[name]
@@ -162,37 +191,58 @@ class Facts(dict[str, Any]):
 
     # -- header fields --------------------------------------------------------------------------------------
 
-    @property
-    def headers(self) -> dict[bytes, list[bytes]]:
-        """The unfolded bodies of the fields, by name in lower case."""
-        if self._headers is None:
-            self._headers = _index(self.mail.message.head)
-        return self._headers
+    def fields(self, name: bytes) -> list[bytes]:
+        """The unfolded bodies of all fields called `name`, top to bottom. Raises KeyError if no fact has declared it."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = self._read()
+        return fields[name]
+
+    def _read(self) -> dict[bytes, list[bytes]]:
+        """Read the fields that facts look at, once for all of them."""
+        found = dict(self.world.fields)
+        message = self.mail.message
+        if self.world.search is not None:
+            pairs: Iterable[tuple[bytes, bytes]] = self.world.search(b"\r\n" + message.head)
+        else:
+            pairs = [(one.name.encode(), one.raw.partition(b":")[2]) for one in message.fields]
+        for written, body in pairs:
+            name = written.lower()
+            if name in found:
+                before = found[name]
+                if before is _NO_FIELDS:
+                    before = found[name] = []
+                before.append(body.replace(b"\r\n", b""))
+        return found
 
     def header(self, name: bytes) -> tuple[str, ...]:
         """The values of all fields called `name` (lower case), encoded-words decoded."""
-        headers = self._headers
-        if headers is None:
-            headers = self.headers
-        raws = headers.get(name)
-        return tuple([_decoded(raw) for raw in raws]) if raws is not None else ()
+        raws = self.fields(name)
+        return tuple([decoded(raw) for raw in raws]) if raws else ()
 
-    def parts(self) -> tuple[Part, ...]:
-        """The MIME parts."""
-        found: tuple[Part, ...] | None = self._raw.get("parts")
-        if found is None:
-            found = self._raw["parts"] = parts_of(self.mail.message)
-        return found
+    def tree(self) -> Tree:
+        """The MIME parts, as the strict reader sees them."""
+        if self._tree is None:
+            self._tree = read_tree(self.mail.message)
+        return self._tree
+
+    def plain(self) -> str:
+        """The type of a message that is one text without a name, or ""; most are, and need no closer look."""
+        kinds = self.fields(b"content-type")
+        found = "text/plain"
+        if kinds:
+            simple = _TEXT.match(kinds[0])
+            if not simple or len(kinds) > 1 or b"name" in kinds[0].lower():
+                return ""
+            found = simple[1].decode().lower()
+        if self.fields(b"content-disposition"):
+            return ""
+        coded = self.fields(b"content-transfer-encoding")
+        return "" if coded and (len(coded) > 1 or not _CODED.match(coded[0])) else found
 
     def files(self) -> tuple[Part, ...]:
-        """The parts that are files; most messages are plain text and need no closer look."""
-        headers = self.headers
-        kinds = headers.get(b"content-type")
-        if b"content-disposition" not in headers and (
-            kinds is None or (len(kinds) == 1 and _TEXT.match(kinds[0]) and b"name" not in kinds[0].lower())
-        ):
-            return ()
-        return tuple(part for part in self.parts() if part.is_attachment)
+        """The parts that are files."""
+        return () if self.plain() else tuple(filter(_is_file, self.tree().root.walk()))
 
     def follow(self, mail: Mail) -> None:
         """Go on with the same mail at a later hook: forget what may have become known since."""
@@ -203,10 +253,9 @@ class Facts(dict[str, Any]):
 
     def author(self) -> tuple[str, str]:
         """Local part and domain of From; "" where From names nobody or several."""
-        found: tuple[str, str] | None = self._raw.get("author")
-        if found is None:
+        if self._author is None:
             found = "", ""
-            raws = self.headers.get(b"from", ())
+            raws = self.fields(b"from")
             if len(raws) == 1:
                 simple = _SIMPLE.match(raws[0])
                 if simple:
@@ -214,24 +263,20 @@ class Facts(dict[str, Any]):
                 else:
                     with suppress(Anomaly):
                         found = parse_mailbox(raws[0])
-            self._raw["author"] = found
-        return found
+            self._author = found
+        return self._author
 
 
-def _index(head: bytes) -> dict[bytes, list[bytes]]:
-    """Return the bodies of the fields by name; quicker than a list of all fields, which most rules don't need."""
-    found: dict[bytes, list[bytes]] = {}
-    for line in head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b"\t").split(b"\r\n"):
-        name, colon, body = line.partition(b":")
-        if colon:
-            name = name.rstrip(b" \t").lower()
-            if name in found:
-                found[name].append(body)
-            else:
-                found[name] = [body]
-    return found
+def _is_file(part: Part) -> bool:
+    """Whether a reader may show a part as a file: it has a name, says so, or is neither text nor a container."""
+    said = part.described
+    if part.children:
+        # A multipart has a name only if no blank line ends its header: then it is that of its first part.
+        return part.type.startswith("multipart/") and bool(said.names)
+    return bool(said.names) or said.disposition == "attachment" or not part.type.startswith("text/")
 
 
-def _decoded(raw: bytes) -> str:
+def decoded(raw: bytes) -> str:
+    """Return the body of a field as text, its encoded-words decoded."""
     text = raw.decode("utf-8", "replace").strip(" \t")
     return decode_words(text) if "=?" in text else text

@@ -18,6 +18,40 @@ Look: TypeAlias = Callable[[Any, list[int]], None]
 
 _CHANGING = frozenset({"score", "tags"})
 """Facts that rules themselves change: what they were before the first rule says nothing."""
+_MOST_KEPT = 2000
+"""Values of a steady fact whose candidates are remembered."""
+_LONGEST_KEPT = 255
+
+
+class _Kept(dict[Any, tuple[int, ...]]):
+    """What the values of a steady fact lead to, found once for each."""
+
+    def __init__(self, exact: Mapping[Any, Sequence[int]], looks: tuple[Look, ...]) -> None:
+        super().__init__()
+        self._exact, self._looks = exact, looks
+
+    def __missing__(self, value: Any) -> tuple[int, ...]:
+        found = list(self._exact.get(value, ()))
+        for look in self._looks:
+            look(value, found)
+        numbers = tuple(found)
+        if not (isinstance(value, str) and len(value) > _LONGEST_KEPT):
+            if len(self) >= _MOST_KEPT:
+                self.clear()
+            self[value] = numbers
+        return numbers
+
+
+_Row: TypeAlias = tuple[
+    str,
+    Callable[[Facts], Any],
+    Callable[[Any], Any] | None,
+    bool,
+    Mapping[Any, Sequence[int]],
+    tuple[Look, ...],
+    _Kept | None,
+]
+"""Of one fact: name, how to get and (if text) to fold it, whether it has many values, and where they lead."""
 
 
 class Index:
@@ -33,28 +67,28 @@ class Index:
             for name, key in keys:
                 keyed.setdefault(name, {}).setdefault(key.kind, []).append((key, number))
         self._always = tuple(always)
-        self._facts: list[tuple[str, Fact, dict[Any, list[int]], tuple[Look, ...]]] = []
-        for name, kinds in keyed.items():
-            fact = table[name]
-            exact = _table(kinds.pop("is", []))
-            looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
-            self._facts.append((name, fact, exact, looks))
+        self._rows = [_row(table[name], kinds) for name, kinds in keyed.items()]
 
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
-        for name, fact, exact, looks in self._facts:
+        for name, get, fold, many, exact, looks, kept in self._rows:
             # What Facts does for a fact that is missing, here without a call for each.
             if name in facts:
                 value = facts[name]
             else:
-                value = facts[name] = fact.fold(fact.get(facts)) if fact.folded else fact.get(facts)
-            if fact.many:
+                value = get(facts)
+                if fold is not None and value:
+                    value = fold(value)
+                facts[name] = value
+            if many:
                 for one in value:
                     if one in exact:
                         found += exact[one]
                     for look in looks:
                         look(one, found)
+            elif kept is not None:
+                found += kept[value]
             else:
                 if value in exact:
                     found += exact[value]
@@ -63,6 +97,14 @@ class Index:
         if not found:
             return self._always
         return sorted({*self._always, *found})
+
+
+def _row(fact: Fact, kinds: dict[str, list[tuple[Key, int]]]) -> _Row:
+    exact = _table(kinds.pop("is", []))
+    looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
+    keeps = fact.steady and bool(looks) and not fact.many
+    kept = _Kept(exact, looks) if keeps else None
+    return fact.name, fact.get, fact.fold if fact.folded else None, fact.many, exact, looks, kept
 
 
 def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
@@ -94,7 +136,9 @@ def _pattern(pairs: list[tuple[Key, int]]) -> Look:
 
     def look(value: str, found: list[int]) -> None:
         if value:
-            found += [numbers[place] for place in patterns.found(value)]
+            places = patterns.found(value)
+            if places:
+                found += [numbers[place] for place in places]
         else:
             found += empty
 
