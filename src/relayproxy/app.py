@@ -286,10 +286,10 @@ class Worker:
         """Serve the monitoring port, if there is one; its library is loaded only then."""
         if self._place.monitor is None:
             return
-        from relayproxy.server.http import Monitor
+        from relayproxy.server.monitor import monitor
 
         probes = {"livez": self._livez, "readyz": self._readyz}
-        await self._loop.create_server(lambda: Monitor(metrics, probes), sock=self._place.monitor)
+        await self._loop.create_server(lambda: monitor(metrics, probes), sock=self._place.monitor)
 
     # -- health ---------------------------------------------------------------------------------------------
 
