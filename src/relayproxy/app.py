@@ -39,6 +39,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.core.unsubscribing import Unsubscribing
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.connection import Shared
@@ -96,6 +97,8 @@ class Place:
     sockets: Sequence[socket.socket]
     contexts: Sequence[ssl.SSLContext | None]
     monitor: socket.socket | None = None
+    page: socket.socket | None = None
+    page_tls: ssl.SSLContext | None = None
 
 
 def log_style(config: Config) -> str:
@@ -137,6 +140,7 @@ class Worker:
         self._ids = Ids(place.slot)
         self._queueing: Queueing | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._page: asyncio.Server | None = None
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -185,6 +189,12 @@ class Worker:
             begin_queries=begin_queries,
             history=self._history,
         )
+        self._unsubscribing = Unsubscribing(
+            pipeline,
+            log=self.log,
+            now=self._clock.time,
+            record=self._history.record if self._history is not None else None,
+        )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
         self._state = state_of(config, self._clock, self.log, metrics)
@@ -193,6 +203,7 @@ class Worker:
             app_for(config, resolver, self._clock, self._folder, self._state),
             alarm=alarm,
             meter=meters_of(metrics),
+            unsubscribe=self._unsubscribing.keep if pipeline.calls("unsubscribed") else None,
         )
         for call in services.pipeline.calls("startup"):
             await live(call, app=app)
@@ -201,6 +212,7 @@ class Worker:
             await self._queueing.start()
         await self._listen(services)
         await self._monitor(metrics)
+        await self._unsubscribe(services)
         self._ready = True
         self._keep(self._beat())
         self._keep(self._reprobe())
@@ -257,6 +269,11 @@ class Worker:
             for listener in self._config.listeners
             if listener.tls.cert is not None and listener.tls.mode != "off"
         ]
+        page = self._config.unsubscribe
+        if page is not None and page.tls is not None:
+            expiries.append(
+                (metrics.cell("tls_certificate_expiry_timestamp_seconds", "unsubscribe"), page.tls.cert)
+            )
         metrics.reset_gauges()
         version.set(1)
         cells["config_last_reload_successful"].set(1)
@@ -290,6 +307,17 @@ class Worker:
 
         probes = {"livez": self._livez, "readyz": self._readyz}
         await self._loop.create_server(lambda: monitor(metrics, probes), sock=self._place.monitor)
+
+    async def _unsubscribe(self, services: Services) -> None:
+        """Serve the unsubscribe page, if there is one; its libraries are loaded only then."""
+        settings = self._config.unsubscribe
+        if self._place.page is None or settings is None:
+            return
+        from relayproxy.unsubscribe import serve_page
+
+        self._page = await serve_page(
+            settings, services, self._unsubscribing, self._place.page, self._place.page_tls
+        )
 
     # -- health ---------------------------------------------------------------------------------------------
 
@@ -382,6 +410,8 @@ class Worker:
     def _stop_accepting(self) -> None:
         for listener in self._listeners:
             listener.stop()
+        if self._page is not None:
+            self._page.close()
 
     def _conversations(self) -> list[asyncio.Task[None]]:
         """The tasks of all connections that have not ended."""

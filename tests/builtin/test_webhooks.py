@@ -8,7 +8,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from relayproxy.api import App, SecretError
+from relayproxy.api import App, SecretError, Unsubscription
 from relayproxy.builtin import webhooks
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.webhooks import SIGNATURE, Webhooks, WebhooksSettings
@@ -135,6 +135,19 @@ async def test_a_receiver_that_fails_gets_all_of_them_in_order_later(tmp_path):
     assert [one["recipient"] for one in receiver.taken] == [f"u{number}@example.net" for number in range(5)]
     assert len({one["id"] for one in receiver.taken}) == 5
     assert receiver.requests > 4
+
+
+async def test_who_has_unsubscribed(tmp_path):
+    async with Receiver() as receiver:
+        _, plugin = await started(tmp_path, receiver.url)
+        for day in (1, 1, 2):
+            await plugin.unsubscribed(Unsubscription("news", "a@far.example", day, "tenant:shop"))
+        await receiver.until(lambda r: len({one["id"] for one in r.taken}) == 2)
+        await plugin.shutdown()
+    told = receiver.taken[0]
+    expected = {"event": "unsubscribed", "recipient": "a@far.example", "list": "news", "scope": "tenant:shop"}
+    assert told.items() >= expected.items()
+    assert told["time"] == NOW
 
 
 async def test_what_is_left_is_sent_after_the_next_start(tmp_path):

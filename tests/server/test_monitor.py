@@ -12,7 +12,6 @@ from tests.server.harness import MESSAGE, serving
 from tests.servers.process import PATIENCE, wait_for
 
 from relayproxy.core.metrics import Metrics
-from relayproxy.server.http import HttpConnection
 from relayproxy.server.monitor import monitor, render
 from relayproxy.shared import GenerationMemory
 from relayproxy.testing.upstream import UpstreamSink

@@ -12,13 +12,24 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, field_validator
 
-from relayproxy.api import App, Mail, Opinion, Outcome, Plugin, SecretRef, Settings, State, hook
+from relayproxy.api import (
+    App,
+    Mail,
+    Opinion,
+    Outcome,
+    Plugin,
+    SecretRef,
+    Settings,
+    State,
+    Unsubscription,
+    hook,
+)
 from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.suppression import store_path
@@ -26,7 +37,7 @@ from relayproxy.builtin.suppression import store_path
 SIGNATURE = "Relayproxy-Signature"
 """`t=SECONDS,v1=HEX`: the HMAC-SHA-256 of the seconds, a dot and the body."""
 
-EventName = Literal["delivered", "deferred", "failed", "bounced", "complained"]
+EventName = Literal["delivered", "deferred", "failed", "bounced", "complained", "unsubscribed"]
 
 _NAMES: dict[State, EventName] = {State.DONE: "delivered", State.PENDING: "deferred", State.FAILED: "failed"}
 _BATCH = 100
@@ -44,7 +55,7 @@ class WebhooksSettings(Settings):
     """Where events are posted to: https, or http on this machine."""
     secret: SecretRef
     """What the requests are signed with, 16 characters or more."""
-    events: frozenset[EventName] = frozenset({"delivered", "deferred", "failed", "bounced", "complained"})
+    events: frozenset[EventName] = frozenset(get_args(EventName))
     """Which events are told."""
     file: str = Field("webhooks.db", min_length=1)
     """Where they are kept until then; relative paths start at the folder of the configuration."""
@@ -102,6 +113,12 @@ class Webhooks(Plugin[WebhooksSettings]):
         """Keep what became of each recipient."""
         await self._keep(self._outcomes(mail, outcomes))
 
+    @hook
+    async def unsubscribed(self, wish: Unsubscription) -> None:
+        """Keep that somebody has unsubscribed; the same wish is the same event. Raises sqlite3.Error."""
+        told = {"list": wish.list_id, "scope": wish.scope, "day": str(wish.day)}
+        await self._keep(iter([self._told("unsubscribed", wish.recipient, "\0".join(told.values()), told)]))
+
     def _reports(self, mail: Mail) -> Iterator[dict[str, Any]]:
         about = [one.props["id"] for one in mail.findings if one.method == "bounces" and one.result == "pass"]
         for finding in mail.findings:
@@ -121,13 +138,16 @@ class Webhooks(Plugin[WebhooksSettings]):
             yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told)
 
     def _event(self, name: str, mail: Mail, recipient: str, told: dict[str, str]) -> dict[str, Any]:
-        told_of = f"{name}\0{mail.id}\0{recipient}"
+        about = {"message": mail.id, "sender": str(mail.envelope.sender)}
+        return self._told(name, recipient, mail.id, about | told)
+
+    def _told(self, name: str, recipient: str, source: str, told: dict[str, str]) -> dict[str, Any]:
+        """Return an event; the same of the same `source` has the same id."""
+        told_of = f"{name}\0{source}\0{recipient}"
         return {
             "id": hashlib.sha256(told_of.encode("utf-8", "replace")).hexdigest()[:32],
             "event": name,
             "time": self._clock.time(),
-            "message": mail.id,
-            "sender": str(mail.envelope.sender),
             "recipient": recipient,
             **told,
         }

@@ -17,6 +17,7 @@ from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, Stat
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Queue, Relay, Route
+from relayproxy.config.unsubscribe import Unsubscribe
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
 from relayproxy.config.values import Endpoint, FilePath, HostName, Name
 from relayproxy.secrets import Secret, SecretError
@@ -115,6 +116,8 @@ class Config(Model):
     """What happened to each message, kept for reports. Default: nothing is kept."""
     dmarc_reports: DmarcReports | None = None
     """What `relayproxy dmarc report` says of us. Default: no reports are made."""
+    unsubscribe: Unsubscribe | None = None
+    """The web page where readers unsubscribe. Left out: none is served."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

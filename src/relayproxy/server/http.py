@@ -42,16 +42,28 @@ class Answer:
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
+class Door:
+    """Lets at most `most` connections in at a time."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.inside = 0
+
+
 class HttpConnection(asyncio.Protocol):
     """One connection; closes after one answer. A body of more than `most_body` octets is a 413.
 
     `handler` must not raise and has to bring its answer within `patience` seconds of the connection's begin.
     """
 
-    def __init__(self, handler: Handler, *, most_body: int = 0, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, handler: Handler, *, most_body: int = 0, patience: float = PATIENCE, door: Door | None = None
+    ) -> None:
         self._handler = handler
         self._most_body = most_body
         self._patience = patience
+        self._door = door
+        self._inside = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
@@ -63,12 +75,22 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request, but not for ever."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._door is not None:
+            if self._door.inside >= self._door.most:
+                self._done = True
+                self._transport.abort()
+                return
+            self._door.inside += 1
+            self._inside = True
         self._timer = asyncio.get_running_loop().call_later(self._patience, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (the name of the base class)
         """Stop waiting."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._inside and self._door is not None:
+            self._inside = False
+            self._door.inside -= 1
 
     def data_received(self, data: bytes) -> None:
         """Read a request and answer it."""
