@@ -129,10 +129,12 @@ async def test_a_secret_that_is_too_short():
 
 async def test_the_token_says_whose_mail_it_means():
     given = {"tenant": "sender-domain", "campaign": "sender-detail"}
-    for scope, expected in (("global", "global"), ("tenant", "tenant:example.org"), ("campaign", "campaign:spring")):
-        driver = SessionDriver(
-            plugin(scope=scope, **given), networks=("192.0.2.0/24",), clock=FakeClock()
-        )
+    for scope, expected in (
+        ("global", "global"),
+        ("tenant", "tenant:example.org"),
+        ("campaign", "campaign:spring"),
+    ):
+        driver = SessionDriver(plugin(scope=scope, **given), networks=("192.0.2.0/24",), clock=FakeClock())
         delivery = await driver.deliver(LIST, sender="news+spring@example.org", recipients=("b@far.example",))
         message = Message.from_bytes(bytes(delivery.sent.data))
         token = message.header("List-Unsubscribe").partition("t=")[2].rstrip(">")

@@ -77,7 +77,9 @@ async def test_one_click_from_the_message_to_the_next_refusal():
             assert (await browser.post(path + "x", data=CLICK)).status_code == 404
             assert await accepted(client, READER)
             assert (await browser.post(path, data=CLICK)).status_code == 200
-            assert (await browser.post(path, files={name: (None, text) for name, text in CLICK.items()})).is_success
+            assert (
+                await browser.post(path, files={name: (None, text) for name, text in CLICK.items()})
+            ).is_success
             assert not await accepted(client, READER)
             assert await accepted(client, OTHER)
             _, token = offered(sink.messages[1].content)

@@ -13,9 +13,7 @@ TOKEN = make_token(b"key", "news.example.org", "a@example.net", 1_790_000_000)
 WISH = Unsubscription("news.example.org", "a<b>@example.net", 20_000)
 FORM = "application/x-www-form-urlencoded"
 BODY = b"List-Unsubscribe=One-Click"
-PARTS = (
-    b'--xyz\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\nOne-Click\r\n--xyz--\r\n'
-)
+PARTS = b'--xyz\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\nOne-Click\r\n--xyz--\r\n'
 
 
 class Desk:
@@ -56,7 +54,9 @@ async def test_a_post_unsubscribes_and_a_second_one_too():
     assert desk.counted == ["unsubscribed"] * 2
 
 
-@pytest.mark.parametrize("target", [f"/?t={TOKEN}", f"/v1.2/{TOKEN}?x=y", f"/a/{TOKEN}/", f"/?a=b&t={TOKEN}&c"])
+@pytest.mark.parametrize(
+    "target", [f"/?t={TOKEN}", f"/v1.2/{TOKEN}?x=y", f"/a/{TOKEN}/", f"/?a=b&t={TOKEN}&c"]
+)
 async def test_the_token_may_be_anywhere_in_the_address(target):
     desk = Desk()
     assert (await desk.ask("POST", target, BODY)).code == 200
@@ -104,7 +104,9 @@ async def test_another_body_changes_nothing(body, kind):
     assert desk.kept == []
 
 
-@pytest.mark.parametrize("target", ["/", "/u/x", f"/u/{TOKEN[:-1]}", f"/u/{TOKEN[1:]}", f"/u/{TOKEN}x", "*", "/u/" + "a" * 9000])
+@pytest.mark.parametrize(
+    "target", ["/", "/u/x", f"/u/{TOKEN[:-1]}", f"/u/{TOKEN[1:]}", f"/u/{TOKEN}x", "*", "/u/" + "a" * 9000]
+)
 async def test_a_bad_token_is_not_found(target):
     desk = Desk()
     assert (await desk.ask("POST", target, BODY)).code == 404
