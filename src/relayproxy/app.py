@@ -26,6 +26,7 @@ from relayproxy.build import (
     entries_of,
     listener_services,
     meters_of,
+    node_of,
     relay_of,
     routes_of,
     state_of,
@@ -137,7 +138,7 @@ class Worker:
         self._services: Services | None = None
         self._history: Writer | None = None
         self._at: list[ListenerServices] = []
-        self._ids = Ids(place.slot)
+        self._ids = Ids(place.slot, node_of(config))
         self._queueing: Queueing | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._page: asyncio.Server | None = None

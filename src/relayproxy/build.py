@@ -3,6 +3,7 @@
 The only place that knows both sides. Builds complete, new objects and changes none: a reload calls it again.
 """
 
+import platform
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from relayproxy.config.unsubscribe import Unsubscribe
 from relayproxy.config.yaml import read_file
 from relayproxy.core.entry import Entry
 from relayproxy.core.entry import When as Condition
+from relayproxy.core.ids import node_from
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
@@ -33,6 +35,7 @@ from relayproxy.state.guard import GuardedState
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
 
+_MACHINE_ID = Path("/etc/machine-id")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
@@ -68,6 +71,20 @@ def policy_of(config: Config, listener: Listener) -> ListenerPolicy:
 def where_of(listener: Listener) -> Where:
     """Return where a listener listens."""
     return _where(listener.listen, listener.mode)
+
+
+def node_of(config: Config) -> int | None:
+    """Return what tells the ids of this machine from those of others, None where there are no others."""
+    if isinstance(config.node, int):
+        return config.node
+    if config.node is None and (config.spool is None or config.spool.path is not None):
+        return None
+    try:
+        machine = _MACHINE_ID.read_text("ascii", "replace").strip()
+    except OSError:
+        machine = ""
+    # Machines made from one image may have one id.
+    return node_from(machine, platform.node(), config.hostname)
 
 
 def web_places(config: Config) -> tuple[Where | None, Where | None]:
