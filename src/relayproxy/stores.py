@@ -15,6 +15,7 @@ from relayproxy.spool.protocol import Store
 if TYPE_CHECKING:
     from relayproxy.spool.listing import Listing
     from relayproxy.spool.postgres_connections import Server
+    from relayproxy.spool.transfer import Transfer
 
 
 def store_of(spool: Spool, now: Callable[[], float], alarm: Callable[[str], None]) -> Store:
@@ -38,6 +39,17 @@ def listing_of(spool: Spool) -> "Listing":
     from relayproxy.spool.listing import Listing
 
     return Listing(spool.path)
+
+
+def transfer_of(spool: Spool) -> "Transfer":
+    """Open the store for moving what is in it. Raises SpoolError."""
+    if spool.path is None:
+        from relayproxy.spool.postgres_transfer import PostgresTransfer
+
+        return PostgresTransfer(_server(spool))
+    from relayproxy.spool.transfer import Transfer
+
+    return Transfer(spool.path, min_free=spool.min_free)
 
 
 def owner_of(spool: Spool, slot: int) -> str:

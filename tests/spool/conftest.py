@@ -1,7 +1,7 @@
 """A PostgreSQL for the stores that are kept there: one server, started once; each test has a database of its own."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
@@ -21,11 +21,21 @@ async def postgres_server() -> AsyncIterator[Postgres]:
 
 
 @pytest.fixture
-def postgres_database(postgres_server: Postgres) -> Server:
+def new_database(postgres_server: Postgres) -> Callable[[], Server]:
+    """Makes new, empty databases, and says how to get there."""
+
+    def make() -> Server:
+        name = f"spool{next(_NUMBERS)}"
+        postgres_server.create_database(name)
+        return Server((("127.0.0.1", postgres_server.port),), name, LOGIN, PASSWORD)
+
+    return make
+
+
+@pytest.fixture
+def postgres_database(new_database: Callable[[], Server]) -> Server:
     """A new, empty database, and how to get there."""
-    name = f"spool{next(_NUMBERS)}"
-    postgres_server.create_database(name)
-    return Server((("127.0.0.1", postgres_server.port),), name, LOGIN, PASSWORD)
+    return new_database()
 
 
 @pytest.fixture
