@@ -19,6 +19,7 @@ _COMMANDS = {
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),
+    "webhooks": ("relayproxy.cli.webhooks", "webhooks"),
     "bounces": ("relayproxy.cli.bounces", "bounces"),
     "learn": ("relayproxy.cli.learn", "learn"),
     "torture": ("relayproxy.cli.torture", "torture"),
