@@ -8,7 +8,7 @@ import ast
 import inspect
 
 from relayproxy import hookspecs
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE, Hooks
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE, SERVE, Hooks
 
 _INTRO = """\
 # Hooks
@@ -28,6 +28,7 @@ _IDENTIFY = "Return a login, or None for no opinion. The first login wins."
 _PREPARE = "Return nothing, and wait for nothing."
 _REWRITE = "Return one edit, several, or None. A rewrite hook can't refuse."
 _REPORT = "Return nothing: all is decided."
+_SERVE = "Called for a web request. Raising is a 503, and whoever asked tries again."
 _LIFE = "Called for the plugin itself, not for a message. Return nothing."
 
 _KINDS = (
@@ -36,6 +37,7 @@ _KINDS = (
     ("Prepare", PREPARE, _PREPARE),
     ("Rewrite", REWRITE, _REWRITE),
     ("Report", REPORT, _REPORT),
+    ("Serve", SERVE, _SERVE),
     ("Life", LIFE, _LIFE),
 )
 

@@ -381,3 +381,19 @@ def test_a_service_has_its_numbers():
     assert metrics.cell("service_breaker_open", "scanner").value == 1
     durations = next(one for one in metrics.samples() if one.family.name == "service_duration_seconds")
     assert (durations.value, durations.buckets[-1][1]) == (0.5, 1)
+
+
+def test_ids_name_the_machine_where_there_are_several(monkeypatch, tmp_path):
+    shared = {"spool": {"url": "postgresql://db.example/spool"}}
+    local = {"spool": {"url": "sqlite:///var/spool/x.db"}}
+    assert build.node_of(a_config()) is build.node_of(a_config(**local)) is None
+    assert build.node_of(a_config(node=7)) == build.node_of(a_config(node=7, **shared)) == 7
+    machine = tmp_path / "machine-id"
+    monkeypatch.setattr(build, "_MACHINE_ID", machine)
+    found = [build.node_of(a_config(**shared))]
+    for text in ("one", "two"):
+        machine.write_text(text)
+        found.append(build.node_of(a_config(**shared)))
+    found.append(build.node_of(a_config(hostname="other.example.org", **shared)))
+    assert len(set(found)) == 4
+    assert build.node_of(a_config(node="auto")) == found[2]

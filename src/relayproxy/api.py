@@ -5,7 +5,7 @@ and nothing beside it (and the pure algorithms of relayproxy.mailauth), so what 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from relayproxy.hookspecs import PROJECT, Edits, Opinion
+from relayproxy.mailauth.unsubscribe_token import Unsubscription
 from relayproxy.model.address import NULL_SENDER, Address, domain_in, to_a_label
 from relayproxy.model.client import Client, Credentials, SessionTotals, TlsInfo
 from relayproxy.model.edits import (
@@ -96,6 +97,7 @@ __all__ = [
     "Take",
     "TlsInfo",
     "Unavailable",
+    "Unsubscription",
     "Verdict",
     "accept",
     "defer",
@@ -364,6 +366,8 @@ class App:
     startup only.
     `read_yaml(path)` returns what a YAML file holds, read as the configuration is; it raises OSError, and ValueError with
     the place of the mistake.
+    `unsubscribe(wish, ip)` has all plugins write down that somebody has unsubscribed, and raises if one can't; None where
+    no plugin would, and in a rehearsal.
     """
 
     hostname: str
@@ -377,3 +381,4 @@ class App:
     state: SharedState = field(default_factory=SharedState)
     meter: Callable[[str], Meter] = _unmetered
     read_yaml: Callable[[Path], Any] = _no_yaml
+    unsubscribe: Callable[[Unsubscription, str], Awaitable[None]] | None = None

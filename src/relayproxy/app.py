@@ -26,6 +26,7 @@ from relayproxy.build import (
     entries_of,
     listener_services,
     meters_of,
+    node_of,
     relay_of,
     routes_of,
     state_of,
@@ -39,6 +40,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.core.unsubscribing import Unsubscribing
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.listener import Listener
@@ -96,6 +98,8 @@ class Place:
     sockets: Sequence[socket.socket]
     contexts: Sequence[ssl.SSLContext | None]
     monitor: socket.socket | None = None
+    page: socket.socket | None = None
+    page_tls: ssl.SSLContext | None = None
 
 
 def log_style(config: Config) -> str:
@@ -134,9 +138,10 @@ class Worker:
         self._services: Services | None = None
         self._history: Writer | None = None
         self._at: list[ListenerServices] = []
-        self._ids = Ids(place.slot)
+        self._ids = Ids(place.slot, node_of(config))
         self._queueing: Queueing | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._page: asyncio.Server | None = None
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -185,6 +190,12 @@ class Worker:
             begin_queries=begin_queries,
             history=self._history,
         )
+        self._unsubscribing = Unsubscribing(
+            pipeline,
+            log=self.log,
+            now=self._clock.time,
+            record=self._history.record if self._history is not None else None,
+        )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
         self._state = state_of(config, self._clock, self.log, metrics)
@@ -193,6 +204,7 @@ class Worker:
             app_for(config, resolver, self._clock, self._folder, self._state),
             alarm=alarm,
             meter=meters_of(metrics),
+            unsubscribe=self._unsubscribing.keep if pipeline.calls("unsubscribed") else None,
         )
         for call in services.pipeline.calls("startup"):
             await live(call, app=app)
@@ -201,6 +213,7 @@ class Worker:
             await self._queueing.start()
         await self._listen(services)
         await self._monitor(metrics)
+        await self._unsubscribe(services)
         self._ready = True
         self._keep(self._beat())
         self._keep(self._reprobe())
@@ -262,6 +275,11 @@ class Worker:
             for listener in self._config.listeners
             if listener.tls.cert is not None and listener.tls.mode != "off"
         ]
+        page = self._config.unsubscribe
+        if page is not None and page.tls is not None:
+            expiries.append(
+                (metrics.cell("tls_certificate_expiry_timestamp_seconds", "unsubscribe"), page.tls.cert)
+            )
         metrics.reset_gauges()
         version.set(1)
         cells["config_last_reload_successful"].set(1)
@@ -291,10 +309,21 @@ class Worker:
         """Serve the monitoring port, if there is one; its library is loaded only then."""
         if self._place.monitor is None:
             return
-        from relayproxy.server.http import Monitor
+        from relayproxy.server.monitor import monitor
 
         probes = {"livez": self._livez, "readyz": self._readyz}
-        await self._loop.create_server(lambda: Monitor(metrics, probes), sock=self._place.monitor)
+        await self._loop.create_server(lambda: monitor(metrics, probes), sock=self._place.monitor)
+
+    async def _unsubscribe(self, services: Services) -> None:
+        """Serve the unsubscribe page, if there is one; its libraries are loaded only then."""
+        settings = self._config.unsubscribe
+        if self._place.page is None or settings is None:
+            return
+        from relayproxy.unsubscribe import serve_page
+
+        self._page = await serve_page(
+            settings, services, self._unsubscribing, self._place.page, self._place.page_tls
+        )
 
     # -- health ---------------------------------------------------------------------------------------------
 
@@ -387,6 +416,8 @@ class Worker:
     def _stop_accepting(self) -> None:
         for listener in self._listeners:
             listener.stop()
+        if self._page is not None:
+            self._page.close()
 
     def _conversations(self) -> list[asyncio.Task[None]]:
         """The tasks of all connections that have not ended."""

@@ -3,6 +3,7 @@
 The only place that knows both sides. Builds complete, new objects and changes none: a reload calls it again.
 """
 
+import platform
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 from relayproxy.api import App, Clock, Direction, Meter, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
-from relayproxy.config.models import Config, Listener, PipelineEntry, Upstream, When
+from relayproxy.config.models import Config, Endpoint, Listener, PipelineEntry, Upstream, When
 from relayproxy.config.models import Route as RouteModel
 from relayproxy.config.operations import State
+from relayproxy.config.unsubscribe import Unsubscribe
 from relayproxy.config.yaml import read_file
 from relayproxy.core.entry import Entry
 from relayproxy.core.entry import When as Condition
+from relayproxy.core.ids import node_from
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
@@ -34,6 +37,7 @@ from relayproxy.state.listing import Store
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
 
+_MACHINE_ID = Path("/etc/machine-id")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
@@ -68,8 +72,31 @@ def policy_of(config: Config, listener: Listener) -> ListenerPolicy:
 
 def where_of(listener: Listener) -> Where:
     """Return where a listener listens."""
-    place = listener.listen
-    return Where(place.host, place.port, str(place.path) if place.path else "", listener.mode)
+    return _where(listener.listen, listener.mode)
+
+
+def node_of(config: Config) -> int | None:
+    """Return what tells the ids of this machine from those of others, None where there are no others."""
+    if isinstance(config.node, int):
+        return config.node
+    if config.node is None and (config.spool is None or config.spool.path is not None):
+        return None
+    try:
+        machine = _MACHINE_ID.read_text("ascii", "replace").strip()
+    except OSError:
+        machine = ""
+    # Machines made from one image may have one id.
+    return node_from(machine, platform.node(), config.hostname)
+
+
+def web_places(config: Config) -> tuple[Where | None, Where | None]:
+    """Return where the monitoring port and the unsubscribe page listen, None for what there isn't."""
+    monitor, page = config.metrics.listen, config.unsubscribe
+    return _where(monitor) if monitor else None, _where(page.listen) if page else None
+
+
+def _where(place: Endpoint, mode: int = 0o660) -> Where:
+    return Where(place.host, place.port, str(place.path) if place.path else "", mode)
 
 
 def listener_tls(listener: Listener) -> ssl.SSLContext | None:
@@ -80,13 +107,24 @@ def listener_tls(listener: Listener) -> ssl.SSLContext | None:
     tls = listener.tls
     if tls.mode == "off" or tls.cert is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-    context.load_cert_chain(tls.cert, tls.key)
+    context = _server_tls(tls.cert, tls.key, tls.min_version)
     if tls.client_ca is not None:
         context.load_verify_locations(tls.client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def unsubscribe_tls(page: Unsubscribe) -> ssl.SSLContext | None:
+    """Return the TLS context of the unsubscribe page; raises OSError or ssl.SSLError."""
+    tls = page.tls
+    return None if tls is None else _server_tls(tls.cert, tls.key, tls.min_version)
+
+
+def _server_tls(cert: Path, key: Path | None, min_version: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
+    context.load_cert_chain(cert, key)
     return context
 
 

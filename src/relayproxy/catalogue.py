@@ -21,10 +21,10 @@ from typing import Any
 import pluggy
 
 from relayproxy.api import API_VERSION, Plugin
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, PROJECT, REPORT, REWRITE, Hooks
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, PROJECT, REPORT, REWRITE, SERVE, Hooks
 
 GROUP = "relayproxy"
-HOOKS = (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY)
+HOOKS = (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY, *SERVE)
 
 
 class PluginError(Exception):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pluggy
 
+from relayproxy.mailauth.unsubscribe_token import Unsubscription
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import Edit
 from relayproxy.model.envelope import Recipient
@@ -31,6 +32,7 @@ REWRITE = ("rewrite_envelope", "before_forward")
 REPORT = ("after_forward", "session_closed")
 LIFE = ("startup", "shutdown", "register_commands", "register_pages")
 IDENTIFY = ("auth",)
+SERVE = ("read_token", "unsubscribed")
 
 
 class Hooks:
@@ -113,6 +115,22 @@ class Hooks:
     @hookspec
     def session_closed(self, client: Client, totals: SessionTotals) -> None:
         """The connection has ended. Kind: report."""
+
+    @hookspec
+    def read_token(self, token: str) -> Unsubscription | None:
+        """Somebody shows a token on the page of `unsubscribe`. Kind: serve.
+
+        Return what it says, if you know who has made it and it is good; None otherwise. The first answer counts, and
+        without any the page is "not found".
+        """
+
+    @hookspec
+    def unsubscribed(self, wish: Unsubscription) -> None:
+        """Somebody has unsubscribed on the page of `unsubscribe`. Kind: serve.
+
+        Return when what you keep of it is on disk. If one plugin raises, the answer is 503, and the reader (or the mail
+        program) tries again: the same may come twice.
+        """
 
     @hookspec
     def startup(self, app: "App") -> None:

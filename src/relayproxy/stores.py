@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relayproxy.history.writer import Store as HistoryStore
     from relayproxy.postgres import Server
     from relayproxy.spool.listing import Listing
+    from relayproxy.spool.transfer import Transfer
 
 
 def store_of(spool: Spool, now: Callable[[], float], alarm: Callable[[str], None]) -> Store:
@@ -42,6 +43,17 @@ def listing_of(spool: Spool) -> "Listing":
     from relayproxy.spool.listing import Listing
 
     return Listing(spool.path)
+
+
+def transfer_of(spool: Spool) -> "Transfer":
+    """Open the store for moving what is in it. Raises SpoolError."""
+    if spool.path is None:
+        from relayproxy.spool.postgres_transfer import PostgresTransfer
+
+        return PostgresTransfer(_server(spool))
+    from relayproxy.spool.transfer import Transfer
+
+    return Transfer(spool.path, min_free=spool.min_free)
 
 
 def owner_of(spool: Spool, slot: int) -> str:

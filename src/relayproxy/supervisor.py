@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relayproxy.app import Place, Worker
-from relayproxy.build import Choice, listener_tls, where_of
+from relayproxy.build import Choice, listener_tls, unsubscribe_tls, web_places, where_of
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.server.sockets import SocketError, Where, bound, open_sockets
@@ -78,6 +78,8 @@ class Generation:
     sockets: list[list[socket.socket]]
     contexts: list[ssl.SSLContext | None]
     monitor: socket.socket | None
+    page: socket.socket | None
+    page_tls: ssl.SSLContext | None
     children: dict[int, Child] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     restart_at: dict[int, float] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Supervisor:
         self._control_path = control
         self._generations: list[Generation] = []
         self._sockets: dict[Where, list[socket.socket]] = {}
-        self._monitors: dict[Where, socket.socket] = {}
+        self._web: dict[Where, socket.socket] = {}
         self._ledger: LedgerMemory | None = None
         self._selector = selectors.DefaultSelector()
         self._control: socket.socket | None = None
@@ -191,13 +193,16 @@ class Supervisor:
         try:
             contexts = [listener_tls(listener) for listener in config.listeners]
             sockets = [self._sockets_for(where_of(listener), count) for listener in config.listeners]
-            monitor = self._monitor_for(config)
+            monitor, page = map(self._web_socket, web_places(config))
+            page_tls = unsubscribe_tls(config.unsubscribe) if config.unsubscribe else None
             if self._ledger is None or self._ledger.workers < count:
                 self._ledger = LedgerMemory(count)
         except (OSError, ssl.SSLError, SocketError) as error:
             self._forget_sockets()
             raise StartError(str(error)) from error
-        generation = Generation(number, plan, GenerationMemory(count), sockets, contexts, monitor)
+        generation = Generation(
+            number, plan, GenerationMemory(count), sockets, contexts, monitor, page, page_tls
+        )
         for slot in range(count):
             self._fork(generation, slot)
         try:
@@ -217,14 +222,13 @@ class Supervisor:
             have += open_sockets(where, wanted - len(have), have)
         return have[:1] * count if where.path else have[:count]
 
-    def _monitor_for(self, config: Config) -> socket.socket | None:
-        place = config.metrics.listen
-        if place is None:
+    def _web_socket(self, where: Where | None) -> socket.socket | None:
+        """Return the socket that all workers accept from."""
+        if where is None:
             return None
-        where = Where(place.host, place.port, str(place.path) if place.path else "")
-        if where not in self._monitors:
-            self._monitors[where] = open_sockets(where, 1)[0]
-        return self._monitors[where]
+        if where not in self._web:
+            self._web[where] = open_sockets(where, 1)[0]
+        return self._web[where]
 
     def _forget_sockets(self) -> None:
         """Close at once what the newest generation does not use: nobody would accept what still arrived there."""
@@ -237,9 +241,9 @@ class Supervisor:
             row[:] = [sock for sock in row if id(sock) in used]
             if not row:
                 del self._sockets[where]
-        for where, sock in list(self._monitors.items()):
-            if newest is None or sock is not newest.monitor:
-                self._monitors.pop(where).close()
+        for where, sock in list(self._web.items()):
+            if newest is None or sock not in (newest.monitor, newest.page):
+                self._web.pop(where).close()
 
     def _fork(self, generation: Generation, slot: int) -> None:
         """Start one worker; it inherits everything and returns here never."""
@@ -253,6 +257,8 @@ class Supervisor:
             sockets=[row[slot] for row in generation.sockets],
             contexts=generation.contexts,
             monitor=generation.monitor,
+            page=generation.page,
+            page_tls=generation.page_tls,
         )
         generation.memory.beats[slot] = 0.0
         gc.freeze()
@@ -521,6 +527,7 @@ class Supervisor:
                 for listener, row in zip(newest.plan.config.listeners, newest.sockets, strict=True)
             },
             "metrics": bound(newest.monitor) if newest.monitor else "off",
+            "unsubscribe": bound(newest.page) if newest.page else "off",
             "stopping": bool(self._stopping),
             "workers": [
                 {

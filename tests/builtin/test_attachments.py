@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from relayproxy.builtin._archive_list import list_zip
-from relayproxy.builtin._content_kinds import extensions_of, kind_of
+from relayproxy.builtin._content_kinds import kind_of
 from relayproxy.builtin.attachments import Attachments, AttachmentsSettings
 from relayproxy.model.file_names import extensions_of
 from relayproxy.model.mime import MOST_PARTS

@@ -1,17 +1,19 @@
 import base64
 import re
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from relayproxy.api import SecretError
+from relayproxy.api import App, SecretError, Unsubscription
 from relayproxy.builtin.list_unsubscribe import ListUnsubscribe, ListUnsubscribeSettings
 from relayproxy.config.base import Context
 from relayproxy.mailauth.bulk_rules import Signer, check_unsubscribe
-from relayproxy.mailauth.unsubscribe_token import read_token
+from relayproxy.mailauth.unsubscribe_token import make_token, read_token
 from relayproxy.model.message import Message
-from relayproxy.testing import FakeClock
+from relayproxy.testing import FakeClock, FakeResolver
+from relayproxy.testing.mail import make_mail
 from relayproxy.testing.session import SessionDriver
 
 ENVIRON = {"KEY": "a secret of ours, long", "SHORT": "too short"}
@@ -123,3 +125,74 @@ def test_settings_that_can_not_be_used(settings, said):
 async def test_a_secret_that_is_too_short():
     with pytest.raises(SecretError, match="less than 16"):
         await sent(LIST, secrets=[{"env": "SHORT"}])
+
+
+async def test_the_token_says_whose_mail_it_means():
+    given = {"tenant": "sender-domain", "campaign": "sender-detail"}
+    for scope, expected in (
+        ("global", "global"),
+        ("tenant", "tenant:example.org"),
+        ("campaign", "campaign:spring"),
+    ):
+        driver = SessionDriver(plugin(scope=scope, **given), networks=("192.0.2.0/24",), clock=FakeClock())
+        delivery = await driver.deliver(LIST, sender="news+spring@example.org", recipients=("b@far.example",))
+        message = Message.from_bytes(bytes(delivery.sent.data))
+        token = message.header("List-Unsubscribe").partition("t=")[2].rstrip(">")
+        assert (await started(scope=scope, **given))[0].read_token(token).scope == expected
+
+
+async def started(**settings):
+    """Return a plugin, and what it was told to keep."""
+    kept = []
+
+    async def keep(wish, ip):
+        kept.append((wish, ip))
+
+    made = plugin(**settings)
+    made.startup(App("mx", FakeResolver(), FakeClock(), Path(), unsubscribe=keep))
+    return made, kept
+
+
+def a_token(days_old=0, key="KEY"):
+    return make_token(
+        ENVIRON[key].encode(), "news.example.org", "b@far.example", FakeClock().time() - days_old * 86_400
+    )
+
+
+async def test_tokens_that_come_back_are_read():
+    made, _ = await started(days=90)
+    assert made.read_token(a_token()).recipient == "b@far.example"
+    assert made.read_token(a_token(days_old=89)) is not None
+    for bad in (a_token(days_old=91), a_token(key="SHORT"), "", "x.y"):
+        assert made.read_token(bad) is None
+
+
+@pytest.mark.parametrize(
+    ("to", "subject", "result", "count"),
+    [
+        ("u@example.org", "{token}", "hit", 1),
+        ("U@Example.ORG", "Re: {token}", "hit", 1),
+        ("u@example.org", "unsubscribe me", "fail", 0),
+        ("u@example.org", "x{token}", "fail", 0),
+        ("other@example.org", "{token}", None, 0),
+    ],
+)
+async def test_a_mail_to_the_address_unsubscribes(to, subject, result, count):
+    made, kept = await started(mailto="u@example.org")
+    text = f"From: b@far.example\r\nSubject: {subject.format(token=a_token())}\r\n\r\n"
+    mail = make_mail(text.encode(), recipients=(to,))
+    assert await made.message(mail) is None
+    assert [(wish.recipient, ip) for wish, ip in kept] == [("b@far.example", mail.client.ip)] * count
+    assert [finding.result for finding in mail.noted] == ([result] if result else [])
+
+
+async def test_what_can_not_be_kept_is_not_taken():
+    made, _ = await started(mailto="u@example.org")
+
+    async def full(wish: Unsubscription, ip: str):
+        raise OSError("disk full")
+
+    made.startup(App("mx", FakeResolver(), FakeClock(), Path(), unsubscribe=full))
+    mail = make_mail(f"Subject: {a_token()}\r\n\r\n".encode(), recipients=("u@example.org",))
+    with pytest.raises(OSError, match="disk full"):
+        await made.message(mail)

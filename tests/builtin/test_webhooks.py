@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import hmac
+import itertools
 import json
 
 import pytest
 from pydantic import ValidationError
+from tests.servers.process import wait_for
 
-from relayproxy.api import App, SecretError
+from relayproxy.api import App, SecretError, Unsubscription
 from relayproxy.builtin import webhooks
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.webhooks import SIGNATURE, Webhooks, WebhooksSettings
@@ -75,7 +77,7 @@ class Receiver:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(webhooks, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(webhooks, "_FIRST_WAIT", 0.0)
     monkeypatch.setattr(webhooks, "_IDLE", 0.01)
 
 
@@ -135,6 +137,48 @@ async def test_a_receiver_that_fails_gets_all_of_them_in_order_later(tmp_path):
     assert [one["recipient"] for one in receiver.taken] == [f"u{number}@example.net" for number in range(5)]
     assert len({one["id"] for one in receiver.taken}) == 5
     assert receiver.requests > 4
+
+
+async def test_28_a_receiver_that_fails_for_an_hour_gets_all_events_in_order(tmp_path, monkeypatch):
+    """Test 28 of the list in reference/relaying.md."""
+    monkeypatch.setattr(webhooks, "_FIRST_WAIT", 1.0)
+    monkeypatch.setattr(webhooks, "_BATCH", 7)
+    failing = [500] * 1000
+    async with Receiver() as receiver:
+        receiver.statuses = failing
+        driver, plugin = await started(tmp_path, receiver.url)
+        clock, outbox, tries, mails = driver.clock, Outbox(tmp_path / "webhooks.db"), [], 0
+        while clock.time() < NOW + 3600:
+            await driver.deliver(MESSAGE, sender="a@far.example", recipients=(f"u{mails}@example.net",))
+            mails += 1
+            await receiver.until(lambda r: r.requests > len(tries))
+            tries.append(clock.time())
+            await wait_for(lambda: outbox.sending().failures == len(tries), "the failure to be kept")
+            clock.advance(outbox.sending().due - clock.time())
+        assert receiver.taken == []
+        assert outbox.waiting() == mails
+        failing.clear()
+        await receiver.until(lambda r: len(r.taken) == mails)
+        await wait_for(lambda: not outbox.waiting(), "the last events to be forgotten")
+        await plugin.shutdown()
+        outbox.close()
+    waits = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, *[300] * (len(waits) - 9)]
+    assert [one["recipient"] for one in receiver.taken] == [f"u{n}@example.net" for n in range(mails)]
+    assert len({one["id"] for one in receiver.taken}) == mails
+
+
+async def test_who_has_unsubscribed(tmp_path):
+    async with Receiver() as receiver:
+        _, plugin = await started(tmp_path, receiver.url)
+        for day in (1, 1, 2):
+            await plugin.unsubscribed(Unsubscription("news", "a@far.example", day, "tenant:shop"))
+        await receiver.until(lambda r: len({one["id"] for one in r.taken}) == 2)
+        await plugin.shutdown()
+    told = receiver.taken[0]
+    expected = {"event": "unsubscribed", "recipient": "a@far.example", "list": "news", "scope": "tenant:shop"}
+    assert told.items() >= expected.items()
+    assert told["time"] == NOW
 
 
 async def test_what_is_left_is_sent_after_the_next_start(tmp_path):

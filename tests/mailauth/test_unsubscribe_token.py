@@ -22,7 +22,7 @@ def test_what_was_made_is_read(list_id, recipient):
 def test_a_token_that_others_can_check():
     token = make_token(KEY, "news.example.org", "a@example.net", NOW)
     payload = base64.urlsafe_b64decode(token.partition(".")[0] + "==")
-    assert payload == b"1\n20000\nnews.example.org\na@example.net"
+    assert payload == b"2\n20000\nnews.example.org\na@example.net\nglobal"
 
 
 TOKEN = make_token(KEY, "l", "a@example.net", NOW)

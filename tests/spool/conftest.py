@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,21 @@ async def postgres_server() -> AsyncIterator[Postgres]:
 
 
 @pytest.fixture
-def postgres_database(postgres_server: Postgres) -> Server:
+def new_database(postgres_server: Postgres) -> Callable[[], Server]:
+    """Makes new, empty databases, and says how to get there."""
+
+    def make() -> Server:
+        name = f"spool{next(_NUMBERS)}"
+        postgres_server.create_database(name)
+        return Server((("127.0.0.1", postgres_server.port),), name, LOGIN, PASSWORD)
+
+    return make
+
+
+@pytest.fixture
+def postgres_database(new_database: Callable[[], Server]) -> Server:
     """A new, empty database, and how to get there."""
-    name = f"spool{next(_NUMBERS)}"
-    postgres_server.create_database(name)
-    return Server((("127.0.0.1", postgres_server.port),), name, LOGIN, PASSWORD)
+    return new_database()
 
 
 @pytest.fixture

@@ -68,6 +68,13 @@ def scopes_of(tenant: str, campaign: str) -> tuple[str, ...]:
     return tuple(scope for scope, name in named if name)
 
 
+def widest_known(wanted: str, tenant: str, campaign: str) -> str:
+    """Return the scope `wanted` (global, tenant or campaign), the next wider one where the mail has none such."""
+    if wanted == "campaign" and campaign:
+        return f"campaign:{campaign}"
+    return f"tenant:{tenant}" if wanted != GLOBAL and tenant else GLOBAL
+
+
 class Store:
     """The open file. Raises StoreFault if it can't be opened, and sqlite3.Error for what goes wrong later."""
 

@@ -42,7 +42,7 @@ from relayproxy.bounces.rules import Judgement, Rule, classify, normal_form, rul
 from relayproxy.bounces.trace import Trace, TraceFault, Tracer
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
 from relayproxy.builtin._keys import signing_keys
-from relayproxy.builtin._suppression import GLOBAL, Store, Suppressed, key_of
+from relayproxy.builtin._suppression import Store, Suppressed, key_of, widest_known
 from relayproxy.builtin.suppression import store_path
 
 HEADER = "X-Relayproxy-Trace"
@@ -264,7 +264,7 @@ class Bounces(Plugin[BouncesSettings]):
             return Consequence(fate.address, judged, suppressed=False)
         line = Suppressed(
             fate.address,
-            self._scope(trace),
+            widest_known(self.options.scope, trace.tenant, trace.campaign),
             judged.class_,
             f"{fate.status} {fate.diagnosis}"[:500].strip(),
             now,
@@ -277,12 +277,6 @@ class Bounces(Plugin[BouncesSettings]):
             return Consequence(fate.address, judged, suppressed=struck)
         self._store.add([line])
         return Consequence(fate.address, judged, suppressed=True)
-
-    def _scope(self, trace: Trace) -> str:
-        """Return the scope that the settings name; the next wider one where the mail has none such."""
-        if self.options.scope == "campaign" and trace.campaign:
-            return f"campaign:{trace.campaign}"
-        return f"tenant:{trace.tenant}" if self.options.scope != GLOBAL and trace.tenant else GLOBAL
 
 
 def default_rules() -> Path:

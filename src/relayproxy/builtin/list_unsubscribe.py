@@ -1,6 +1,7 @@
 """list_unsubscribe: the two header fields by which bulk mail offers to unsubscribe with one click (RFC 8058).
 
-The address of the web page holds a signed token that says who unsubscribes from what. Must not know how a token is made.
+The address of the web page holds a signed token that says who unsubscribes from what; tokens that come back, on the page
+or by mail, are read here. Must not know how a token is made, nor what becomes of who unsubscribes.
 """
 
 import re
@@ -15,21 +16,25 @@ from relayproxy.api import (
     Edits,
     Mail,
     Message,
+    Opinion,
     Plugin,
     SecretRef,
-    Settings,
+    Unsubscription,
     hook,
 )
 from relayproxy.builtin._address_map import AddressText
+from relayproxy.builtin._campaign import KeyedSettings, keys_of
 from relayproxy.builtin._keys import signing_keys
+from relayproxy.builtin._suppression import key_of, widest_known
 from relayproxy.mailauth.bulk_rules import is_bulk
 from relayproxy.mailauth.dkim_impact import broken_by_fields
 from relayproxy.mailauth.from_header import read_author
-from relayproxy.mailauth.unsubscribe_token import make_token
+from relayproxy.mailauth.unsubscribe_token import TokenFault, make_token, read_token
 
 _LONGEST = 900  # characters of a value: a line may have 998 octets, and a URL can't be folded
 _FIELDS = ("List-Unsubscribe", "List-Unsubscribe-Post")
 _URL = re.compile(r"https://[A-Za-z0-9.-]+(?::[0-9]+)?/[!#-;=?-~]*\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{8,900}\.[A-Za-z0-9_-]{22}")
 _LIST_ID = re.compile(r"<([!-;=?-~]{1,255})>\s*\Z")
 
 
@@ -43,38 +48,47 @@ def _url(text: str) -> str:
     return text
 
 
-class ListUnsubscribeSettings(Settings):
+class ListUnsubscribeSettings(KeyedSettings):
     """Where one unsubscribes, and which mail offers it."""
 
     url: Annotated[str, AfterValidator(_url)]
-    """The web page, with `{token}` in it: it takes a POST with the body `List-Unsubscribe=One-Click`."""
+    """The web page, with `{token}` in it: it takes a POST with the body `List-Unsubscribe=One-Click`.
+    That of `unsubscribe`, or one of your own."""
     mailto: AddressText | None = None
-    """An address that takes mail instead, for readers who can't do the other; the token is its subject."""
+    """An address that takes mail instead, for readers who can't do the other; the token is its subject. Mail to it
+    that brings a good one unsubscribes, and goes on to the mailbox."""
     secrets: tuple[SecretRef, ...] = Field(min_length=1)
     """What tokens are signed with, 16 characters or more each. The first signs; the page has to know all of them."""
     mail: Literal["bulk", "all"] = "bulk"
     """Which mail: what says that it is bulk, by List-Id, Feedback-ID or Precedence, or all."""
     signed: Literal["skip", "break"] = "skip"
     """What is done with a message whose signature covers the lack of these fields: left as it is, or broken."""
+    scope: Literal["global", "tenant", "campaign"] = "tenant"
+    """Whose mail the recipient doesn't want any more; where the mail has none such, the next wider."""
+    days: int = Field(730, ge=30, le=3650)
+    """How long a token is good."""
 
 
 class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
-    """Adds the fields before signers sign them."""
+    """Adds the fields before signers sign them, and reads the tokens that come back."""
 
     name = "list_unsubscribe"
     settings = ListUnsubscribeSettings
-    directions = frozenset({Direction.OUTBOUND})
+    after = ()
 
     @hook
     def startup(self, app: App) -> None:
         """Read the secrets. Raises SecretError."""
         self._clock = app.clock
-        self._key = signing_keys(self.options.secrets)[0]
+        self._unsubscribe = app.unsubscribe
+        self._keys = signing_keys(self.options.secrets)
 
     @hook
     def before_forward(self, mail: Mail) -> Edits:
         """Add the fields, and note as "list_unsubscribe" whether, or why not."""
         message = mail.message
+        if mail.direction is not Direction.OUTBOUND:
+            return None
         if self.options.mail == "bulk" and not is_bulk(message):
             return None
         broken = broken_by_fields(message, _FIELDS)
@@ -82,7 +96,11 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
             mail.note("list_unsubscribe", "none", reason=why)
             return None
         token = make_token(
-            self._key, list_of(message), str(mail.envelope.recipients[0].address), self._clock.time()
+            self._keys[0],
+            list_of(message),
+            str(mail.envelope.recipients[0].address),
+            self._clock.time(),
+            widest_known(self.options.scope, *keys_of(self.options, mail)),
         )
         value = f"<{self.options.url.replace('{token}', token)}>"
         if self.options.mailto is not None:
@@ -95,6 +113,32 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
         props = {"broken": " ".join(broken)} if broken else {}
         mail.note("list_unsubscribe", "pass", score=0.0, reason="", **props)
         return [AddHeader(_FIELDS[1], "List-Unsubscribe=One-Click"), AddHeader(_FIELDS[0], value)]
+
+    @hook
+    def read_token(self, token: str) -> Unsubscription | None:
+        """Return what a token of ours says."""
+        try:
+            return read_token(token, self._keys, self._clock.time(), self.options.days)
+        except TokenFault:
+            return None
+
+    @hook
+    async def message(self, mail: Mail) -> Opinion:
+        """Unsubscribe who sends a good token to `mailto`, and note it as "list_unsubscribe"; no opinion of the mail."""
+        if self.options.mailto is None or self._unsubscribe is None:
+            return None
+        box = key_of(self.options.mailto)
+        if all(key_of(str(recipient.address)) != box for recipient in mail.envelope.recipients):
+            return None
+        # An answer's "Re:" may stand before it.
+        found = _TOKEN.search(mail.message.header("Subject") or "")
+        wish = self.read_token(found[0]) if found else None
+        if wish is None:
+            mail.note("list_unsubscribe", "fail", reason="no token that is good")
+            return None
+        await self._unsubscribe(wish, mail.client.ip)
+        mail.note("list_unsubscribe", "hit", reason="unsubscribed", list=wish.list_id, scope=wish.scope)
+        return None
 
     def _obstacle(self, mail: Mail, broken: tuple[str, ...]) -> str:
         """Return why the message stays as it is, or ""."""

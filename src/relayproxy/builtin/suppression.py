@@ -1,6 +1,7 @@
 """suppression: recipients that get no more mail are refused, or their mail is dropped, at RCPT.
 
-The list is filled by the plugin bounces and by `relayproxy suppression`. Must not know why somebody is on it.
+The list is filled by the plugin bounces, by `relayproxy suppression`, and here by those who unsubscribe. Must not know
+how somebody is told apart from others, nor how a wish arrives.
 """
 
 import asyncio
@@ -20,12 +21,13 @@ from relayproxy.api import (
     Plugin,
     Recipient,
     Setup,
+    Unsubscription,
     discard,
     hook,
     reject,
 )
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
-from relayproxy.builtin._suppression import Store, scopes_of
+from relayproxy.builtin._suppression import Store, Suppressed, scopes_of
 
 _SWEEP = 3600.0
 
@@ -88,6 +90,20 @@ class Suppression(Plugin[SuppressionSettings]):
         mail.note("suppression", "hit", reason=found.reason, kind=found.class_, scope=found.scope)
         reason = f"suppression: {found.class_} ({found.scope})"
         return discard(reason) if self.options.action == "drop" else reject(self.options.text, reason=reason)
+
+    @hook
+    async def unsubscribed(self, wish: Unsubscription) -> None:
+        """Put who has unsubscribed on the list, for ever. Raises what the store raises."""
+        line = Suppressed(
+            wish.recipient,
+            wish.scope,
+            "unsubscribed",
+            f"of {wish.list_id}"[:500],
+            self._clock.time(),
+            None,
+            "list_unsubscribe",
+        )
+        await asyncio.to_thread(self._store.add, [line])
 
     async def _sweep(self) -> None:
         """Remove now and then what has expired; a fault here decides nothing, as expired lines are not looked at."""

@@ -12,13 +12,24 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, field_validator
 
-from relayproxy.api import App, Mail, Opinion, Outcome, Plugin, SecretRef, Settings, State, hook
+from relayproxy.api import (
+    App,
+    Mail,
+    Opinion,
+    Outcome,
+    Plugin,
+    SecretRef,
+    Settings,
+    State,
+    Unsubscription,
+    hook,
+)
 from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.suppression import store_path
@@ -26,7 +37,7 @@ from relayproxy.builtin.suppression import store_path
 SIGNATURE = "Relayproxy-Signature"
 """`t=SECONDS,v1=HEX`: the HMAC-SHA-256 of the seconds, a dot and the body."""
 
-EventName = Literal["delivered", "deferred", "failed", "bounced", "complained"]
+EventName = Literal["delivered", "deferred", "failed", "bounced", "complained", "unsubscribed"]
 
 _NAMES: dict[State, EventName] = {State.DONE: "delivered", State.PENDING: "deferred", State.FAILED: "failed"}
 _BATCH = 100
@@ -44,7 +55,7 @@ class WebhooksSettings(Settings):
     """Where events are posted to: https, or http on this machine."""
     secret: SecretRef
     """What the requests are signed with, 16 characters or more."""
-    events: frozenset[EventName] = frozenset({"delivered", "deferred", "failed", "bounced", "complained"})
+    events: frozenset[EventName] = frozenset(get_args(EventName))
     """Which events are told."""
     file: str = Field("webhooks.db", min_length=1)
     """Where they are kept until then; relative paths start at the folder of the configuration."""
@@ -102,6 +113,12 @@ class Webhooks(Plugin[WebhooksSettings]):
         """Keep what became of each recipient."""
         await self._keep(self._outcomes(mail, outcomes))
 
+    @hook
+    async def unsubscribed(self, wish: Unsubscription) -> None:
+        """Keep that somebody has unsubscribed; the same wish is the same event. Raises sqlite3.Error."""
+        told = {"list": wish.list_id, "scope": wish.scope, "day": str(wish.day)}
+        await self._keep(iter([self._told("unsubscribed", wish.recipient, "\0".join(told.values()), told)]))
+
     def _reports(self, mail: Mail) -> Iterator[dict[str, Any]]:
         about = [one.props["id"] for one in mail.findings if one.method == "bounces" and one.result == "pass"]
         for finding in mail.findings:
@@ -121,13 +138,16 @@ class Webhooks(Plugin[WebhooksSettings]):
             yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told)
 
     def _event(self, name: str, mail: Mail, recipient: str, told: dict[str, str]) -> dict[str, Any]:
-        told_of = f"{name}\0{mail.id}\0{recipient}"
+        about = {"message": mail.id, "sender": str(mail.envelope.sender)}
+        return self._told(name, recipient, mail.id, about | told)
+
+    def _told(self, name: str, recipient: str, source: str, told: dict[str, str]) -> dict[str, Any]:
+        """Return an event; the same of the same `source` has the same id."""
+        told_of = f"{name}\0{source}\0{recipient}"
         return {
             "id": hashlib.sha256(told_of.encode("utf-8", "replace")).hexdigest()[:32],
             "event": name,
             "time": self._clock.time(),
-            "message": mail.id,
-            "sender": str(mail.envelope.sender),
             "recipient": recipient,
             **told,
         }
@@ -148,21 +168,18 @@ class Webhooks(Plugin[WebhooksSettings]):
         async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
             while True:
                 try:
-                    problem = await self._send_some(client, httpx.HTTPError)
+                    taken = await self._send_some(client, httpx.HTTPError)
                 except sqlite3.Error as error:
-                    problem = f"the outbox: {error}"
-                if problem is None:
-                    wait = _FIRST_WAIT
-                    continue
-                if problem:
-                    self.log.warning("events wait, the next try is in %g s: %s", wait, problem)
+                    self.log.warning("the outbox can't be used, the next try is in %g s: %s", wait, error)
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, _LONGEST_WAIT)
-                else:
+                    continue
+                wait = _FIRST_WAIT
+                if not taken:
                     await self._until_news()
 
     async def _until_news(self) -> None:
-        """Wait for an event of this worker; now and then look for those that another worker has left behind."""
+        """Wait for an event of this worker; now and then look whether a try is due, or another worker has left some."""
         self._news.clear()
         try:
             async with asyncio.timeout(_IDLE):
@@ -170,30 +187,42 @@ class Webhooks(Plugin[WebhooksSettings]):
         except TimeoutError:
             pass
 
-    async def _send_some(self, client: Any, faults: type[Exception]) -> str | None:
-        """Send a batch; return None if one was taken, "" if there is nothing to send (here), else what went wrong."""
+    async def _send_some(self, client: Any, faults: type[Exception]) -> bool:
+        """Send a batch if one may be sent now; return whether it was taken."""
         now = self._clock.time()
         if not await asyncio.to_thread(self._outbox.lease, self._owner, now, _LEASE):
-            return ""
+            return False
         lost = await asyncio.to_thread(self._outbox.expire, now - self.options.keep * _DAY)
         if lost:
             self.log.error("%d events were given up after %d days", lost, self.options.keep)
+        sending = await asyncio.to_thread(self._outbox.sending)
+        # A clock that was set back must not keep them waiting.
+        if now < sending.due <= now + _LONGEST_WAIT:
+            return False
         batch = await asyncio.to_thread(self._outbox.next, _BATCH)
         if not batch:
             self._alarm(self.name, 0)
-            return ""
+            return False
+        problem = await self._post(client, faults, batch, now)
+        if problem:
+            wait = min(_FIRST_WAIT * 2 ** min(sending.failures, 20), _LONGEST_WAIT)
+            self._alarm(self.name, await asyncio.to_thread(self._outbox.waiting))
+            self.log.warning("events wait, the next try is in %g s: %s", wait, problem)
+            await asyncio.to_thread(self._outbox.failed, self._clock.time() + wait, problem)
+            return False
+        await asyncio.to_thread(self._outbox.done, [number for number, _ in batch])
+        return True
+
+    async def _post(
+        self, client: Any, faults: type[Exception], batch: list[tuple[int, str]], now: float
+    ) -> str:
+        """Send a batch; return what went wrong, or ""."""
         body = b'{"events":[' + b",".join(text.encode() for _, text in batch) + b"]}"
         try:
             answer = await client.post(self.options.url, content=body, headers=self._headers(body, now))
         except faults as error:
-            problem = f"{type(error).__name__}: {error}"
-        else:
-            problem = "" if 200 <= answer.status_code <= 299 else f"status {answer.status_code}"
-        if problem:
-            self._alarm(self.name, await asyncio.to_thread(self._outbox.waiting))
-            return problem
-        await asyncio.to_thread(self._outbox.done, [number for number, _ in batch])
-        return None
+            return f"{type(error).__name__}: {error}"
+        return "" if 200 <= answer.status_code <= 299 else f"status {answer.status_code}"
 
     def _headers(self, body: bytes, now: float) -> dict[str, str]:
         seconds = str(int(now))

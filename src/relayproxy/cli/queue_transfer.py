@@ -32,18 +32,16 @@ def _fail(reason: object) -> NoReturn:
 
 
 def _open(path: Path | None) -> "tuple[Config, Transfer]":
-    from relayproxy.spool.transfer import Transfer
+    from relayproxy.stores import transfer_of
 
     config = load(path, {}).config
     assert config is not None
     if config.spool is None:
         _fail("the configuration has no spool")
     place = config.spool.path
-    if place is None:
-        _fail("a queue in PostgreSQL is moved with the database's own tools, such as pg_dump")
-    if not place.exists():
+    if place is not None and not place.exists():
         _fail(f"{place} is not there; it is made at the first start")
-    return config, Transfer(place, min_free=config.spool.min_free)
+    return config, transfer_of(config.spool)
 
 
 def _agree(counts: "Counts", verb: str, *, yes: bool) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, log_style, make_resolver
-from relayproxy.build import app_for, entries_of, relay_of, routes_of, upstream_settings
+from relayproxy.build import app_for, entries_of, node_of, relay_of, routes_of, upstream_settings
 from relayproxy.cli.starting import start_plugins
-from relayproxy.core.ids import Ids
+from relayproxy.core.ids import COMMAND, Ids
 from relayproxy.core.ledger import REGION, SharedLedger
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -121,7 +121,7 @@ async def sending(plan: Plan, resolver: Resolver) -> AsyncIterator[Sender]:
     app = app_for(config, resolver, clock, plan.folder)
     try:
         await start_plugins(services.pipeline, app)
-        yield Sender(services, Ids(0))
+        yield Sender(services, Ids(COMMAND, node_of(config)))
         await services.pipeline.shutdown()
     finally:
         for upstream in upstreams.values():

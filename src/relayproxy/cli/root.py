@@ -20,6 +20,7 @@ _COMMANDS = {
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),
+    "webhooks": ("relayproxy.cli.webhooks", "webhooks"),
     "bounces": ("relayproxy.cli.bounces", "bounces"),
     "reputation": ("relayproxy.cli.reputation", "reputation"),
     "state": ("relayproxy.cli.state", "state"),

@@ -46,6 +46,7 @@ def check_config(
     yield from _names(config, named(raw, "listeners"), _keys(raw, "upstreams"))
     yield from _routes(config, whole=whole)
     yield from _reports(config)
+    yield from _unsubscribe(config)
     yield from _queue(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
@@ -145,6 +146,17 @@ def _reports(config: Config) -> Iterator[Found]:
     if config.dmarc_reports is not None and config.history is not None and not found:
         message = "reports are made of what the dmarc plugin finds, and it is not in the pipeline"
         yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
+
+
+def _unsubscribe(config: Config) -> Iterator[Found]:
+    """The page has somebody who reads tokens, and somebody who writes down what they say."""
+    if config.unsubscribe is None:
+        return
+    names = {entry.name for entry in config.pipeline}
+    for name, what in (("list_unsubscribe", "reads its tokens"), ("suppression", "keeps who unsubscribed")):
+        if name not in names:
+            message = f"nobody {what}: {name} is not in the pipeline"
+            yield "RP309", "error", ("unsubscribe",), message, f"add {name}"
 
 
 def _queue(config: Config) -> Iterator[Found]:

@@ -41,6 +41,13 @@ def check_files(config: Config) -> Iterator[Found]:
             yield from _pair(upstream.client_cert, key, (*at, "client_cert"), (*at, "client_key"))
         if upstream.password is not None:
             yield from check_secrets(upstream.password, (*at, "password"))
+    if config.unsubscribe is not None:
+        page = config.unsubscribe
+        if page.tls is not None:
+            at = ("unsubscribe", "tls")
+            yield from _pair(page.tls.cert, page.tls.key, (*at, "cert"), (*at, "key"))
+        if page.listen.is_unix:
+            yield from _folder(Path(page.listen.path).parent, ("unsubscribe", "listen"))
     yield from _databases(config)
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))

@@ -17,6 +17,7 @@ from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, Stat
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Queue, Relay, Route
+from relayproxy.config.unsubscribe import Unsubscribe
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
 from relayproxy.config.values import Endpoint, FilePath, HostName, Name
 from relayproxy.secrets import Secret, SecretError
@@ -72,6 +73,24 @@ Workers: TypeAlias = Annotated[
 ]
 
 
+_MOST_NODES = 2**20
+
+
+def _node(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 0 <= value < _MOST_NODES):
+        return value
+    raise refusal("RP203", f"{quoted(value)} is not a node", f"auto, or 0 to {_MOST_NODES - 1}")
+
+
+Node: TypeAlias = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_node),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0, "maximum": _MOST_NODES - 1}]}
+    ),
+]
+
+
 def _version(value: Any) -> Any:
     if type(value) is int and value == 1:
         return value
@@ -117,6 +136,11 @@ class Config(Model):
     """What `relayproxy dmarc report` says of us. Default: no reports are made."""
     tls_reports: TlsReports | None = None
     """What `relayproxy tls report` says of us. Default: no reports are made."""
+    unsubscribe: Unsubscribe | None = None
+    """The web page where readers unsubscribe. Left out: none is served."""
+    node: Node | None = None
+    """What tells the ids of this machine's messages from those of others: a number, or `auto`, made from /etc/machine-id and
+    both host names. Left out: `auto` where the spool is in PostgreSQL, else ids are shorter and unique on one machine."""
     workers: Workers = 1
     """Processes that share the listeners: a number, or `auto` for one per core."""
     metrics: Metrics = Metrics()

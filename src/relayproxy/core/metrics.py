@@ -95,6 +95,7 @@ FAMILIES: Final = {
         Family("queue_broken_total", "counter", "Stored messages that could not be read", ()),
         Family("queue_held_expired_total", "counter", "Held messages that were deleted after keep_held", ()),
         Family("auth_total", "counter", "AUTH attempts", ("listener", "result")),
+        Family("unsubscribe_requests_total", "counter", "Requests to the unsubscribe page", ("result",)),
         Family("event_loop_lag_seconds", "gauge", "How late the loop was when last measured", ()),
         Family(
             "config_last_reload_successful", "gauge", "1 if the running configuration is the newest file", ()

@@ -16,7 +16,7 @@ from relayproxy.core.fence import Came, Fence, where
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.stage import Stage, by, on_error
-from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE
+from relayproxy.hookspecs import DECIDE, IDENTIFY, LIFE, PREPARE, REPORT, REWRITE, SERVE
 from relayproxy.model.client import Client, Credentials, SessionTotals
 from relayproxy.model.edits import (
     AddHeader,
@@ -60,7 +60,7 @@ class Pipeline:
         self._fence = Fence(clock, log)
         self._stage = Stage(self._fence, log)
         self._calls: dict[str, tuple[Call, ...]] = {}
-        for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY):
+        for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY, *SERVE):
             users = [entry for entry in entries if hook in entry.hooks]
             if hook == "before_forward":
                 users.sort(key=lambda entry: entry.signer)

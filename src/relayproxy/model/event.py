@@ -16,8 +16,8 @@ from relayproxy.model.reply import Reply
 STAGES = ("connect", "helo", "mail", "rcpt")
 """Where a client can be refused before there is a message."""
 
-NOTES = ("attempt", "bounce", "complaint")
-"""What may be said of a message after it was taken."""
+NOTES = ("attempt", "bounce", "complaint", "unsubscribe")
+"""What may be said of a message after it was taken; `unsubscribe` is of a recipient, and names no message."""
 
 KINDS = ("message", "refused", "tls", *NOTES)
 """What events there are, in the words of a history."""

@@ -36,7 +36,9 @@ from relayproxy.spool.together import Together
 INLINE = 65_536
 """Octets up to which a message is in its row; above, in rows of `chunk`."""
 
-_CHUNK = 262_144
+CHUNK = 262_144
+"""Octets of such a row."""
+
 _NOTHING = Message(b"")
 _STORING = 10.0  # seconds for which it is tried to find out about a message that may be stored or not
 _SETTLING = 30.0  # seconds for which it is tried to write down a delivery: without that it is made again
@@ -344,11 +346,11 @@ async def _insert(connection: Connection, items: Sequence[Stored]) -> None:
 def _pieces(deposit: Deposit) -> Iterator[bytes]:
     """Yield what is stored in pieces of one size, but for the last."""
     rest = deposit.lead
-    for chunk in deposit.message.chunks(_CHUNK):
+    for chunk in deposit.message.chunks(CHUNK):
         rest += bytes(chunk)
-        while len(rest) >= _CHUNK:
-            yield rest[:_CHUNK]
-            rest = rest[_CHUNK:]
+        while len(rest) >= CHUNK:
+            yield rest[:CHUNK]
+            rest = rest[CHUNK:]
     if rest:
         yield rest
 
@@ -371,7 +373,7 @@ async def _cut(connection: Connection, item: Stored) -> Stored:
 
 
 async def _chunks(connection: Connection, key: int, size: int) -> AsyncIterator[bytes]:
-    for number in range(-(-size // _CHUNK)):
+    for number in range(-(-size // CHUNK)):
         rows = await _all(connection, tables.LOAD_CHUNK, (key, number))
         if not rows:
             raise ValueError("a piece of the content is missing")

@@ -1,16 +1,12 @@
 """The store in PostgreSQL as an administrator sees it: the same as any other, in this database's way of speaking."""
 
 import time
-from collections.abc import Sequence
-from enum import Enum
 from typing import Any
-
-import psycopg
 
 from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool.listing import Filter, Listing
-from relayproxy.spool.postgres_connections import OPTIONS
+from relayproxy.spool.postgres_database import open_spool
 from relayproxy.spool.protocol import SpoolError
 
 
@@ -20,15 +16,7 @@ class PostgresListing(Listing):
     _begin = "BEGIN"
 
     def __init__(self, server: Server) -> None:
-        self._db = _Database(server)
-        version = self._db.version()
-        if version != tables.VERSION:
-            self._db.close()
-            raise SpoolError(
-                f"the database is a spool of version {version}, wanted {tables.VERSION}"
-                if version
-                else "there is no spool in the database yet"
-            )
+        self._db = open_spool(server)
 
     def content(self, message: int) -> bytes:
         """Return the octets of a message. Raises SpoolError."""
@@ -61,35 +49,3 @@ def _like(pattern: str) -> str:
     for character in "\\%_":
         pattern = pattern.replace(character, f"\\{character}")
     return pattern.replace("*", "%").replace("?", "_")
-
-
-class _Database:
-    """A connection that takes statements with question marks, and says SpoolError."""
-
-    def __init__(self, server: Server) -> None:
-        try:
-            self._connection = psycopg.connect(autocommit=True, **server.parameters(OPTIONS))
-        except psycopg.Error as error:
-            raise _problem(error) from error
-
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[tuple[Any, ...]]:
-        plain = [str(value) if isinstance(value, Enum) else value for value in values]
-        try:
-            return self._connection.execute(statement.replace("?", "%s"), plain, binary=True)
-        except psycopg.Error as error:
-            raise _problem(error) from error
-
-    def version(self) -> int:
-        """Return the version of the spool that is there, or 0."""
-        found = self.execute("SELECT to_regclass('spool_version') IS NOT NULL").fetchone()
-        if not found or not found[0]:
-            return 0
-        row = self.execute("SELECT version FROM spool_version").fetchone()
-        return int(row[0]) if row else 0
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _problem(error: psycopg.Error) -> SpoolError:
-    return SpoolError(" ".join(str(error).split()) or type(error).__name__)

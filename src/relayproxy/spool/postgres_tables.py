@@ -10,7 +10,7 @@ don't go when the row goes that refers to them.
 
 from relayproxy.spool.rows import LEASE, MESSAGE, RECIPIENT
 
-VERSION = 2
+VERSION = 3
 LOCK = 5_927_431_005_001
 """The advisory lock under which tables are made; one more is for what only one worker should do at a time."""
 
@@ -41,6 +41,7 @@ CREATE TABLE chunk (
 );
 ALTER TABLE message ALTER COLUMN content SET STORAGE EXTERNAL;
 ALTER TABLE chunk ALTER COLUMN octets SET STORAGE EXTERNAL;
+CREATE TABLE imported (seq bigint PRIMARY KEY, at double precision NOT NULL);
 CREATE TABLE spool_version (version integer NOT NULL);
 """
 

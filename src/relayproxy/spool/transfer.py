@@ -1,4 +1,4 @@
-"""A queue out of the SQLite store into an archive, and from an archive into the store.
+"""A queue out of a store into an archive, and from an archive into the store: SQLite here, PostgreSQL derived from it.
 
 Works beside running workers: what they have in delivery stays with them. What is to be moved is leased first, so that
 it isn't delivered as well. Must not know routes, nor how anything is printed.
@@ -6,11 +6,12 @@ it isn't delivered as well. Must not know routes, nor how anything is printed.
 
 import hashlib
 import os
+import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from relayproxy.model.message import Message
 from relayproxy.spool.archive import ArchiveReader, ArchiveWriter, Counts, Kept, PartRow, RecipientRow
@@ -48,16 +49,24 @@ class Imported:
 class Transfer:
     """A way to the store for moving it; use as a context manager. Raises SpoolError for what can't be done."""
 
+    _begin = "BEGIN IMMEDIATE"
+    _begin_reading = "BEGIN"
+    _inline = INLINE
+    _db: Any
+
     def __init__(self, path: Path, *, min_free: int = 0) -> None:
         self._path = path
         self._min_free = min_free
-        self._owner = f"export.{os.getpid()}"
         self._files = ContentFiles(path.parent / "content")
         with refusals():
             self._db = open_database(path)
 
     def __enter__(self) -> Self:
         return self
+
+    @property
+    def _owner(self) -> str:
+        return f"export.{platform.node()}.{os.getpid()}"
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
@@ -68,7 +77,7 @@ class Transfer:
         """Return how much an export would take now."""
         with refusals():
             row = self._db.execute(
-                "SELECT count(*), total(size), (SELECT count(*) FROM recipient r JOIN part USING (message, part)"
+                "SELECT count(*), coalesce(sum(size), 0), (SELECT count(*) FROM recipient r JOIN part USING (message, part)"
                 f" WHERE {_IDLE}) FROM message WHERE seq IN (SELECT message FROM part WHERE {_IDLE})",
                 (time.time(), time.time()),
             ).fetchone()
@@ -80,11 +89,13 @@ class Transfer:
         messages = 0
         try:
             for key in self._keys(move=move):
-                found = self._idle(key)
-                if not found:
-                    continue
-                kept = self._kept(key, {part for part, _ in found})
-                content = self._content(kept)
+                with transaction(self._db, self._begin_reading):
+                    # A worker may be at it: all is to be of one moment.
+                    found = self._idle(key)
+                    if not found:
+                        continue
+                    kept = self._kept(key, {part for part, _ in found})
+                    content = self._content(kept)
                 if content is None:
                     continue
                 archive.add(kept, content)
@@ -123,10 +134,11 @@ class Transfer:
     def _idle(self, key: int) -> list[tuple[int, int]]:
         """Return those parts of a message that are not in delivery, and their epochs."""
         with refusals():
-            return self._db.execute(
+            rows: list[tuple[int, int]] = self._db.execute(
                 f"SELECT part, epoch FROM part WHERE message = ? AND (owner = ? OR {_IDLE})",
                 (key, self._owner, time.time()),
             ).fetchall()
+        return rows
 
     def _kept(self, key: int, parts: set[int]) -> Kept:
         with refusals():
@@ -163,7 +175,7 @@ class Transfer:
         with refusals():
             row = self._db.execute("SELECT content FROM message WHERE seq = ?", (kept.seq,)).fetchone()
         try:
-            octets = bytes(row[0]) if row[0] is not None else self._files.place(kept.seq).read_bytes()
+            octets = bytes(row[0]) if row[0] is not None else self._outside(kept.seq)
         except OSError:
             return None
         return octets if hashlib.sha256(octets).hexdigest() == kept.digest else None
@@ -177,7 +189,7 @@ class Transfer:
         deleted = 0
         for start in range(0, len(taken), _SOME):
             some = taken[start : start + _SOME]
-            with transaction(self._db):
+            with transaction(self._db, self._begin):
                 for key, part, epoch in some:
                     gone = self._db.execute(
                         "DELETE FROM part WHERE message = ? AND part = ? AND epoch = ?", (key, part, epoch)
@@ -187,9 +199,8 @@ class Transfer:
                         # It may come back some day.
                         self._db.execute("DELETE FROM imported WHERE seq = ?", (key,))
                     deleted += gone
-                ended = drop_messages(self._db, sorted({key for key, _, _ in some}))
-            for key in ended:
-                self._files.remove(key)
+                ended = self._drop_empty(sorted({key for key, _, _ in some}))
+            self._remove(ended)
         return deleted
 
     def _give_back(self) -> None:
@@ -240,24 +251,44 @@ class Transfer:
     def _store(self, group: list[tuple[Kept, bytes]], onto: Callable[[str], str]) -> int:
         if not group:
             return 0
-        free = os.statvfs(self._path.parent)
-        if free.f_bavail * free.f_frsize < self._min_free:
-            raise SpoolFullError("the file system is too full")
+        self._look_for_room()
         written: list[int] = []
         try:
-            with transaction(self._db):
+            with transaction(self._db, self._begin):
                 for kept, content in group:
                     key = self._free_key(kept.seq)
-                    inline = len(content) <= INLINE
+                    inline = len(content) <= self._inline
                     if not inline:
-                        self._files.write(key, b"", Message.from_bytes(content))
+                        self._put_outside(key, content)
                         written.append(key)
                     self._insert(key, kept, content if inline else None, onto)
         except BaseException:
-            for key in written:
-                self._files.remove(key)
+            self._remove(written)
             raise
         return len(group)
+
+    # -- what another store does in its own way --------------------------------------------------------------
+
+    def _outside(self, key: int) -> bytes:
+        """Return the content of a message that is too large for its row. Raises OSError."""
+        return self._files.place(key).read_bytes()
+
+    def _put_outside(self, key: int, content: bytes) -> None:
+        self._files.write(key, b"", Message.from_bytes(content))
+
+    def _look_for_room(self) -> None:
+        free = os.statvfs(self._path.parent)
+        if free.f_bavail * free.f_frsize < self._min_free:
+            raise SpoolFullError("the file system is too full")
+
+    def _drop_empty(self, keys: list[int]) -> set[int]:
+        return drop_messages(self._db, keys)
+
+    def _remove(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            self._files.remove(key)
+
+    # -- rows ------------------------------------------------------------------------------------------------
 
     def _free_key(self, key: int) -> int:
         while self._db.execute("SELECT 1 FROM message WHERE seq = ?", (key,)).fetchone():

@@ -22,6 +22,7 @@ from relayproxy.api import (
     Plugin,
     Recipient,
     TlsInfo,
+    Unsubscription,
     Verdict,
 )
 from relayproxy.catalogue import HOOKS, Catalogue, hooks_of
@@ -149,6 +150,8 @@ def _checked(hook_name: str, answer: Any) -> Any:
             raise TypeError(f"{hook_name} returned {edits!r}, which are not all edits")
         return edits
     allowed: type = str if hook_name in IDENTIFY else Verdict if hook_name in DECIDE else type(None)
+    if hook_name == "read_token":
+        allowed = Unsubscription
     if answer is not None and not isinstance(answer, allowed):
         raise TypeError(f"{hook_name} returned {answer!r} in place of {allowed.__name__}")
     return answer

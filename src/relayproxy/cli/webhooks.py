@@ -1,0 +1,174 @@
+"""`relayproxy webhooks`: events that nobody has taken yet; to look at, to try again, to drop.
+
+Works on the file, whether or not the proxy runs: a running one looks there every second. Must not know HTTP.
+"""
+
+import json
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+
+if TYPE_CHECKING:
+    from relayproxy.builtin._outbox import Filter, Outbox
+
+_FILE = click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The outbox; without it, that of the configuration.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_YES = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+def _filters(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which events are meant."""
+    options: list[Any] = [
+        CONFIG_OPTION,
+        _FILE,
+        click.option("--event", default="", help="Name of the event, such as delivered."),
+        click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
+        click.option("--older", default="", help="Kept longer ago than this, such as 2h."),
+        _JSON,
+        click.argument("ids", nargs=-1),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _filter(given: dict[str, Any]) -> "Filter":
+    from pydantic_core import PydanticCustomError
+
+    from relayproxy.builtin._outbox import Filter
+    from relayproxy.config.quantities import parse_duration
+
+    try:
+        before = time.time() - parse_duration(given["older"]) if given["older"] else None
+    except PydanticCustomError as error:
+        raise click.BadParameter(error.message(), param_hint="--older") from error
+    return Filter(tuple(given["ids"]), given["event"], given["recipient"], before)
+
+
+@contextmanager
+def _opened(path: Path | None, file: Path | None) -> "Iterator[Outbox]":
+    """Open the outbox that is named, or that the configuration names; exits 1 where it can't be used."""
+    from relayproxy.builtin._outbox import Outbox
+
+    place = file or _configured(path)
+    if not place.exists():
+        _fail(f"{place} is not there; it is made at the first start")
+    try:
+        outbox = Outbox(place)
+    except (sqlite3.Error, OSError) as error:
+        _fail(f"{place}: {error}")
+    try:
+        yield outbox
+    except sqlite3.Error as error:
+        _fail(f"{place}: {error}")
+    finally:
+        outbox.close()
+
+
+def _configured(path: Path | None) -> Path:
+    from relayproxy.builtin.suppression import store_path
+    from relayproxy.builtin.webhooks import WebhooksSettings
+
+    loaded = load(path, {})
+    for *_, options in loaded.choices:
+        if isinstance(options, WebhooksSettings):
+            return store_path(loaded.folder, options.file)
+    return _fail("webhooks is not in the pipeline: name the outbox with --file")
+
+
+def _fail(problem: object) -> NoReturn:
+    click.echo(f"relayproxy: {problem}", err=True)
+    sys.exit(FAILED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def webhooks() -> None:
+    """Events that wait for a receiver: list, show, retry, drop."""
+
+
+@webhooks.command("list")
+@_filters
+@click.option("--limit", default=100, show_default=True, help="How many to show.")
+def list_(limit: int, **given: Any) -> None:
+    """What waits, the oldest first, and how sending goes: all, or IDS, or what the options say."""
+    wanted = _filter(given)
+    with _opened(given["path"], given["file"]) as outbox:
+        rows, count, sending = outbox.rows(wanted, max(0, limit)), outbox.waiting(wanted), outbox.sending()
+    events = [(at, json.loads(body)) for at, body in rows]
+    if given["as_json"]:
+        state = {"failures": sending.failures, "due": sending.due, "problem": sending.problem}
+        told = [{"kept": at, **event} for at, event in events]
+        click.echo(json.dumps({"count": count, "sending": state, "events": told}, indent=2))
+        return
+    for at, event in events:
+        age = max(0, int(time.time() - at))
+        click.echo(f"{event['id']}  {age:>7} s  {event['event']:<12} <{_plain(event['recipient'])}>")
+    if sending.problem:
+        wait = max(0, int(sending.due - time.time()))
+        click.echo(
+            f"{sending.failures} tries failed, the next is due in {wait} s: {_plain(sending.problem)}",
+            err=True,
+        )
+    click.echo(f"{count} found" + (f", {len(rows)} shown" if count > len(rows) else ""), err=True)
+
+
+def _plain(text: str) -> str:
+    """Return a text of others without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:500]
+
+
+@webhooks.command()
+@CONFIG_OPTION
+@_FILE
+@click.argument("id_", metavar="ID")
+def show(path: Path | None, file: Path | None, id_: str) -> None:
+    """One event, as it will be sent."""
+    from relayproxy.builtin._outbox import Filter
+
+    with _opened(path, file) as outbox:
+        rows = outbox.rows(Filter((id_,)), 1)
+    if not rows:
+        _fail("there is no such event")
+    click.echo(json.dumps(json.loads(rows[0][1]), indent=2))
+
+
+@webhooks.command()
+@CONFIG_OPTION
+@_FILE
+@_JSON
+def retry(path: Path | None, file: Path | None, *, as_json: bool) -> None:
+    """Try now, whenever the next try is due. All of them, as they are sent in order."""
+    with _opened(path, file) as outbox:
+        outbox.retry()
+        count = outbox.waiting()
+    click.echo(json.dumps({"waiting": count}) if as_json else f"due now: {count}")
+
+
+@webhooks.command()
+@_filters
+@_YES
+def drop(*, yes: bool, **given: Any) -> None:
+    """Delete events: IDS, or what the options say, or all. Nobody will hear of them."""
+    wanted = _filter(given)
+    with _opened(given["path"], given["file"]) as outbox:
+        count = outbox.waiting(wanted)
+        if not count:
+            _fail("nothing is found")
+        if not yes:
+            click.confirm(f"{count} found. Delete them?", abort=True, err=True)
+        dropped = outbox.drop(wanted)
+    text = json.dumps({"found": count, "dropped": dropped}) if given["as_json"] else f"deleted: {dropped}"
+    click.echo(text)

@@ -1,0 +1,58 @@
+"""What `check` says about the unsubscribe page: who reads its tokens, who keeps what they say, and its files."""
+
+from pathlib import Path
+
+import pytest
+
+from relayproxy.catalogue import Catalogue
+from relayproxy.config.load import load
+
+BASE = """\
+version: 1
+hostname: mx.example.org
+listeners:
+  - {name: main, listen: "127.0.0.1:2525"}
+relay:
+  domains: [example.org]
+upstreams:
+  store: {address: "127.0.0.1:2526"}
+"""
+READS = 'list_unsubscribe: {url: "https://x.example/{token}", secrets: [{env: KEY}]}'
+
+
+def codes(tmp_path: Path, more: str, *, files: bool = False) -> list[str]:
+    (tmp_path / "relayproxy.yaml").write_text(BASE + more)
+    loaded = load(tmp_path / "relayproxy.yaml", environ={"KEY": "k" * 16}, plugins=Catalogue, files=files)
+    return [problem.code for problem in loaded.problems]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "found"),
+    [
+        (f"[suppression, {READS}]", []),
+        (f"[{READS}]", ["RP309"]),
+        ("[suppression]", ["RP309"]),
+        ("[]", ["RP309", "RP309"]),
+    ],
+)
+def test_plugins_that_it_needs(tmp_path, pipeline, found):
+    assert codes(tmp_path, f"pipeline: {pipeline}\nunsubscribe: {{listen: '127.0.0.1:8025'}}\n") == found
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "{}",
+        "{listen: '127.0.0.1:8025', rate: 0}",
+        "{listen: '127.0.0.1:8025', tls: {cert: x}}",
+        "{listen: '127.0.0.1:8025', trusted_proxies: [10.0.0.1/8]}",
+    ],
+)
+def test_what_it_may_not_be(tmp_path, page):
+    assert codes(tmp_path, f"pipeline: [suppression, {READS}]\nunsubscribe: {page}\n") != []
+
+
+def test_its_files_are_looked_at(tmp_path):
+    page = "{listen: 'unix:/nowhere/x.sock', tls: {cert: a.pem, key: b.pem}}"
+    found = codes(tmp_path, f"pipeline: [suppression, {READS}]\nunsubscribe: {page}\n", files=True)
+    assert found.count("RP501") == 3
