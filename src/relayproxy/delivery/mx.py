@@ -99,6 +99,7 @@ class MxTransaction:
     """Implements ports.WatchedTransaction: the first server that can be reached has it, whatever it then says."""
 
     per_recipient = False
+    waits = 0.0
 
     def __init__(self, hop: MxHop, client: Client, envelope: Envelope, size: int) -> None:
         self._hop = hop
@@ -108,6 +109,7 @@ class MxTransaction:
         self._current: ReachTransaction | None = None
         self._refusal: Reply | None = None
         self.unreached = False
+        self.problem = ""
 
     @property
     def capabilities(self) -> Capabilities | None:
@@ -129,6 +131,7 @@ class MxTransaction:
                     if not tried.unreached:
                         self._current = tried
                         return replies
+                    self.problem = tried.problem
                 self.unreached, self._refusal = True, _UNREACHED
         return [self._refusal] * len(recipients)
 
