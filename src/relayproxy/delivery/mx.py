@@ -18,6 +18,7 @@ from relayproxy.delivery.mx_lookup import addresses, exchanges
 from relayproxy.delivery.reach import ReachTransaction
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.delivery.ways import fitting
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.message import Message
@@ -76,7 +77,8 @@ class MxHop:
         hosts = await exchanges(self._resolver, domain, self._settings.hostname, self._choose)
         if isinstance(hosts, Reply):
             return hosts
-        return await addresses(self._resolver, hosts, domain)
+        found = await addresses(self._resolver, hosts, domain)
+        return found if isinstance(found, Reply) else fitting(found, self._settings.source_address)
 
     def server(self, ip: str) -> Upstream:
         """Return the upstream of an address."""

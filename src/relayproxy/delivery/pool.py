@@ -146,6 +146,8 @@ class PoolTransaction:
             replies = await self._choose(recipients, groups, shape_of[first])
         if self._pool.queued or len(replies) == len(recipients):
             return replies
+        if self._current is None:
+            self.unreached = True  # nothing was said to anybody, so that a queue may take it
         rest = _MORE_LATER if self._current is not None else self._refused(_ENOUGH)
         return replies + [rest] * (len(recipients) - len(replies))
 

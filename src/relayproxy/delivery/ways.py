@@ -45,6 +45,14 @@ def _rank(way: Way, key: str) -> tuple[bool, float]:
     return way.weight > 0, (way.weight or 1.0) / -math.log(draw)
 
 
+def fitting(addresses: Sequence[str], source: str) -> list[str]:
+    """Return those of IP addresses that can be reached from a local address, "" for any."""
+    if not source:
+        return list(addresses)
+    version = ip_address(source).version
+    return [one for one in addresses if ip_address(one).version == version]
+
+
 def bind_problem(source: str) -> str:
     """Return why a local address can't be used just now, or ""."""
     family = socket.AF_INET6 if ip_address(source).version == 6 else socket.AF_INET
