@@ -246,6 +246,7 @@ class Worker:
             pipeline,
             lambda: self._ids.next(time.time()),
             resolver=resolver,
+            workers=self._place.memory.workers,
             outbox=self._outbox,
             slot=self._place.slot,
             clock=self._clock,

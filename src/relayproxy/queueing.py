@@ -31,6 +31,7 @@ from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
+from relayproxy.spool.rates import Rates
 from relayproxy.spool.scheduler import Scheduler
 from relayproxy.stores import owner_of, store_of
 from relayproxy.ways import Ways
@@ -47,6 +48,7 @@ class Queueing:
         new_id: Callable[[], str],
         *,
         resolver: Resolver,
+        workers: int,
         outbox: Outbox,
         slot: int,
         clock: Clock,
@@ -105,6 +107,7 @@ class Queueing:
             log=log,
             metrics=metrics,
             keep_held=config.spool.keep_held,
+            rates=Rates(ways.shared, clock.monotonic, workers=workers),
         )
         self._queue = queue = QueueHop(
             self.spool,

@@ -54,8 +54,8 @@ class Ways:
         self._own: dict[tuple[str, str], delivery.Upstream] = {}
         self._mx: list[MxHop] = []
         self.shapes = Shapes(shapes_of(config, workers), resolver, clock.monotonic)
-        shared = state if config.state is not None else None
-        budgets = Budgets(shared, clock.time, workers=workers, slot=slot)
+        self.shared = state if config.state is not None else None
+        budgets = Budgets(self.shared, clock.time, workers=workers, slot=slot)
         rests = Rests(config.bulk.rest)
         self._terms = Terms(self.shapes, budgets, rests, (), log, clock.time)
         if any(self._several(route) for route in (*config.table, *self._alone())):

@@ -63,12 +63,12 @@ class Lane:
             replace(self.schedule, retry=shape.retry) if shape is not None and shape.retry else self.schedule
         )
 
-    def share_of(self, destination: str) -> int:
-        """Return how many transactions a destination and those counted with it may have at the same time."""
-        shape = self.shapes.shape(destination) if self.shapes is not None else None
-        if shape is None or not shape.concurrency:
-            return self.share
-        return min(self.schedule.concurrency, shape.concurrency)
+    @property
+    def limits(self) -> dict[str, int]:
+        """Return how many transactions those that are counted under a rule's group may have at the same time."""
+        shapes = self.shapes.shapes if self.shapes is not None else ()
+        most = self.schedule.concurrency
+        return {shape.group: min(most, shape.concurrency) for shape in shapes if shape.concurrency}
 
     @property
     def share(self) -> int:
