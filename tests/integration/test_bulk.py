@@ -185,7 +185,10 @@ async def test_what_a_source_may_send_is_all_it_sends_and_the_rest_overflows(rel
             {"address": "127.0.0.3", "weight": 0},
         ]
         bulk(
-            relay, {"sink": {"address": sink.address, "sources": sources}}, route={"upstream": "sink"}, workers=2
+            relay,
+            {"sink": {"address": sink.address, "sources": sources}},
+            route={"upstream": "sink"},
+            workers=2,
         )
         await relay.start()
         for number in range(10):
@@ -269,7 +272,9 @@ async def test_recipients_and_messages_are_as_the_rule_says(relay: Relay, names:
         await relay.start()
         five = tuple(f"r{number}@one.test" for number in range(5))
         assert (await send(relay, recipients=five)).code == 250
-        assert (await send(relay, recipients=tuple(f"r{number}@other.test" for number in range(5)))).code == 250
+        assert (
+            await send(relay, recipients=tuple(f"r{number}@other.test" for number in range(5)))
+        ).code == 250
         await sink.until_messages(4)
         found = sorted(len(sunk.recipients) for sunk in sink.messages)
         assert found == [1, 2, 2, 5]

@@ -19,6 +19,7 @@ import orjson
 from pydantic import Field, field_validator
 
 from relayproxy.api import App, Mail, Opinion, Outcome, Plugin, SecretRef, Settings, State, hook
+from relayproxy.builtin._campaign import METHOD
 from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.suppression import store_path
@@ -121,6 +122,8 @@ class Webhooks(Plugin[WebhooksSettings]):
             yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told)
 
     def _event(self, name: str, mail: Mail, recipient: str, told: dict[str, str]) -> dict[str, Any]:
+        found = mail.finding(METHOD)
+        known = found.props if found is not None else {}
         told_of = f"{name}\0{mail.id}\0{recipient}"
         return {
             "id": hashlib.sha256(told_of.encode("utf-8", "replace")).hexdigest()[:32],
@@ -129,6 +132,8 @@ class Webhooks(Plugin[WebhooksSettings]):
             "message": mail.id,
             "sender": str(mail.envelope.sender),
             "recipient": recipient,
+            "tenant": known.get("tenant", ""),
+            "campaign": known.get("name", ""),
             **told,
         }
 

@@ -214,7 +214,9 @@ class Session:
             self.wire.write(self._text(501, "5.5.4", "Not so"))
         elif verb == b"XCLIENT":
             self._forget()
-            self.peer = Peer(self.peer.session, self.peer.ip, tls=self.peer.tls, xclient={**self.peer.xclient, **given})
+            self.peer = Peer(
+                self.peer.session, self.peer.ip, tls=self.peer.tls, xclient={**self.peer.xclient, **given}
+            )
             self.wire.write(self._banner())
         else:
             self.peer = replace(self.peer, xforward={**self.peer.xforward, **given})
