@@ -220,6 +220,7 @@ class TestRoutes:
             RouteModel,
             *(
                 "upstream",
+                "pool",
                 "name",
                 "delivery",
                 "when_down",

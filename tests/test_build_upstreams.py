@@ -34,7 +34,18 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
             "login",
             "password",
         ),
-        *("send_client", "timeouts", "pool", "breaker", "source_address", "mx", "mx_port", "policy_domain"),
+        *(
+            "send_client",
+            "timeouts",
+            "pool",
+            "breaker",
+            "source_address",
+            "sources",
+            "warmup",
+            "mx",
+            "mx_port",
+            "policy_domain",
+        ),
     )
     covered(Timeouts, "connect", "command", "data", "final")
     covered(Pool, "size", "idle", "reuse")

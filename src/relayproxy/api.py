@@ -28,6 +28,7 @@ from relayproxy.model.edits import (
     ReplaceHeader,
     ReplaceRecipient,
     RequireTls,
+    SetCampaign,
     SetRoute,
     SetSender,
 )
@@ -36,6 +37,7 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Mail, Origin
 from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
+from relayproxy.model.queued import QUEUE
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.shared import Add, Bucket, Delete, Get, Operation, Put, PutNew, Take, shared_key
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
@@ -43,6 +45,7 @@ from relayproxy.secrets import Secret, SecretError, SecretRef
 
 __all__ = [
     "NULL_SENDER",
+    "QUEUE",
     "Action",
     "Add",
     "AddHeader",
@@ -88,6 +91,7 @@ __all__ = [
     "SecretRef",
     "ServiceError",
     "SessionTotals",
+    "SetCampaign",
     "SetRoute",
     "SetSender",
     "Settings",

@@ -41,12 +41,14 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.unsubscribing import Unsubscribing
+from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.server.stream import Shared
 from relayproxy.shared import GenerationMemory, LedgerMemory
+from relayproxy.ways import Ways
 
 if TYPE_CHECKING:
     from relayproxy.history.writer import Writer
@@ -158,8 +160,9 @@ class Worker:
         }
         resolver, begin_queries, self._close_resolver = make_resolver(config)
         policies = TlsPolicies(resolver, clock=self._clock, log=self.log)
-        self._upstreams = {
-            name: Upstream(
+
+        def make(one: UpstreamSettings) -> Upstream:
+            return Upstream(
                 one,
                 log=self.log,
                 metrics=metrics,
@@ -167,9 +170,21 @@ class Worker:
                 outbox=self._outbox,
                 policies=policies,
             )
-            for name, one in settings.items()
-            if not config.upstreams[name].mx
-        }
+
+        self._upstreams = {name: make(one) for name, one in settings.items() if not config.upstreams[name].mx}
+        self._state = state_of(config, self._clock, self.log, metrics)
+        self._ways = Ways(
+            config,
+            settings,
+            self._upstreams,
+            make,
+            resolver=resolver,
+            state=self._state,
+            workers=place.memory.workers,
+            slot=place.slot,
+            clock=self._clock,
+            log=self.log,
+        )
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
             self._queueing = self._queue_with(pipeline, metrics, resolver)
@@ -177,7 +192,7 @@ class Worker:
             hostname=config.hostname,
             relay=relay_of(config),
             routes=routes_of(config),
-            hops={**self._upstreams, **(self._queueing.hops if self._queueing else {})},
+            hops={**self._upstreams, **self._ways.hops, **(self._queueing.hops if self._queueing else {})},
             pipeline=pipeline,
             ledger=SharedLedger(
                 place.ledger.regions, place.ledger.slot(place.slot, place.generation), time.time
@@ -198,7 +213,6 @@ class Worker:
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
-        self._state = state_of(config, self._clock, self.log, metrics)
         alarm = alarms_of(self._choices, metrics)
         app = replace(
             app_for(config, resolver, self._clock, self._folder, self._state),
@@ -246,7 +260,7 @@ class Worker:
 
         return Queueing(
             self._config,
-            self._upstreams,
+            self._ways,
             pipeline,
             lambda: self._ids.next(time.time()),
             resolver=resolver,
@@ -450,6 +464,7 @@ class Worker:
             await self._queueing.close()
         for upstream in self._upstreams.values():
             upstream.close()
+        self._ways.close()
         await self._close_resolver()
         await self._state.close()
         if self._history is not None:

@@ -6,15 +6,18 @@ The only place that knows both sides. Builds complete, new objects and changes n
 import platform
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from relayproxy.api import App, Clock, Direction, Meter, Plugin, Resolver, SharedState
 from relayproxy.catalogue import PluginError, hooks_of
-from relayproxy.config.models import Config, Endpoint, Listener, PipelineEntry, Upstream, When
+from relayproxy.config.models import Config, Endpoint, Listener, PipelineEntry, Source, Upstream, When
 from relayproxy.config.models import Route as RouteModel
 from relayproxy.config.operations import State
 from relayproxy.config.unsubscribe import Unsubscribe
+from relayproxy.config.values import is_ip
 from relayproxy.config.yaml import read_file
 from relayproxy.core.entry import Entry
 from relayproxy.core.entry import When as Condition
@@ -24,6 +27,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.policy import Limits, ListenerPolicy, Relay, Route
 from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import ListenerServices, Services
+from relayproxy.core.shaping import Shape
 from relayproxy.delivery.login import UpstreamLogin
 from relayproxy.delivery.settings import Address, Timeouts, UpstreamSettings
 from relayproxy.delivery.tls_policy import FROM_DNS
@@ -38,6 +42,9 @@ from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
 
 _MACHINE_ID = Path("/etc/machine-id")
+POOL = "+pool"
+"""How the next hop of a pool is called, behind the name of its route; no upstream can have such a name."""
+
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
@@ -148,7 +155,7 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
     """Return how an upstream is reached; the pool's places are shared out among the workers."""
     upstream = config.upstreams[name]
     times = upstream.timeouts
-    return UpstreamSettings(
+    made = UpstreamSettings(
         name=name,
         addresses=tuple(
             Address(t.address.host, t.address.port, str(t.address.path) if t.address.path else "", t.weight)
@@ -170,6 +177,40 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
         reuse=upstream.pool.reuse,
         breaker_failures=upstream.breaker.failures,
         breaker_retry=upstream.breaker.retry,
+    )
+    return sourced(made, upstream.sources[0]) if upstream.sources else made
+
+
+def sourced(settings: UpstreamSettings, source: Source) -> UpstreamSettings:
+    """Return how an upstream is reached from a local address; those of its addresses that can't be are left out."""
+    version = ip_address(source.address).version
+    return replace(
+        settings,
+        source_address=source.address,
+        hostname=source.hostname or settings.hostname,
+        addresses=tuple(
+            one
+            for one in settings.addresses
+            if not is_ip(one.host) or ip_address(one.host).version == version
+        ),
+    )
+
+
+def shapes_of(config: Config, workers: int) -> tuple[Shape, ...]:
+    """Return the rules for destinations; transactions at once are shared out among the workers, one at least."""
+    return tuple(
+        Shape(
+            shape.name,
+            frozenset(shape.domains),
+            frozenset(shape.mx),
+            max(1, shape.concurrency // workers) if shape.concurrency else 0,
+            shape.rate / 60,
+            shape.recipients or 0,
+            shape.messages or 0,
+            shape.tls is not None,
+            shape.retry or (),
+        )
+        for shape in config.bulk.shaping
     )
 
 
@@ -205,10 +246,15 @@ def chosen_routes(config: Config) -> tuple[RouteModel, ...]:
 
 
 def hop_of(route: RouteModel) -> str:
-    """Return the name of the next hop that a route's mail is given to: its upstream, or the queue in front of it."""
+    """Return the name of the next hop that a route's mail is given to: its upstream or pool, or the queue in front."""
     if route.delivery == "queue":
         return QUEUE
-    return f"{route.upstream}{QUEUE}" if route.when_down == "queue" else route.upstream
+    return f"{way_of(route)}{QUEUE}" if route.when_down == "queue" else way_of(route)
+
+
+def way_of(route: RouteModel) -> str:
+    """Return what a route's upstream or pool is called as a next hop."""
+    return f"{route.label}{POOL}" if route.pool else route.upstream
 
 
 def schedule_of(route: RouteModel) -> Schedule:

@@ -98,7 +98,7 @@ class Hooks:
 
     @hookspec
     def before_forward(self, mail: Mail, route: str) -> Edits:
-        """The message is about to go to the upstream called `route`. Kind: rewrite.
+        """The message is about to go to the upstream called `route`; QUEUE is the queue. Kind: rewrite.
 
         Edits of each plugin are applied before the next is called, so a later one sees them. Signers come
         last.

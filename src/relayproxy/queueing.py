@@ -3,7 +3,7 @@
 A part of the composition root: knows the configuration and all that it joins, and does nothing itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from relayproxy.api import Clock, Resolver
 from relayproxy.build import (
@@ -12,7 +12,7 @@ from relayproxy.build import (
     priorities_of,
     routes_of,
     schedule_of,
-    upstream_settings,
+    way_of,
 )
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
@@ -21,8 +21,7 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History, NextHop
 from relayproxy.delivery.mx import MxHop
-from relayproxy.delivery.reach import Reach
-from relayproxy.delivery.upstream import Upstream
+from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.queued import Part
@@ -32,8 +31,10 @@ from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
+from relayproxy.spool.rates import Rates
 from relayproxy.spool.scheduler import Scheduler
 from relayproxy.stores import owner_of, store_of
+from relayproxy.ways import Ways
 
 
 class Queueing:
@@ -42,7 +43,7 @@ class Queueing:
     def __init__(
         self,
         config: Config,
-        upstreams: Mapping[str, Upstream],
+        ways: Ways,
         pipeline: Pipeline,
         new_id: Callable[[], str],
         *,
@@ -60,26 +61,30 @@ class Queueing:
         self.spool: Store = store_of(
             config.spool, clock.time, lambda problem: log.error("queue_failed", problem=problem)
         )
-        self._mx = {
-            name: MxHop(
-                upstream_settings(config, name, workers),
+
+        def make_mx(settings: UpstreamSettings) -> MxHop:
+            return MxHop(
+                settings,
                 resolver,
-                port=upstream.mx_port,
+                port=config.upstreams[settings.name].mx_port,
                 log=log,
                 metrics=metrics,
                 monotonic=clock.monotonic,
                 outbox=outbox,
             )
-            for name, upstream in config.upstreams.items()
-            if upstream.mx
-        }
+
         lanes: dict[str, Lane] = {}
         for route in (*config.table, *chosen_routes(config)):
             # Routes of one name queue alike (config/checks), so the first speaks for all of them.
-            mx = self._mx.get(route.upstream)
-            hop = mx or Reach(upstreams[route.upstream])
-            lanes.setdefault(
-                route.label, Lane(route.label, hop, schedule_of(route), by_domain=mx is not None)
+            if route.label in lanes:
+                continue
+            mx = config.upstreams[route.upstream].mx
+            lanes[route.label] = Lane(
+                route.label,
+                ways.queued(route, make_mx),
+                schedule_of(route),
+                by_domain=mx,
+                shapes=ways.shapes if mx and ways.shapes else None,
             )
         bounces = Bounces(
             config.hostname,
@@ -102,6 +107,7 @@ class Queueing:
             log=log,
             metrics=metrics,
             keep_held=config.spool.keep_held,
+            rates=Rates(ways.shared, clock.monotonic, workers=workers),
         )
         self._queue = queue = QueueHop(
             self.spool,
@@ -116,8 +122,8 @@ class Queueing:
         self.quarantine = SpoolQuarantine(queue, config.hostname)
         self.hops: dict[str, NextHop] = {NAME: queue}
         for route in config.table:
-            if hop_of(route) not in (NAME, route.upstream):
-                self.hops[hop_of(route)] = WhenDownHop(Reach(upstreams[route.upstream]), queue)
+            if hop_of(route) not in (NAME, way_of(route)):
+                self.hops[hop_of(route)] = WhenDownHop(ways.watched(route), queue)
 
     def _route(
         self, client: Client, envelope: Envelope, recipients: Sequence[Recipient]
@@ -145,5 +151,3 @@ class Queueing:
     async def close(self) -> None:
         """Close the store."""
         await self.spool.close()
-        for hop in self._mx.values():
-            hop.close()

@@ -9,7 +9,7 @@ from tests.spool.making import CLIENT, LEAD, NOW, deposit, recipients, stored_oc
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.message import Message
-from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Settlement, Standing
+from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Settlement, Standing, share_key
 from relayproxy.spool.protocol import LeaseLostError
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_address
@@ -295,6 +295,17 @@ class StoreConformance:
         found = Counter(lease.tenant for lease in await _claimed(store, 40))
         assert found == {"flood": 35, "small": 3, "other": 2}
         assert len(await _claimed(store, 40)) == 40
+
+    async def test_a_campaign_leaves_the_others_of_its_tenant_their_share(self, open_store, clock):
+        store = open_store(clock)
+        await _put(store, 300, share_key("shop", "flood"), due=NOW - 100)
+        await _put(store, 4, share_key("shop", "receipts"))
+        await _put(store, 3, "shop")
+        await _put(store, 5, "other")
+        found = Counter(lease.tenant for lease in await _claimed(store, 40))
+        assert found[share_key("shop", "receipts")] == 4
+        assert (found["shop"], found["other"]) == (3, 5)
+        assert sum(found.values()) == 40
 
     async def test_single_claims_go_round(self, open_store, clock):
         store = open_store(clock)

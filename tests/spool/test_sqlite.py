@@ -6,14 +6,15 @@ import os
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 from tests.spool.conformance import MINUTE, StoreConformance
-from tests.spool.making import NOW, deposit, stored_octets
+from tests.spool.making import NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Settlement
+from relayproxy.model.queued import Part, Settlement, share_key, tenant_of
 from relayproxy.spool.database import Keys, key_at
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
 from relayproxy.spool.sqlite import Floors, SqliteSpool
@@ -277,3 +278,18 @@ def test_opening_waits_for_whoever_opens_the_file_at_the_same_time(open_store, d
     )
     open_store()
     assert naps
+
+
+async def test_tenants_come_before_campaigns(open_store):
+    """However many campaigns one has, it gets no more than another; and all of its campaigns get on."""
+    store = open_store()
+    for number in range(60):
+        to = recipients("b@example.net")
+        key = share_key("many", f"c{number:02}")
+        for _ in range(3):
+            await store.store(deposit(due=NOW - 50, parts=(Part("up", to, "", key),)))
+    for _ in range(90):
+        await store.store(deposit(due=NOW - 10, parts=(Part("up", recipients("b@example.net"), "", "one"),)))
+    order = [lease for _ in range(60) for lease in await store.claim("up", "w", NOW + 60, 1)]
+    assert Counter(tenant_of(lease.tenant) for lease in order) == {"many": 30, "one": 30}
+    assert len({lease.tenant for lease in order}) == 31

@@ -15,6 +15,8 @@ from pydantic import Field, field_validator
 from relayproxy.api import (
     App,
     Direction,
+    DropRecipient,
+    Edits,
     Mail,
     Mistake,
     Opinion,
@@ -26,7 +28,7 @@ from relayproxy.api import (
     hook,
     reject,
 )
-from relayproxy.builtin._campaign import KeyedSettings, keys_of
+from relayproxy.builtin._campaign import FROM_HEADER, METHOD, KeyedSettings, keys_of
 from relayproxy.builtin._suppression import Store, Suppressed, scopes_of
 
 _SWEEP = 3600.0
@@ -55,7 +57,7 @@ class Suppression(Plugin[SuppressionSettings]):
 
     name = "suppression"
     settings = SuppressionSettings
-    after = ()
+    after = ("campaign",)
     directions = frozenset({Direction.OUTBOUND, Direction.INTERNAL})
 
     def check(self, setup: Setup) -> Iterator[Mistake]:
@@ -83,11 +85,43 @@ class Suppression(Plugin[SuppressionSettings]):
     @hook
     def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
         """Refuse or drop what is for somebody on the list; note it as "suppression"."""
-        tenant, campaign = keys_of(self.options, mail)
-        found = self._store.find(str(rcpt.address), scopes_of(tenant, campaign), self._clock.time())
+        found = self._found(mail, rcpt)
         if found is None:
             return None
         mail.note("suppression", "hit", reason=found.reason, kind=found.class_, scope=found.scope)
+        return self._opinion(found)
+
+    @hook
+    def message(self, mail: Mail) -> Opinion:
+        """Look again where only the header has told whose mail it is: refuse or drop what is for nobody else."""
+        found = self._late(mail)
+        if not found or len(found) < len(mail.envelope.recipients):
+            return None
+        return self._opinion(found[0][1])
+
+    @hook
+    def before_forward(self, mail: Mail, route: str) -> Edits:  # noqa: ARG002  (a hook's arguments)
+        """Take out those who are on the list by what the header told, when RCPT had its answer: others get the message."""
+        edits = []
+        for recipient, found in self._late(mail):
+            mail.note("suppression", "hit", reason=found.reason, kind=found.class_, scope=found.scope)
+            self.log.info("%s: not sent to %s (%s)", mail.id, recipient.address, found.scope)
+            edits.append(DropRecipient(recipient.address))
+        return edits
+
+    def _late(self, mail: Mail) -> list[tuple[Recipient, Suppressed]]:
+        """Return who is on the list now, if the mail has other scopes than at RCPT."""
+        told = mail.finding(METHOD)
+        if told is None or FROM_HEADER not in told.props:
+            return []
+        pairs = ((recipient, self._found(mail, recipient)) for recipient in mail.envelope.recipients)
+        return [(recipient, found) for recipient, found in pairs if found is not None]
+
+    def _found(self, mail: Mail, rcpt: Recipient) -> Suppressed | None:
+        scopes = scopes_of(*keys_of(self.options, mail))
+        return self._store.find(str(rcpt.address), scopes, self._clock.time())
+
+    def _opinion(self, found: Suppressed) -> Opinion:
         reason = f"suppression: {found.class_} ({found.scope})"
         return discard(reason) if self.options.action == "drop" else reject(self.options.text, reason=reason)
 

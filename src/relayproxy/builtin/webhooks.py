@@ -30,6 +30,7 @@ from relayproxy.api import (
     Unsubscription,
     hook,
 )
+from relayproxy.builtin._campaign import METHOD
 from relayproxy.builtin._keys import signing_keys
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.suppression import store_path
@@ -138,7 +139,14 @@ class Webhooks(Plugin[WebhooksSettings]):
             yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told)
 
     def _event(self, name: str, mail: Mail, recipient: str, told: dict[str, str]) -> dict[str, Any]:
-        about = {"message": mail.id, "sender": str(mail.envelope.sender)}
+        found = mail.finding(METHOD)
+        known = found.props if found is not None else {}
+        about = {
+            "message": mail.id,
+            "sender": str(mail.envelope.sender),
+            "tenant": known.get("tenant", ""),
+            "campaign": known.get("name", ""),
+        }
         return self._told(name, recipient, mail.id, about | told)
 
     def _told(self, name: str, recipient: str, source: str, told: dict[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
+from relayproxy.config.bulk_checks import check_bulk
 from relayproxy.config.databases import Database
 from relayproxy.config.models import Config, Listener, Queue
 from relayproxy.config.problems import Found, guesses
@@ -48,6 +49,7 @@ def check_config(
     yield from _reports(config)
     yield from _unsubscribe(config)
     yield from _queue(config)
+    yield from check_bulk(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
     for number, listener in enumerate(config.listeners):
@@ -93,7 +95,10 @@ def _names(config: Config, listeners: Sequence[str], upstreams: Sequence[str]) -
         yield from unknown.listeners(entry.when.listener if entry.when else (), at)
     labels: set[str] = set()
     for number, route in enumerate(config.routes):
-        yield from unknown.upstream(route.upstream, ("routes", number, "upstream"))
+        for position, member in enumerate(route.pool):
+            yield from unknown.upstream(member.upstream, ("routes", number, "pool", position))
+        if not route.pool:
+            yield from unknown.upstream(route.upstream, ("routes", number, "upstream"))
         yield from unknown.listeners(route.listeners, ("routes", number, "listeners"))
         if route.name is not None and route.name in labels:
             yield "RP304", "error", ("routes", number, "name"), f"two routes are called '{route.name}'", ""

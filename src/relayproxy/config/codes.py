@@ -106,6 +106,10 @@ CODES: dict[str, tuple[str, str]] = {
     "RP502": ("file permissions", "A private key or password file can be read by everybody."),
     "RP503": ("certificate ends soon", "A certificate has ended, or ends within two weeks."),
     "RP504": ("password file", "The password file is missing, unreadable or malformed."),
+    "RP505": (
+        "local address",
+        "The address to send from is none of this machine. Mail goes from another source, or waits.",
+    ),
     "RP701": ("open relay", "Strangers could send mail through this proxy to anywhere."),
     "RP702": ("trusts too many", "Peers in a very wide network may speak for other clients, or relay."),
     "RP703": ("passwords in the clear", "AUTH is offered, or used, without TLS that is verified."),

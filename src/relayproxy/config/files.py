@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from relayproxy.config import yaml
+from relayproxy.config.bulk_checks import check_here
 from relayproxy.config.models import Config, Secret, SecretError
 from relayproxy.config.problems import Found
 
@@ -49,6 +50,7 @@ def check_files(config: Config) -> Iterator[Found]:
         if page.listen.is_unix:
             yield from _folder(Path(page.listen.path).parent, ("unsubscribe", "listen"))
     yield from _databases(config)
+    yield from check_here(config)
     if config.control.socket is not None:
         yield from _folder(config.control.socket.parent, ("control", "socket"))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.bulk import Bulk, PoolMember, Shape, Source, Warmup
 from relayproxy.config.history import DmarcReports, History, TlsReports
 from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
@@ -26,6 +27,7 @@ __all__ = [
     "Auth",
     "AuthBackend",
     "Breaker",
+    "Bulk",
     "Common",
     "Config",
     "Control",
@@ -41,16 +43,20 @@ __all__ = [
     "Metrics",
     "PipelineEntry",
     "Pool",
+    "PoolMember",
     "Queue",
     "Relay",
     "Route",
     "Secret",
     "SecretError",
+    "Shape",
+    "Source",
     "Spool",
     "State",
     "Timeouts",
     "Trusted",
     "Upstream",
+    "Warmup",
     "WeightedAddress",
     "When",
 ]
@@ -112,6 +118,8 @@ class Config(Model):
     """The next hops, by name."""
     routes: tuple[Route, ...] = ()
     """Which upstream takes a message; the first match wins. May be left out when there is one upstream."""
+    bulk: Bulk = Bulk()
+    """Bulk mail: rules for destinations, and what follows when a source is refused for its reputation."""
     limits: Limits = Limits()
     """The bounds of sessions and of the process."""
     dns: Dns = Dns()

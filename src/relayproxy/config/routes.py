@@ -1,10 +1,11 @@
 """Who may send where, which upstream takes it, and how what is queued is tried again."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from relayproxy.config.base import Model
+from relayproxy.config.bulk import PoolEntry, PoolMember
 from relayproxy.config.quantities import Duration, Grace, Size
 from relayproxy.config.values import Domain, Name, Network, SenderPattern
 
@@ -44,11 +45,22 @@ class Queue(Model):
     """Messages with more octets are of low priority."""
 
 
+def _pool_will_do(schema: dict[str, Any]) -> None:
+    """A pool stands in place of the upstream."""
+    schema.pop("required", None)
+    schema["anyOf"] = [{"required": ["upstream"]}, {"required": ["pool"]}]
+
+
 class Route(Model):
     """One line of the routing table. A condition that is left out holds for all mail."""
 
+    model_config = ConfigDict(json_schema_extra=_pool_will_do)
+
     upstream: Name
-    """Name of the upstream."""
+    """Name of the upstream. This or `pool`."""
+    pool: tuple[PoolEntry, ...] = Field(default=(), max_length=256)
+    """Several upstreams that share the mail, each a name or `{upstream, weight}`; a message stays with one unless it can't
+    be reached, refuses us, or has had its share of the day. The route then has a `name` of its own."""
     name: Name | None = None
     """How logs and metrics call the route. Left out: the name of the upstream."""
     delivery: Literal["pass-through", "queue"] = "pass-through"
@@ -69,6 +81,25 @@ class Route(Model):
     """Listeners that the client came through."""
     networks: tuple[Network, ...] = ()
     """Networks of the client."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_pool(cls, given: Any) -> Any:
+        """The upstream of a pool is its first: what speaks of one upstream means that one."""
+        if (
+            isinstance(given, dict)
+            and "upstream" not in given
+            and isinstance(given.get("pool"), list | tuple)
+        ):
+            for first in given["pool"][:1]:
+                name = first.get("upstream") if isinstance(first, dict) else first
+                return {**given, "upstream": name}
+        return given
+
+    @property
+    def members(self) -> tuple[PoolMember, ...]:
+        """The upstreams that share the mail: those of the pool, or the only one."""
+        return self.pool or (PoolMember(upstream=self.upstream),)
 
     @property
     def label(self) -> str:

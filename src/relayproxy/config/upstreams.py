@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from relayproxy.config.base import Model
+from relayproxy.config.bulk import SourceEntry, Warmup
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import FilePath, HopAddress, HostName, IpAddress
 from relayproxy.secrets import SecretRef
@@ -120,6 +121,10 @@ class Upstream(Model):
     """When an address is taken for dead."""
     source_address: IpAddress | None = None
     """The local address to connect from."""
+    sources: tuple[SourceEntry, ...] = Field(default=(), max_length=256)
+    """Several of them, each an address or `{address, hostname, weight, warmup}`; a message stays with one."""
+    warmup: Warmup | None = None
+    """How much may be sent at first, over all sources."""
 
     @property
     def targets(self) -> tuple[WeightedAddress, ...]:

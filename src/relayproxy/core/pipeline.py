@@ -28,6 +28,7 @@ from relayproxy.model.edits import (
     ReplaceHeader,
     ReplaceRecipient,
     RequireTls,
+    SetCampaign,
     SetRoute,
     SetSender,
     apply_to_envelope,
@@ -39,7 +40,15 @@ from relayproxy.model.mail import Mail, Step
 from relayproxy.model.outcome import Outcome
 from relayproxy.model.verdict import Verdict, strongest
 
-_ENVELOPE_EDITS: Final = (AddRecipient, DropRecipient, ReplaceRecipient, RequireTls, SetRoute, SetSender)
+_ENVELOPE_EDITS: Final = (
+    AddRecipient,
+    DropRecipient,
+    ReplaceRecipient,
+    RequireTls,
+    SetCampaign,
+    SetRoute,
+    SetSender,
+)
 _EDITS: Final = (AddHeader, DropHeader, ReplaceHeader, ReplaceBody, *_ENVELOPE_EDITS)
 
 

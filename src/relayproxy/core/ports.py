@@ -70,7 +70,14 @@ class NextHop(Protocol):
 
 
 class WatchedTransaction(Transaction, Protocol):
-    """A transaction that tells whether the next hop has heard of it at all."""
+    """A transaction that tells whether the next hop has heard of it at all.
+
+    `recipients` may reply for the first of them only: as many as may be sent to now. It has no reply at all where the first
+    has to wait, for `waits` seconds; the transaction is then over.
+    """
+
+    waits: float
+    """Seconds to wait where nothing may be sent now, else 0.0."""
 
     @property
     def unreached(self) -> bool:

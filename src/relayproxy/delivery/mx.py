@@ -18,6 +18,7 @@ from relayproxy.delivery.mx_lookup import addresses, exchanges
 from relayproxy.delivery.reach import ReachTransaction
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.delivery.ways import fitting
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Mail
@@ -77,7 +78,8 @@ class MxHop:
         hosts = await exchanges(self._resolver, domain, self._settings.hostname, self._choose)
         if isinstance(hosts, Reply):
             return hosts
-        return await addresses(self._resolver, hosts, domain)
+        found = await addresses(self._resolver, hosts, domain)
+        return found if isinstance(found, Reply) else fitting(found, self._settings.source_address)
 
     def server(self, ip: str) -> Upstream:
         """Return the upstream of an address."""
@@ -101,6 +103,7 @@ class MxTransaction:
 
     per_recipient = False
     queued = False
+    waits = 0.0
 
     def __init__(self, hop: MxHop, client: Client, envelope: Envelope, size: int) -> None:
         self._hop = hop
@@ -110,6 +113,7 @@ class MxTransaction:
         self._current: ReachTransaction | None = None
         self._refusal: Reply | None = None
         self.unreached = False
+        self.problem = ""
 
     @property
     def capabilities(self) -> Capabilities | None:
@@ -131,6 +135,7 @@ class MxTransaction:
                     if not tried.unreached:
                         self._current = tried
                         return replies
+                    self.problem = tried.problem
                 self.unreached, self._refusal = True, _UNREACHED
         return [self._refusal] * len(recipients)
 

@@ -21,6 +21,7 @@ class _Seen:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self.unreached = False
+        self.problem = ""
         self.capabilities: Capabilities | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -30,8 +31,8 @@ class _Seen:
         """Open a connection. Raises ConnectError."""
         try:
             connection = await self._upstream.connect(client)
-        except ConnectError:
-            self.unreached = True
+        except ConnectError as error:
+            self.unreached, self.problem = True, str(error)
             raise
         self.capabilities = connection.capabilities
         return connection
@@ -47,6 +48,8 @@ class _Seen:
 class ReachTransaction(SmtpTransaction):
     """Implements ports.WatchedTransaction."""
 
+    waits = 0.0
+
     def __init__(self, upstream: Upstream, client: Client, envelope: Envelope, size: int) -> None:
         self._seen = _Seen(upstream)
         super().__init__(cast("Upstream", self._seen), client, envelope, size)
@@ -55,6 +58,11 @@ class ReachTransaction(SmtpTransaction):
     def unreached(self) -> bool:
         """Whether no connection came about."""
         return self._seen.unreached
+
+    @property
+    def problem(self) -> str:
+        """Why no connection came about."""
+        return self._seen.problem
 
     @property
     def capabilities(self) -> Capabilities | None:

@@ -182,8 +182,22 @@ class RequireTls:
     """Send on over TLS only; a next hop without it is a 451 4.7.10."""
 
 
+@dataclass(frozen=True, slots=True)
+class SetCampaign:
+    """Say whose mail it is and what it belongs to: the queue shares its turns out by that. "" for what isn't known."""
+
+    tenant: str
+    campaign: str = ""
+
+    def __post_init__(self) -> None:
+        _wanted(self.tenant, str, "the tenant")
+        _wanted(self.campaign, str, "the campaign")
+
+
 HeaderEdit: TypeAlias = AddHeader | DropHeader | ReplaceHeader
-EnvelopeEdit: TypeAlias = SetSender | AddRecipient | DropRecipient | ReplaceRecipient | SetRoute | RequireTls
+EnvelopeEdit: TypeAlias = (
+    SetSender | AddRecipient | DropRecipient | ReplaceRecipient | SetRoute | RequireTls | SetCampaign
+)
 Edit: TypeAlias = HeaderEdit | ReplaceBody | EnvelopeEdit
 
 
@@ -270,6 +284,8 @@ def apply_to_envelope(envelope: Envelope, edits: Iterable[Edit]) -> Envelope:
                 envelope = replace(envelope, route=route)
             case RequireTls():
                 envelope = replace(envelope, tls_onward=True)
+            case SetCampaign(tenant, campaign):
+                envelope = replace(envelope, tenant=tenant, campaign=campaign)
             case _:
                 pass
     return envelope

@@ -20,7 +20,8 @@ class Envelope:
 
     `body` is "", "7BIT" or "8BITMIME"; `ret` "", "FULL" or "HDRS"; `envid` as written (xtext); `size` the
     declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5. `route` is the name of the route that a plugin
-    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only.
+    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only. `tenant` and `campaign`
+    are whose mail it is and what it belongs to, as a plugin has found ("": it has not).
     """
 
     sender: Address = NULL_SENDER
@@ -34,6 +35,8 @@ class Envelope:
     auth: str = ""
     route: str = ""
     tls_onward: bool = False
+    tenant: str = ""
+    campaign: str = ""
 
     def to(self, recipients: tuple[Recipient, ...]) -> "Envelope":
         """Return the envelope with these recipients in place of its own."""
@@ -49,4 +52,6 @@ class Envelope:
             self.auth,
             self.route,
             self.tls_onward,
+            self.tenant,
+            self.campaign,
         )

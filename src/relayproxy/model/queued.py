@@ -25,6 +25,30 @@ GIVEN_UP = "given up by an administrator"
 """The reason of a part that is to be reported as failed at its next turn."""
 
 
+QUEUE = "+queue"
+"""How the queue is called where upstreams are; no upstream can have this name."""
+
+_BETWEEN = "\x1f"
+
+
+def share_key(tenant: str, campaign: str) -> str:
+    """Return what a part's turns are shared out by: first between tenants, then between the campaigns of each."""
+    tenant, campaign = (
+        "".join(letter for letter in text if letter.isprintable()) for text in (tenant, campaign)
+    )
+    return f"{tenant}{_BETWEEN}{campaign}" if campaign else tenant
+
+
+def tenant_of(key: str) -> str:
+    """Return the tenant of such a key."""
+    return key.partition(_BETWEEN)[0]
+
+
+def last_key_of(tenant: str) -> str:
+    """Return what all keys of a tenant come before, and all others' keys behind it come after (by code points)."""
+    return f"{tenant}{_BETWEEN}\U0010ffff"
+
+
 HIGH, NORMAL, LOW = 0, 1, 2
 """Priorities of parts."""
 
@@ -33,7 +57,7 @@ HIGH, NORMAL, LOW = 0, 1, 2
 class Part:
     """The recipients of a message that take `route`; `destination` is their domain under MX delivery, else "".
 
-    Tenants share a route evenly: `tenant` is the login or the sender's domain. Of several that wait, those of the
+    Tenants share a route evenly, and campaigns the share of their tenant: `tenant` is what `share_key` makes of both. Of several that wait, those of the
     smallest `priority` come first: 0 is high, 1 normal, 2 low.
     """
 

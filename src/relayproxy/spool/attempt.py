@@ -17,6 +17,8 @@ _AT_ONCE = 100  # recipients that every server takes in one transaction (RFC 532
 
 _NO_UTF8 = Reply(550, "5.6.7", "The next hop does not take SMTPUTF8")
 UNREACHED = Reply(451, "4.4.1", "The next hop can't be reached")
+WAITS = Reply(451, "4.5.0", "Waits: what may go there today has gone, or it has to be left alone for a while")
+"""What stands for a recipient for whom nothing was tried, as no way was open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,18 @@ class Attempt:
     """What an attempt came to; `unreached` says that the next hop wasn't there, so that nobody heard anything.
 
     `confirms` says that the next hop offers DSN, so that it will confirm to whoever asked (RFC 3461 section 5.2).
+    `waits` are the seconds after which those may be tried who wait (their reply is WAITS).
     """
 
     heard: tuple[Heard, ...]
     unreached: bool = False
     confirms: bool = False
+    waits: float = 0.0
+
+    @property
+    def tried(self) -> bool:
+        """Whether anything was said to the next hop for any recipient."""
+        return any(one.reply is not WAITS for one in self.heard)
 
     def of(self, state: State) -> tuple[Heard, ...]:
         """Return the recipients of that state."""
@@ -64,14 +73,16 @@ def _same(queued: Queued, start: int, reply: Reply) -> tuple[Heard, ...]:
     return tuple(Heard(number, recipient, reply) for number, recipient in rest)
 
 
-async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
-    """Send a part to its next hop, in several transactions if it has many recipients."""
+async def attempt(hop: WatchedHop, queued: Queued, at_once: int = 0) -> Attempt:
+    """Send a part to its next hop, in several transactions if it has many recipients: at most `at_once` in each (0: 100)."""
     client = replace(queued.client, id=queued.id)
     heard: list[Heard] = []
     confirms = False
-    for start in range(0, len(queued.numbers), _AT_ONCE):
-        numbers = queued.numbers[start : start + _AT_ONCE]
-        recipients = queued.envelope.recipients[start : start + _AT_ONCE]
+    waits = 0.0
+    start = 0
+    while start < len(queued.numbers):
+        stop = start + min(at_once or _AT_ONCE, _AT_ONCE)
+        recipients = queued.envelope.recipients[start:stop]
         mail = Mail(
             queued.id,
             client,
@@ -86,6 +97,15 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
             replies = await transaction.recipients(recipients)
             if transaction.unreached:
                 return Attempt((*heard, *_same(queued, start, UNREACHED)), unreached=True)
+            if not replies:
+                waits = min(waits or transaction.waits, transaction.waits)
+                if queued.lease.destination:  # all of one domain: nor may the others
+                    heard += _same(queued, start, WAITS)
+                    break
+                heard.append(Heard(queued.numbers[start], recipients[0], WAITS))
+                start += 1
+                continue
+            recipients = recipients[: len(replies)]
             accepted = [place for place, reply in enumerate(replies) if reply.ok]
             known = transaction.capabilities
             if queued.envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
@@ -97,11 +117,13 @@ async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
                 replies = _merged(replies, accepted, finals)
         finally:
             transaction.abort()
+        numbers = queued.numbers[start : start + len(recipients)]
         heard += [
             Heard(number, recipient, _final(reply))
             for number, recipient, reply in zip(numbers, recipients, replies, strict=True)
         ]
-    return Attempt(tuple(heard), confirms=confirms)
+        start += len(recipients)
+    return Attempt(tuple(heard), confirms=confirms, waits=waits)
 
 
 def _merged(replies: Sequence[Reply], accepted: Sequence[int], finals: Sequence[Reply]) -> list[Reply]:

@@ -11,7 +11,9 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.queued import Deposit
 
-_OPTIONS = ("body", "smtputf8", "ret", "envid", "requiretls", "size", "auth", "route", "tls_onward")
+_OPTIONS = (
+    "body", "smtputf8", "ret", "envid", "requiretls", "size", "auth", "route", "tls_onward", "tenant", "campaign",
+)  # fmt: skip
 _CLIENT = frozenset(field.name for field in fields(Client)) - {"tls"}
 
 

@@ -13,9 +13,9 @@ from relayproxy.model.mail import Mail, Origin
 from relayproxy.model.outcome import State
 from relayproxy.model.queued import Deposit, Queued, Settlement
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
-from relayproxy.spool.attempt import Attempt, Heard
+from relayproxy.spool.attempt import WAITS, Attempt, Heard
 from relayproxy.spool.bounces import Answer, Bounces
-from relayproxy.spool.lanes import Lane
+from relayproxy.spool.lanes import Lane, spread
 from relayproxy.spool.remembering import remember
 
 OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
@@ -83,11 +83,19 @@ class Endings:
         kept = lost if held else left
         if not kept:
             return Settlement(finished, deposits=tuple(deposits))
-        due = now + (_AGAIN if told is Answer.LATER else lane.schedule.after(queued.lease.attempts + 1))
+        due = now + (_AGAIN if told is Answer.LATER else self._wait(lane, queued, attempt, kept))
         if held:
             due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
-        return Settlement(finished, replies, due, tuple(deposits), held=held)
+        return Settlement(finished, replies, due, tuple(deposits), attempted=attempt.tried, held=held)
+
+    @staticmethod
+    def _wait(lane: Lane, queued: Queued, attempt: Attempt, kept: Sequence[Heard]) -> float:
+        """Return the seconds to the next attempt: by the schedule, or when what some wait for may have come."""
+        waits = [spread(attempt.waits)] if any(one.reply is WAITS for one in kept) else []
+        if any(one.reply is not WAITS for one in kept):
+            waits.append(lane.schedule_of(queued.lease.destination).after(queued.lease.attempts + 1))
+        return min(waits)
 
     async def _tell(
         self, lane: Lane, queued: Queued, lost: Sequence[Heard], *, expired: bool

@@ -18,13 +18,12 @@ from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
-from relayproxy.model.queued import LOW, NORMAL, Deposit, Lease, Part, Queued
+from relayproxy.model.queued import LOW, NORMAL, QUEUE, Deposit, Lease, Part, Queued, share_key
 from relayproxy.model.reply import Reply
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import Spool, SpoolError, SpoolFullError
 
-NAME = "+queue"
-"""How the queue is called where upstreams are; no upstream can have this name."""
+NAME = QUEUE
 
 KINDS = ("full", "error")
 _ALWAYS = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
@@ -132,7 +131,7 @@ class QueueHop:
         return Place(
             lane.route,
             destination,
-            client.identity or envelope.sender.ascii_domain,
+            share_key(envelope.tenant or client.identity or envelope.sender.ascii_domain, envelope.campaign),
             self._priorities.get(route, NORMAL),
         )
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from relayproxy.core.metrics import Cell
-from relayproxy.model.queued import Lease, Queued
+from relayproxy.model.queued import Lease, Queued, tenant_of
 from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.pace import Paces
@@ -40,26 +40,31 @@ class LaneState:
     destinations: Destinations = field(init=False)
     paces: Paces = field(init=False)
     tenants: Counter[str] = field(default_factory=Counter)
+    campaigns: Counter[str] = field(default_factory=Counter)
+    groups: dict[tuple[int, int], str] = field(default_factory=dict)
     turns: int = 0
 
     def __post_init__(self) -> None:
         self.destinations = Destinations()
-        self.paces = Paces(self.lane.share, self.lane.schedule.rate)
+        self.paces = Paces(self.lane.share, self.lane.schedule.rate, self.lane.limits)
 
     def next(self, now: float) -> Queued | None:
-        """Take the one that waits whose turn it is: of the highest priority, of the tenant with the least in delivery.
+        """Take the one that waits whose turn it is.
 
-        Every eighth is the first that waits, so that nothing waits for ever.
+        That is one of the highest priority, of the tenant with the least in delivery, of its campaign with the least. Every
+        eighth is the first that waits, so that nothing waits for ever.
         """
         self.turns += 1
         in_order = self.turns % _OLDEST_EVERY == 0
-        best: tuple[tuple[int, int], int] | None = None
+        best: tuple[tuple[int, int, int], int] | None = None
         compared = 0
         for place, queued in enumerate(self.waiting):
             lease = queued.lease
-            if not self.paces.may_begin(lease.destination, self.destinations.running(lease.destination), now):
+            group = self.lane.group(lease.destination)
+            if not self.paces.may_begin(group, self.destinations.running(group), now):
                 continue
-            rank = (lease.priority, self.tenants[lease.tenant]), place
+            running = self.tenants[tenant_of(lease.tenant)], self.campaigns[lease.tenant]
+            rank = (lease.priority, *running), place
             if best is None or rank[0] < best[0]:
                 best = rank
             compared += 1
@@ -74,21 +79,30 @@ class LaneState:
     def began(self, lease: Lease, now: float) -> None:
         """A delivery has begun."""
         self.running += 1
-        self.tenants[lease.tenant] += 1
-        self.destinations.began(lease.destination)
-        self.paces.began(lease.destination, now)
+        self.tenants[tenant_of(lease.tenant)] += 1
+        self.campaigns[lease.tenant] += 1
+        # Which group a domain belongs to may change while it runs.
+        group = self.groups[lease.message, lease.part] = self.lane.group(lease.destination)
+        self.destinations.began(group)
+        self.paces.began(group, now)
 
     def ended(self, lease: Lease) -> None:
         """It is over."""
         self.running -= 1
-        self.tenants[lease.tenant] -= 1
-        if self.tenants[lease.tenant] <= 0:
-            del self.tenants[lease.tenant]
-        self.destinations.ended(lease.destination)
+        for counts, key in ((self.tenants, tenant_of(lease.tenant)), (self.campaigns, lease.tenant)):
+            counts[key] -= 1
+            if counts[key] <= 0:
+                del counts[key]
+        self.destinations.ended(self.groups.pop((lease.message, lease.part)))
+
+    def put_back(self, queued: Queued, until: float) -> None:
+        """Something that was begun has to wait after all, and with it all others of its group."""
+        self.paces.hold(self.lane.group(queued.lease.destination), until)
+        self.waiting.appendleft(queued)
 
     def rests_until(self, now: float) -> float | None:
         """Return when something that waits may begin, if its destination's pace is what it waits for."""
-        return self.paces.next_at((queued.lease.destination for queued in self.waiting), now)
+        return self.paces.next_at((self.lane.group(queued.lease.destination) for queued in self.waiting), now)
 
     @property
     def limit(self) -> int:

@@ -5,9 +5,10 @@ Plain values and arithmetic; must not know a store or a loop.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relayproxy.core.ports import WatchedHop
+from relayproxy.core.shaping import Shapes
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _JITTER = 0.2
@@ -34,21 +35,40 @@ class Schedule:
 
     def after(self, attempts: int, choose: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after failed attempt number `attempts` (from 1), a fifth more or less."""
-        usual = self.retry[min(max(attempts, 1), len(self.retry)) - 1]
-        return usual * (1 - _JITTER + 2 * _JITTER * choose())
+        return spread(self.retry[min(max(attempts, 1), len(self.retry)) - 1], choose)
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
     """The queued mail of a route: its label, its next hop, and its schedule.
 
-    `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down.
+    `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down. Then
+    `shapes` say which domains are treated alike, and how.
     """
 
     route: str
     hop: WatchedHop
     schedule: Schedule
     by_domain: bool = False
+    shapes: Shapes | None = None
+
+    def group(self, destination: str) -> str:
+        """Return what a destination's transactions are counted under."""
+        return self.shapes.group(destination) if self.shapes is not None else destination
+
+    def schedule_of(self, destination: str) -> Schedule:
+        """Return when mail for a destination is tried again."""
+        shape = self.shapes.shape(destination) if self.shapes is not None else None
+        return (
+            replace(self.schedule, retry=shape.retry) if shape is not None and shape.retry else self.schedule
+        )
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Return how many transactions those that are counted under a rule's group may have at the same time."""
+        shapes = self.shapes.shapes if self.shapes is not None else ()
+        most = self.schedule.concurrency
+        return {shape.group: min(most, shape.concurrency) for shape in shapes if shape.concurrency}
 
     @property
     def share(self) -> int:
@@ -60,5 +80,9 @@ class Lane:
 
 def pause_after(failures: int, choose: Callable[[], float] = random.random) -> float:
     """Return the seconds for which a next hop is left alone that could not be reached `failures` times in a row."""
-    usual = _PAUSES[min(max(failures, 1), len(_PAUSES)) - 1]
-    return usual * (1 - _JITTER + 2 * _JITTER * choose())
+    return spread(_PAUSES[min(max(failures, 1), len(_PAUSES)) - 1], choose)
+
+
+def spread(seconds: float, choose: Callable[[], float] = random.random) -> float:
+    """Return a time a fifth longer or shorter, so that what waits doesn't come back all at once."""
+    return seconds * (1 - _JITTER + 2 * _JITTER * choose())

@@ -6,7 +6,7 @@ messages, stores or loops: time comes as an argument, in seconds.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from relayproxy.model.reply import Reply
@@ -46,24 +46,29 @@ class _Pace:
 class Paces:
     """The paces of all destinations of a lane: `most` transactions at once with each, `rate` in a second (0: any).
 
+    `limits` are those of destinations that have another. A destination is a domain, or what stands for several.
     What it knows of a destination begins anew when it is forgotten: kept are the last ten thousand.
     """
 
-    def __init__(self, most: int, rate: float = 0.0) -> None:
+    def __init__(self, most: int, rate: float = 0.0, limits: Mapping[str, int] | None = None) -> None:
         self._most = most
+        self._limits = limits or {}
         self._gap = 1.0 / rate if rate else 0.0
         self._paces: dict[str, _Pace] = {}
 
     def limit(self, destination: str) -> int:
         """Return how many transactions it may have at once now."""
         known = self._paces.get(destination)
-        return known.limit if known is not None else self._most
+        return known.limit if known is not None else self._most_of(destination)
+
+    def _most_of(self, destination: str) -> int:
+        return self._limits.get(destination, self._most)
 
     def may_begin(self, destination: str, running: int, now: float) -> bool:
         """Whether one more may begin beside those that are `running`."""
         known = self._paces.get(destination)
         if known is None:
-            return running < self._most
+            return running < self._most_of(destination)
         return running < known.limit and now >= known.until and now >= known.next
 
     def began(self, destination: str, now: float) -> None:
@@ -71,6 +76,11 @@ class Paces:
         if self._gap:
             known = self._of(destination)
             known.next = max(known.next, now) + self._gap
+
+    def hold(self, destination: str, until: float) -> None:
+        """None may begin before that time."""
+        known = self._of(destination)
+        known.next = max(known.next, until)
 
     def heard(self, destination: str, *, throttled: bool, now: float) -> float:
         """Note how one ended; return the seconds for which the destination rests from now, or 0."""
@@ -96,9 +106,10 @@ class Paces:
         known.successes = 0
         known.limit += 1
         known.throttled = max(1, known.throttled - 1)
-        if known.limit >= self._most:
+        most = self._most_of(destination)
+        if known.limit >= most:
             if self._gap:
-                known.limit, known.throttled = self._most, 0
+                known.limit, known.throttled = most, 0
             else:
                 del self._paces[destination]
 
@@ -114,4 +125,4 @@ class Paces:
     def _of(self, destination: str) -> _Pace:
         if destination not in self._paces and len(self._paces) >= _MOST:
             del self._paces[next(iter(self._paces))]
-        return self._paces.setdefault(destination, _Pace(self._most))
+        return self._paces.setdefault(destination, _Pace(self._most_of(destination)))

@@ -9,7 +9,7 @@ from relayproxy.core.ports import History
 from relayproxy.model.event import NoteEvent
 from relayproxy.model.queued import Deposit, Queued
 from relayproxy.model.reply import Reply
-from relayproxy.spool.attempt import UNREACHED, Attempt, Heard
+from relayproxy.spool.attempt import UNREACHED, WAITS, Attempt, Heard
 
 EXPIRED = Reply(554, "5.4.7", "Delivery time expired")
 """What stands in the history for a recipient that was given up though nobody refused it (RFC 3463 section 3.5)."""
@@ -55,6 +55,8 @@ def notes(
         yield NoteEvent(at, "attempt", queued.id, None, UNREACHED, route, {**usual, "recipients": count})
     else:
         for one in attempt.heard:
+            if one.reply is WAITS:
+                continue  # nobody was asked
             yield NoteEvent(at, "attempt", queued.id, one.recipient.address, one.reply, route, usual)
     notice = told.id if told is not None else ""
     for one in lost:

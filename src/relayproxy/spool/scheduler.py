@@ -7,11 +7,12 @@ over when its leases end. Must not know SMTP, nor what follows from a reply (end
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.shaping import Shape
 from relayproxy.model.queued import Lease, Queued, Settlement
 from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
 from relayproxy.spool.destinations import Destinations
@@ -20,6 +21,7 @@ from relayproxy.spool.lane_state import LaneState
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.pace import is_throttled
 from relayproxy.spool.protocol import LeaseLostError, Spool, SpoolError
+from relayproxy.spool.rates import Rates
 
 LEASE = 60.0
 """Seconds for which a part is a worker's own; renewed every third of it."""
@@ -28,6 +30,7 @@ _POLL = 1.0  # seconds after which a lane looks for what other workers have put 
 _SWEEP = 60.0
 _BUSY = 10.0
 _BATCH = 100
+_LEARN = 1.0
 _AFTER_FAULT = 300.0
 _JUMP = 15.0
 
@@ -46,6 +49,7 @@ class Scheduler:
         log: Log,
         metrics: Metrics,
         keep_held: float = 0.0,
+        rates: Rates | None = None,
     ) -> None:
         self.owner = owner
         self.lease = LEASE
@@ -66,12 +70,14 @@ class Scheduler:
         self._broken = metrics.cell("queue_broken_total")
         self._held: dict[tuple[int, int], Lease] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._learning: set[asyncio.Task[Shape | None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._offset = clock.time() - clock.monotonic()
         self._no_claims_until = 0.0
         self._keep_held = keep_held
+        self._rates = rates or Rates(None, clock.monotonic)
         self._held_expired = metrics.cell("queue_held_expired_total")
 
     # -- what the hop asks -----------------------------------------------------------------------------------
@@ -95,8 +101,39 @@ class Scheduler:
         state = self._states[queued.lease.route]
         state.reserved -= 1
         self._hold(queued.lease)
+        shapes = state.lane.shapes
+        if shapes is not None and not shapes.known(queued.lease.destination):
+            self._keep(self._offer_later(state, queued))
+            return
         state.waiting.append(queued)
         self._start_waiting(state)
+
+    async def _offer_later(self, state: LaneState, queued: Queued) -> None:
+        """Begin with a new message when it is known which destinations its own is counted with."""
+        await self._learn(state.lane, [queued])
+        if self._stopping:
+            await self._give_back([queued])
+            return
+        state.waiting.append(queued)
+        self._start_waiting(state)
+
+    def _keep(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _learn(self, lane: Lane, waiting: Sequence[Queued]) -> None:
+        """Find out which destinations are counted together; one whose name servers are slow keeps nobody for long."""
+        shapes = lane.shapes
+        if shapes is None:
+            return
+        unknown = {queued.lease.destination for queued in waiting}
+        tasks = [asyncio.create_task(shapes.learn(one)) for one in unknown if not shapes.known(one)]
+        for task in tasks:
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LEARN)
 
     def wake(self, route: str) -> None:
         """See hop.Courier."""
@@ -243,8 +280,9 @@ class Scheduler:
         leases = await self._spool.claim(state.lane.route, self.owner, until, most)
         if len(leases) < most:
             state.backlog = False
-        for queued in await self._loaded(leases):
-            state.waiting.append(queued)
+        loaded = await self._loaded(leases)
+        await self._learn(state.lane, loaded)
+        state.waiting.extend(loaded)
         self._start_waiting(state)
         return 0 if leases else _POLL
 
@@ -276,12 +314,28 @@ class Scheduler:
     def _begin(self, state: LaneState, queued: Queued) -> None:
         state.began(queued.lease, self._clock.monotonic())
         state.running_cell.set(state.running)
-        task = asyncio.create_task(self._deliver(state, queued))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._deliver(state, queued))
+
+    async def _may_go(self, state: LaneState, queued: Queued) -> bool:
+        """Whether the rate that all workers keep together allows another; if not, it waits with those like it."""
+        shapes, destination = state.lane.shapes, queued.lease.destination
+        shape = await shapes.learn(destination) if shapes is not None else None
+        if shape is None or not shape.rate or queued.lease.given_up or queued.raw:
+            return True
+        wait = await self._rates.take(shape.group, shape.rate)
+        if not wait:
+            return True
+        if self._stopping:
+            await self._give_back([queued])
+        else:
+            state.put_back(queued, self._clock.monotonic() + wait)
+        self._ended(state, queued.lease)
+        return False
 
     async def _deliver(self, state: LaneState, queued: Queued) -> None:
         """One part, from the attempt to the record of it; a fault here puts off this part and nothing else."""
+        if state.lane.shapes is not None and not await self._may_go(state, queued):
+            return
         try:
             try:
                 made = await self._attempt(state, queued)
@@ -319,8 +373,8 @@ class Scheduler:
         else:
             made = await attempt(state.lane.hop, queued)
             await self._judge(state, unreachable=made.unreached)
-        if not made.unreached:
-            self._keep_pace(state, queued.lease.destination, made)
+        if made.tried and not made.unreached:
+            self._keep_pace(state, state.lane.group(queued.lease.destination), made)
         return made
 
     def _keep_pace(self, state: LaneState, destination: str, made: Attempt) -> None:
@@ -343,7 +397,8 @@ class Scheduler:
         destination = queued.lease.destination
         if destinations.is_down(destination, self._clock.monotonic()):
             return unreached(queued)
-        made = await attempt(lane.hop, queued)
+        shape = lane.shapes.shape(destination) if lane.shapes is not None else None
+        made = await attempt(lane.hop, queued, shape.recipients if shape is not None else 0)
         if made.unreached:
             destinations.failed(destination, self._clock.monotonic())
         else:

@@ -30,6 +30,7 @@ INLINE = 65_536
 
 _LOOK = 1.0  # seconds between two looks at the free space
 _SOME = 500
+_MOST_CURSORS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class SqliteSpool:
         self._database: sqlite3.Connection | None = None
         self._looked = -_LOOK
         self._turns: dict[str, tuple[int, str]] = {}
+        self._cursors: dict[str, dict[str, str]] = {}
         self._has_room = True
 
     def start(self) -> None:
@@ -144,12 +146,19 @@ class SqliteSpool:
         )
         return int(row[0])
 
+    def _cursors_of(self, route: str) -> dict[str, str]:
+        """Return which campaign of each tenant was served last; begins anew before it grows too large."""
+        cursors = self._cursors.get(route)
+        if cursors is None or len(cursors) > _MOST_CURSORS:
+            cursors = self._cursors[route] = {}
+        return cursors
+
     async def claim(self, route: str, owner: str, until: float, limit: int) -> list[Lease]:
         """See protocol.Spool."""
         turn, last = self._turns.get(route, (0, ""))
         leases: list[Lease]
         while True:
-            asked = (route, owner, self._now(), until, limit, turn, last)
+            asked = (route, owner, self._now(), until, limit, turn, last, self._cursors_of(route))
             try:
                 leases, last = await self._writer.do(tables.claim, asked)
             except SpoolFullError:

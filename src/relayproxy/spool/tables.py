@@ -70,15 +70,15 @@ def store(db: sqlite3.Connection, items: Sequence[Stored]) -> list[tuple[Lease, 
     return [first_leases(key, deposit) for key, deposit, _, _ in items]
 
 
-Claim: TypeAlias = tuple[str, str, float, float, int, int, str]
-"""Route, owner, now, until, limit; the number of the turn, and the tenant that was served last."""
+Claim: TypeAlias = tuple[str, str, float, float, int, int, str, dict[str, str]]
+"""Route, owner, now, until, limit; the number of the turn, the tenant that was served last, and each one's campaign."""
 
 
 def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[tuple[list[Lease], str]]:
     """Lease what is due: all of it, or where that is more than the limit, what is next in turn (turns.py)."""
     found = []
-    for route, owner, now, until, limit, turn, last in items:
-        keys, last_served = choose(db, route, now, limit, turn, last)
+    for route, owner, now, until, limit, turn, last, cursors in items:
+        keys, last_served = choose(db, route, now, limit, turn, last, cursors)
         leases: list[Lease] = []
         for some in _slices(keys):
             rows = db.execute(

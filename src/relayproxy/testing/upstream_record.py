@@ -71,9 +71,13 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What a session knows of its client: numbers, names, TLS and what XCLIENT and XFORWARD said (raw)."""
+    """What a session knows of its client: numbers, names, TLS and what XCLIENT and XFORWARD said (raw).
+
+    `ip` is where its connection came from, "" for a Unix socket.
+    """
 
     session: int
+    ip: str = ""
     helo: bytes = b""
     tls: str = ""
     certificate: bytes = b""

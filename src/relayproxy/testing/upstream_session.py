@@ -57,7 +57,7 @@ class Session:
     def __init__(self, book: Book, wire: Wire, number: int, *, tls: bool) -> None:
         self.book = book
         self.wire = wire
-        self.peer = Peer(number)
+        self.peer = Peer(number, wire.peer)
         self._fresh_tls = tls
         self._quit = False
         self._forget()
@@ -166,7 +166,7 @@ class Session:
             self.wire.buffer.clear()
         await self.wire.start_tls(context)
         self._forget()
-        self.peer = Peer(self.peer.session, xclient=self.peer.xclient)
+        self.peer = Peer(self.peer.session, self.peer.ip, xclient=self.peer.xclient)
         self._look_at_tls()
 
     def _look_at_tls(self) -> None:
@@ -214,7 +214,9 @@ class Session:
             self.wire.write(self._text(501, "5.5.4", "Not so"))
         elif verb == b"XCLIENT":
             self._forget()
-            self.peer = Peer(self.peer.session, tls=self.peer.tls, xclient={**self.peer.xclient, **given})
+            self.peer = Peer(
+                self.peer.session, self.peer.ip, tls=self.peer.tls, xclient={**self.peer.xclient, **given}
+            )
             self.wire.write(self._banner())
         else:
             self.peer = replace(self.peer, xforward={**self.peer.xforward, **given})

@@ -34,6 +34,12 @@ class Wire(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def peer(self) -> str:
+        """The address of the other end, "" for a Unix socket."""
+        name = self.transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve."""
         self.transport = cast(asyncio.Transport, transport)
