@@ -102,6 +102,10 @@ class Held:
         """Whether it is still good: `max_age` seconds, however often fetching it fails meanwhile."""
         return now < self.fetched + self.policy.max_age
 
+    def ages(self, now: float) -> bool:
+        """Whether half its time is over: it is fetched anew then, so that it doesn't end while that can't be done."""
+        return now >= self.fetched + self.policy.max_age / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -130,7 +134,7 @@ async def current_policy(domain: str, held: Held | None, fetch: Fetch, get: Get,
     identity = record_id(records[0]) if len(records) == 1 else ""
     if not identity:
         return Found(held, "" if not records else f"the record {sts_name(domain)} is broken")
-    if held is not None and held.id == identity:
+    if held is not None and held.id == identity and not held.ages(now):
         return Found(held)
     problem, policy = _read(await get(domain))
     return (
