@@ -39,6 +39,7 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
+from relayproxy.delivery.ratchet import Ratchet
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.server.connection import Shared
@@ -152,7 +153,14 @@ class Worker:
             for name in config.upstreams
         }
         resolver, begin_queries, self._close_resolver = make_resolver(config)
-        policies = TlsPolicies(resolver, clock=self._clock, log=self.log)
+        self._state = state_of(config, self._clock, self.log, metrics)
+        policies = TlsPolicies(
+            resolver,
+            clock=self._clock,
+            log=self.log,
+            state=self._state,
+            ratchet=Ratchet(self._state, clock=self._clock, log=self.log, metrics=metrics),
+        )
         self._upstreams = {
             name: Upstream(
                 one,
@@ -167,7 +175,7 @@ class Worker:
         }
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
-            self._queueing = self._queue_with(pipeline, metrics, resolver)
+            self._queueing = self._queue_with(pipeline, metrics, resolver, policies)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
@@ -187,7 +195,6 @@ class Worker:
         )
         self._at = listener_services(config, services, settings)
         self._measure(metrics)
-        self._state = state_of(config, self._clock, self.log, metrics)
         alarm = alarms_of(self._choices, metrics)
         app = replace(
             app_for(config, resolver, self._clock, self._folder, self._state),
@@ -222,7 +229,9 @@ class Worker:
         writer.start()
         return writer
 
-    def _queue_with(self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver) -> "Queueing":
+    def _queue_with(
+        self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver, policies: TlsPolicies
+    ) -> "Queueing":
         """Put the queue together; it and its database are loaded only where there is one."""
         from relayproxy.queueing import Queueing
 
@@ -232,6 +241,7 @@ class Worker:
             pipeline,
             lambda: self._ids.next(time.time()),
             resolver=resolver,
+            policies=policies,
             workers=self._place.memory.workers,
             outbox=self._outbox,
             slot=self._place.slot,

@@ -3,7 +3,9 @@
 A part of the composition root: knows the configuration and all that it joins, and does nothing itself.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from relayproxy.api import Clock, Resolver
 from relayproxy.build import (
@@ -22,6 +24,7 @@ from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History, NextHop
 from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.reach import Reach
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
@@ -47,6 +50,7 @@ class Queueing:
         new_id: Callable[[], str],
         *,
         resolver: Resolver,
+        policies: TlsPolicies,
         workers: int,
         outbox: Outbox,
         slot: int,
@@ -62,17 +66,22 @@ class Queueing:
         )
         self._mx = {
             name: MxHop(
-                upstream_settings(config, name, workers),
+                replace(
+                    upstream_settings(config, name, workers),
+                    on_tls=history.record if history is not None else None,
+                ),
                 resolver,
                 port=upstream.mx_port,
                 log=log,
                 metrics=metrics,
                 monotonic=clock.monotonic,
+                policies=policies,
                 outbox=outbox,
             )
             for name, upstream in config.upstreams.items()
             if upstream.mx
         }
+        self._announcing: list[asyncio.Task[None]] = []
         lanes: dict[str, Lane] = {}
         for route in (*config.table, *chosen_routes(config)):
             # Routes of one name queue alike (config/checks), so the first speaks for all of them.
@@ -137,6 +146,7 @@ class Queueing:
             if swept:
                 self._log.info("queue_swept", files=swept)
         self.scheduler.start()
+        self._announcing = [asyncio.create_task(hop.announce()) for hop in self._mx.values()]
 
     async def stop(self, patience: float) -> None:
         """Deliver nothing more; what is stored from here on is for others. May be called twice."""
@@ -144,6 +154,8 @@ class Queueing:
 
     async def close(self) -> None:
         """Close the store."""
+        for task in self._announcing:
+            task.cancel()
         await self.spool.close()
         for hop in self._mx.values():
             hop.close()

@@ -166,7 +166,9 @@ async def _descend(
 
     The first way is the one that is told of as a result of TLS.
     """
-    secured = Secured(policies, demand, settings, address) if demand is not None and policies is not None else None
+    secured = (
+        Secured(policies, demand, settings, address) if demand is not None and policies is not None else None
+    )
     steps = _steps(settings, demand)
     for place, step in enumerate(steps):
         try:
@@ -253,7 +255,15 @@ async def _connect(
         connection = Connection(wire, address, capabilities, key, tls=cipher[1] if cipher else "")
         if settings.send_client == "xclient" and client is not None:
             await _xclient(connection, settings, client)
-    except (aiosmtplib.SMTPException, NoTlsError, DaneError, RatchetError, OSError, WireError, ValueError) as error:
+    except (
+        aiosmtplib.SMTPException,
+        NoTlsError,
+        DaneError,
+        RatchetError,
+        OSError,
+        WireError,
+        ValueError,
+    ) as error:
         wire.close()
         if library is not None:
             library.close()

@@ -20,7 +20,8 @@ class Envelope:
 
     `body` is "", "7BIT" or "8BITMIME"; `ret` "", "FULL" or "HDRS"; `envid` as written (xtext); `size` the
     declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5. `route` is the name of the route that a plugin
-    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only.
+    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only,
+    `tls_optional` that its sender wants it sent on even where the recipients' domain insists on TLS (RFC 8689 section 5).
     """
 
     sender: Address = NULL_SENDER
@@ -34,6 +35,7 @@ class Envelope:
     auth: str = ""
     route: str = ""
     tls_onward: bool = False
+    tls_optional: bool = False
 
     def to(self, recipients: tuple[Recipient, ...]) -> "Envelope":
         """Return the envelope with these recipients in place of its own."""
@@ -49,4 +51,5 @@ class Envelope:
             self.auth,
             self.route,
             self.tls_onward,
+            self.tls_optional,
         )

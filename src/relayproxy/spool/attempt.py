@@ -11,9 +11,11 @@ from relayproxy.model.envelope import Recipient
 from relayproxy.model.outcome import State, state_of
 from relayproxy.model.queued import Queued
 from relayproxy.model.reply import Reply
+from relayproxy.smtp.tls_required import tls_optional
 
 _AT_ONCE = 100  # recipients that every server takes in one transaction (RFC 5321 section 4.5.3.1.8)
 
+_NO_REQUIRETLS = Reply(550, "5.7.30", "The next hop does not take REQUIRETLS, which this message needs")
 _NO_UTF8 = Reply(550, "5.6.7", "The next hop does not take SMTPUTF8")
 UNREACHED = Reply(451, "4.4.1", "The next hop can't be reached")
 
@@ -66,19 +68,24 @@ def _same(queued: Queued, start: int, reply: Reply) -> tuple[Heard, ...]:
 async def attempt(hop: WatchedHop, queued: Queued) -> Attempt:
     """Send a part to its next hop, in several transactions if it has many recipients."""
     client = replace(queued.client, id=queued.id)
+    envelope = queued.envelope
+    if tls_optional(queued.message):
+        envelope = replace(envelope, tls_optional=True)
     heard: list[Heard] = []
     confirms = False
     for start in range(0, len(queued.numbers), _AT_ONCE):
         numbers = queued.numbers[start : start + _AT_ONCE]
-        recipients = queued.envelope.recipients[start : start + _AT_ONCE]
-        transaction = hop.begin(client, queued.envelope.to(recipients), queued.message.size)
+        recipients = envelope.recipients[start : start + _AT_ONCE]
+        transaction = hop.begin(client, envelope.to(recipients), queued.message.size)
         try:
             replies = await transaction.recipients(recipients)
             if transaction.unreached:
                 return Attempt((*heard, *_same(queued, start, UNREACHED)), unreached=True)
             accepted = [place for place, reply in enumerate(replies) if reply.ok]
             known = transaction.capabilities
-            if queued.envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
+            if envelope.requiretls and known is not None and "REQUIRETLS" not in known:
+                return Attempt((*heard, *_same(queued, start, _NO_REQUIRETLS)))
+            if envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
                 # It won't learn that in a few days (RFC 6531 section 3.2).
                 return Attempt((*heard, *_same(queued, start, _NO_UTF8)))
             confirms = known is not None and "DSN" in known
