@@ -33,7 +33,11 @@ def key_of(host: str, port: int) -> str:
 
 
 class RatchetError(Exception):
-    """A host offers less than it did, or it can't be known; the text says which."""
+    """A host offers less than it did, or it can't be known; the text says which. `level` is what it offers."""
+
+    def __init__(self, problem: str, level: Level) -> None:
+        super().__init__(problem)
+        self.level = level
 
 
 class Ratchet:
@@ -64,10 +68,15 @@ class Ratchet:
             except Unavailable as error:
                 if enforce:
                     self._cells["refused"].inc()
-                    raise RatchetError(f"what TLS to {host} has been can't be known: {error}") from error
+                    problem = f"what TLS to {host} has been can't be known: {error}"
+                    raise RatchetError(problem, level) from error
                 return
         if level < before:
-            self._weaker(host, port, WORDS[before], enforce=enforce)
+            self._cells["refused" if enforce else "warned"].inc()
+            seen = WORDS[before]
+            self._log.error("tls_weaker", host=host, port=port, seen=seen, refused=enforce)
+            if enforce:
+                raise RatchetError(f"{host} was seen with {seen} before, and has less now", level)
         elif level > Level.CLEAR and not known:
             with suppress(Unavailable):  # which is logged; the next connection tells again
                 await self._state.put(key, level.name, ttl=expire)
@@ -79,12 +88,6 @@ class Ratchet:
         self._noted.move_to_end(key)
         if len(self._noted) > _KEPT:
             self._noted.popitem(last=False)
-
-    def _weaker(self, host: str, port: int, seen: str, *, enforce: bool) -> None:
-        self._cells["refused" if enforce else "warned"].inc()
-        self._log.error("tls_weaker", host=host, port=port, seen=seen, refused=enforce)
-        if enforce:
-            raise RatchetError(f"{host} was seen with {seen} before, and has less now")
 
 
 def _level(text: str | None) -> Level:

@@ -7,6 +7,7 @@ import ssl
 import time
 
 from relayproxy.delivery.demand import Demand
+from relayproxy.delivery.ratchet import Level, RatchetError
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.tls_policy import DaneError, PolicyError
 from relayproxy.model.event import TlsEvent
@@ -76,6 +77,8 @@ def _failure(error: BaseException | None) -> str:
             if code in _OTHER_NAME:
                 return "certificate-host-mismatch"
             return "certificate-expired" if code in (_EXPIRED, _NOT_YET) else "certificate-not-trusted"
+        if isinstance(cause, RatchetError) and cause.level is Level.CLEAR:
+            return "starttls-not-supported"
         if isinstance(cause, (ssl.SSLError, DaneError)):
             return "validation-failure"
         if _NOT_OFFERED in str(cause):
