@@ -230,11 +230,13 @@ class TestRequireTls:
             await client.start_tls(certificates.client_context())
             assert "REQUIRETLS" in client.extensions
             answer = await client.message(
-                MESSAGE, sender="ana@second.test", recipients=(recipient,), options="REQUIRETLS"
+                MESSAGE, sender="ana@example.com", recipients=(recipient,), options="REQUIRETLS"
             )
             return answer.code
 
-    async def test_kept_and_passed_on(self, relay: Relay, certificates: Certificates, strangers: Certificates):
+    async def test_kept_and_passed_on(
+        self, relay: Relay, certificates: Certificates, strangers: Certificates
+    ):
         async with sink_with(strangers, requiretls=True) as sink:
             zones = {
                 "localhost": HERE + tlsa(sink.port, strangers),
@@ -258,15 +260,16 @@ class TestRequireTls:
             zones = {
                 "localhost": HERE + tlsa(sink.port, strangers),
                 "example.net": "@ 300 IN MX 10 localhost.\n",
-                "second.test": "@ 300 IN A 127.0.0.3\n" + tlsa(sink.port, strangers),
+                "example.com": "@ 300 IN A 127.0.0.3\n" + tlsa(sink.port, strangers),
             }
             async with names(zones) as server:
                 by_mx(relay, server, sink.port, **with_tls(relay, certificates))
                 await relay.start()
                 assert await self.submit(relay, certificates, "b@example.net") == 250
+
                 await home.until_messages(1)
                 (bounce,) = home.messages
-                assert bounce.recipients == ("ana@second.test",)
+                assert bounce.recipients == ("ana@example.com",)
                 assert b" REQUIRETLS" in bounce.mail
                 assert b"Status: 5.7.30\r\n" in bounce.content
                 assert b"text/rfc822-headers" in bounce.content
@@ -311,7 +314,7 @@ class TestRatchet:
                 await sink.until_messages(1)
                 await until_empty(relay)
             async with UpstreamSink(port=sink.port) as stripped:
-                assert (await send(relay)).code == 250
+                assert (await send(relay, content=MESSAGE + b"another\r\n")).code == 250
                 await waits(relay, stripped, "was seen with TLS")
                 arguments = ("queue", "tls", "localhost", "--forget", "-C", str(relay.config_file))
                 status, said = await relay.output(*arguments)

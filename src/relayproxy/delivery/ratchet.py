@@ -27,6 +27,11 @@ WORDS = {Level.ENCRYPTED: "TLS", Level.VERIFIED: "TLS with a certificate that is
 """What was seen, in words."""
 
 
+def seen_in(text: str | None) -> str:
+    """Return what a text of the state says was seen, in words; "" for nothing."""
+    return WORDS.get(_level(text), "")
+
+
 def key_of(host: str, port: int) -> str:
     """Return the key under which the state has what was seen of a host."""
     return shared_key("tls-ratchet", host.lower(), str(port))
