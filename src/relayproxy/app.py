@@ -175,7 +175,7 @@ class Worker:
         }
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
-            self._queueing = self._queue_with(pipeline, metrics, resolver, policies)
+            self._queueing = self._queue_with(pipeline, metrics, resolver, policies, begin_queries)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
@@ -230,7 +230,12 @@ class Worker:
         return writer
 
     def _queue_with(
-        self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver, policies: TlsPolicies
+        self,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        resolver: Resolver,
+        policies: TlsPolicies,
+        begin_queries: Callable[[], object],
     ) -> "Queueing":
         """Put the queue together; it and its database are loaded only where there is one."""
         from relayproxy.queueing import Queueing
@@ -242,6 +247,7 @@ class Worker:
             lambda: self._ids.next(time.time()),
             resolver=resolver,
             policies=policies,
+            begin_queries=begin_queries,
             workers=self._place.memory.workers,
             outbox=self._outbox,
             slot=self._place.slot,

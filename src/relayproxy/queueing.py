@@ -51,6 +51,7 @@ class Queueing:
         *,
         resolver: Resolver,
         policies: TlsPolicies,
+        begin_queries: Callable[[], object],
         workers: int,
         outbox: Outbox,
         slot: int,
@@ -77,6 +78,7 @@ class Queueing:
                 monotonic=clock.monotonic,
                 policies=policies,
                 outbox=outbox,
+                begin_queries=begin_queries,
             )
             for name, upstream in config.upstreams.items()
             if upstream.mx

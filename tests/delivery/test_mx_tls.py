@@ -307,6 +307,24 @@ class TestMtaSts:
             world.clock.advance(86_400)
             assert "250" in await world.deliver()
 
+    @pytest.mark.parametrize(
+        ("file", "result"),
+        [
+            (PolicyFile(503), "sts-policy-fetch-error"),
+            (PolicyFile(200, b"version: STSv1\n", "text/plain"), "sts-policy-invalid"),
+            (PolicyFile(fault="[SSL: CERTIFICATE_VERIFY_FAILED]"), "sts-webpki-invalid"),
+        ],
+    )
+    async def test_a_policy_that_can_not_be_had_is_told_of(self, certificates, file, result):
+        async with a_sink(certificates) as sink:
+            world = World(STS, trusted=certificates, port=sink.port, secure=False)
+            world.file = file
+            assert "250" in await world.deliver()
+            assert [(e.domain, e.host, e.policy, e.result) for e in world.told] == [
+                ("example.net", "mta-sts.example.net", "sts", result),
+                ("example.net", "localhost", "opportunistic", "success"),
+            ]
+
     async def test_records_take_the_place_of_the_policy(self, certificates, strangers):
         async with a_sink(strangers) as sink:
             world = World(STS | tlsa(sink, strangers), trusted=certificates, port=sink.port, mx="other.test")

@@ -76,7 +76,8 @@ class Secured:
         if connection is not None:
             self.policies.check(self.demand, connection)
         ratchet, settings = self.policies.ratchet, self.settings
-        if settings.ratchet != "off" and ratchet is not None:
+        # Where TLSA records decide, DNSSEC knows better than what was seen.
+        if settings.ratchet != "off" and ratchet is not None and self.demand.dane is None:
             await ratchet.judge(
                 self.address.name or self.address.host or self.address.path,
                 self.address.port,

@@ -30,6 +30,7 @@ from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply, printable
 
 _KEPT = 500
+_HTTPS = 443
 _MOST_ADDRESSES = 10
 _UNREACHED = Reply(451, "4.4.1", "No mail server of this domain can be reached now")
 _NO_REQUIRETLS = Reply(
@@ -65,8 +66,10 @@ class MxHop:
         policies: TlsPolicies,
         outbox: Outbox | None = None,
         choose: Callable[[], float] = random.random,
+        begin_queries: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = settings.name
+        self.begin_queries = begin_queries
         self.port = port
         self.policies = policies
         self.log = log
@@ -133,6 +136,21 @@ class MxHop:
         """Return the hosts to try for a domain, in order, or the reply that says why there are none."""
         return await exchanges(self._resolver, domain, self._settings.hostname, self._choose)
 
+    async def sts(self, wish: Wish, domain: str) -> Held | None:
+        """Return the MTA-STS policy of a domain that is to be heeded. Raises PolicyError.
+
+        The history is told of a domain that has one, and without it, as it can't be had.
+        """
+        held = await self.policies.sts(wish, domain)
+        result, problem = self.policies.sts_problem(domain)
+        if held is None and result and "mta-sts" in wish.consults:
+            error = PolicyError(problem, result, "sts")
+            self._refused(Address(f"mta-sts.{domain}", _HTTPS), error)
+        return held
+
+    def _refused(self, address: Address, error: PolicyError) -> None:
+        tls_results.refused(replace(self._settings, on_tls=self._tell), address, error)
+
     async def demand(self, wish: Wish, exchange: Exchange, domain: str, held: Held | None) -> Demand:
         """Return what TLS to a host has to be. Raises PolicyError, of which the history is told."""
         try:
@@ -140,9 +158,7 @@ class MxHop:
                 wish, exchange.host, self.port, domain=domain, trusted=exchange.trusted, held=held
             )
         except PolicyError as error:
-            tls_results.refused(
-                replace(self._settings, on_tls=self._tell), Address(exchange.host, self.port), error
-            )
+            self._refused(Address(exchange.host, self.port), error)
             raise
 
     async def addresses(self, host: str, domain: str) -> list[str] | Reply:
@@ -208,6 +224,8 @@ class MxTransaction:
     async def _first(self, recipients: Sequence[Recipient], domain: str) -> list[Reply] | Reply:
         """Find the server and offer it the first recipients; return its answers, or the reply that says why there is none."""
         hop, token = self._hop, _DOMAIN.set(domain)
+        # A first attempt runs in a task of the client's message, whose checks may have asked a lot.
+        hop.begin_queries()
         try:
             wish = hop.wish(self._envelope)
             if wish.tls == "off" and (wish.requiretls or wish.encrypted):
@@ -216,7 +234,7 @@ class MxTransaction:
             if isinstance(found, Reply):
                 return found
             try:
-                held = await hop.policies.sts(wish, domain)
+                held = await hop.sts(wish, domain)
             except PolicyError as error:
                 return self._put_off(str(error))
             return await self._try(recipients, found, wish, domain, held)

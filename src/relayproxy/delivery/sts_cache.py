@@ -17,6 +17,7 @@ from relayproxy.mailauth.mta_sts import Held, Policy, PolicyFile, current_policy
 _AGAIN = 300.0  # seconds until a policy that could not be had is asked for again, where an earlier one holds
 _SOON = 30.0  # the same where none does, and mail waits
 _KEPT = 2000  # domains, in memory: a policy may have 64 kB
+_NO_FAILURE = (0.0, "", "")
 
 GetPolicy = Callable[[str, Sequence[str]], Awaitable[PolicyFile]]
 """Fetches the policy file of a domain from the addresses of its mta-sts host."""
@@ -40,7 +41,7 @@ class StsCache:
         self._fetch_file = get or _over_https
         self._state = state
         self._held: OrderedDict[str, Held] = OrderedDict()
-        self._failed: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._failed: OrderedDict[str, tuple[float, str, str]] = OrderedDict()
         self._lookups: dict[str, asyncio.Task[Held | None]] = {}
 
     async def find(self, domain: str) -> Held | None:
@@ -52,23 +53,26 @@ class StsCache:
             task.add_done_callback(lambda _: self._lookups.pop(domain, None))
         return await asyncio.shield(task)
 
-    def problem(self, domain: str) -> str:
-        """Return what went wrong when the policy was last looked for, "" for nothing."""
-        return self._failed.get(domain, (0.0, ""))[1]
+    def problem(self, domain: str) -> tuple[str, str]:
+        """Return what went wrong when the policy was last looked for: the result in the words of RFC 8460, and a text.
+
+        Both are "" for nothing.
+        """
+        return self._failed.get(domain, _NO_FAILURE)[1:]
 
     async def _look_up(self, domain: str) -> Held | None:
         now = self._clock.time()
         held = self._held.get(domain) or await self._recall(domain)
         if held is not None and not held.holds(now):
             held = None
-        again, _ = self._failed.get(domain, (0.0, ""))
+        again, *_ = self._failed.get(domain, _NO_FAILURE)
         if again > now:
             return held
         found = await current_policy(domain, held, self._fetch, self._get, now)
         self._failed.pop(domain, None)
         if found.problem:
             kept = found.held is not None
-            self._failed[domain] = now + (_AGAIN if kept else _SOON), found.problem
+            self._failed[domain] = now + (_AGAIN if kept else _SOON), found.result, found.problem
             self._log.warning("mta_sts_problem", domain=domain, problem=found.problem, kept=kept)
             if len(self._failed) > _KEPT:
                 self._failed.popitem(last=False)

@@ -108,8 +108,8 @@ class TlsPolicies:
             return None
         return held
 
-    def sts_problem(self, domain: str) -> str:
-        """Return why the policy of a domain could not be had when it was last looked for, "" for nothing."""
+    def sts_problem(self, domain: str) -> tuple[str, str]:
+        """Return why a policy could not be had when it was last looked for (result of RFC 8460, text); empty for nothing."""
         return self._sts.problem(domain)
 
     async def for_host(
