@@ -45,6 +45,9 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
             "mx",
             "mx_port",
             "policy_domain",
+            "tls_policies",
+            "tls_ratchet",
+            "tls_ratchet_expire",
         ),
     )
     covered(Timeouts, "connect", "command", "data", "final")
@@ -68,7 +71,11 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
         pool={"size": 10, "idle": "11s", "reuse": 12},
         breaker={"failures": 13, "retry": "14s"},
         source_address="192.0.2.9",
+        tls_policies=["dane"],
+        tls_ratchet="warn",
+        tls_ratchet_expire="15s",
     )
+    assert made.unverified_context is not None
     assert made.tls_context is not None
     assert made == UpstreamSettings(
         name="up",
@@ -81,6 +88,10 @@ def test_every_key_arrives(certificates: Certificates, tmp_path: Path):
         protocol="lmtp",
         tls="implicit",
         tls_context=made.tls_context,
+        unverified_context=made.unverified_context,
+        consult=frozenset({"dane"}),
+        ratchet="warn",
+        ratchet_expire=15.0,
         login="relay",
         password="sesame",
         send_client="xforward",

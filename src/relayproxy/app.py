@@ -41,6 +41,7 @@ from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.unsubscribing import Unsubscribing
+from relayproxy.delivery.ratchet import Ratchet
 from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
@@ -159,7 +160,14 @@ class Worker:
             for name in config.upstreams
         }
         resolver, begin_queries, self._close_resolver = make_resolver(config)
-        policies = TlsPolicies(resolver, clock=self._clock, log=self.log)
+        self._state = state_of(config, self._clock, self.log, metrics)
+        policies = TlsPolicies(
+            resolver,
+            clock=self._clock,
+            log=self.log,
+            state=self._state,
+            ratchet=Ratchet(self._state, clock=self._clock, log=self.log, metrics=metrics),
+        )
 
         def make(one: UpstreamSettings) -> Upstream:
             return Upstream(
@@ -172,7 +180,6 @@ class Worker:
             )
 
         self._upstreams = {name: make(one) for name, one in settings.items() if not config.upstreams[name].mx}
-        self._state = state_of(config, self._clock, self.log, metrics)
         self._ways = Ways(
             config,
             settings,
@@ -187,7 +194,7 @@ class Worker:
         )
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:
-            self._queueing = self._queue_with(pipeline, metrics, resolver)
+            self._queueing = self._queue_with(pipeline, metrics, resolver, policies, begin_queries)
         self._services = services = Services(
             hostname=config.hostname,
             relay=relay_of(config),
@@ -254,7 +261,14 @@ class Worker:
         writer.start()
         return writer
 
-    def _queue_with(self, pipeline: Pipeline, metrics: Metrics, resolver: Resolver) -> "Queueing":
+    def _queue_with(
+        self,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        resolver: Resolver,
+        policies: TlsPolicies,
+        begin_queries: Callable[[], object],
+    ) -> "Queueing":
         """Put the queue together; it and its database are loaded only where there is one."""
         from relayproxy.queueing import Queueing
 
@@ -264,6 +278,8 @@ class Worker:
             pipeline,
             lambda: self._ids.next(time.time()),
             resolver=resolver,
+            policies=policies,
+            begin_queries=begin_queries,
             workers=self._place.memory.workers,
             outbox=self._outbox,
             slot=self._place.slot,

@@ -138,12 +138,12 @@ def _server_tls(cert: Path, key: Path | None, min_version: str) -> ssl.SSLContex
 def upstream_tls(upstream: Upstream, *, verify: bool = True) -> ssl.SSLContext | None:
     """Return the TLS context towards an upstream; raises OSError or ssl.SSLError.
 
-    Without `verify` it takes any certificate, as those that opportunistic and required TLS get do.
+    Without `verify` it takes any certificate, as opportunistic and required TLS do.
     """
     if upstream.tls == "off":
         return None
     context = ssl.create_default_context(cafile=str(upstream.ca) if upstream.ca else None)
-    if not verify or upstream.tls in ("opportunistic", "required"):
+    if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if upstream.client_cert is not None:
@@ -155,6 +155,7 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
     """Return how an upstream is reached; the pool's places are shared out among the workers."""
     upstream = config.upstreams[name]
     times = upstream.timeouts
+    both = upstream.mx or upstream.tls in FROM_DNS or upstream.tls_ratchet != "off"
     made = UpstreamSettings(
         name=name,
         addresses=tuple(
@@ -164,9 +165,12 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
         hostname=config.hostname,
         protocol=upstream.protocol,
         tls=upstream.tls,
-        tls_context=upstream_tls(upstream),
-        unverified_context=upstream_tls(upstream, verify=False) if upstream.tls in FROM_DNS else None,
+        tls_context=upstream_tls(upstream, verify=both or upstream.tls in ("verify", "implicit")),
+        unverified_context=upstream_tls(upstream, verify=False) if both else None,
         policy_domain=upstream.policy_domain or "",
+        consult=frozenset(upstream.tls_policies),
+        ratchet=upstream.tls_ratchet,
+        ratchet_expire=upstream.tls_ratchet_expire,
         login=upstream.login or "",
         password=upstream.password.reveal() if upstream.password else "",
         send_client=upstream.send_client,

@@ -3,6 +3,7 @@
 A part of the composition root: knows the configuration and all that it joins, and does nothing itself.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from relayproxy.api import Clock, Resolver
@@ -22,6 +23,7 @@ from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History, NextHop
 from relayproxy.delivery.mx import MxHop
 from relayproxy.delivery.settings import UpstreamSettings
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.queued import Part
@@ -48,6 +50,8 @@ class Queueing:
         new_id: Callable[[], str],
         *,
         resolver: Resolver,
+        policies: TlsPolicies,
+        begin_queries: Callable[[], object],
         workers: int,
         outbox: Outbox,
         slot: int,
@@ -62,17 +66,25 @@ class Queueing:
             config.spool, clock.time, lambda problem: log.error("queue_failed", problem=problem)
         )
 
+        self._mx: dict[str, MxHop] = {}
+
         def make_mx(settings: UpstreamSettings) -> MxHop:
-            return MxHop(
+            hop = MxHop(
                 settings,
                 resolver,
                 port=config.upstreams[settings.name].mx_port,
                 log=log,
                 metrics=metrics,
                 monotonic=clock.monotonic,
+                policies=policies,
                 outbox=outbox,
+                begin_queries=begin_queries,
+                hostname=config.hostname,
             )
+            self._mx.setdefault(hop.name, hop)
+            return hop
 
+        self._announcing: list[asyncio.Task[None]] = []
         lanes: dict[str, Lane] = {}
         for route in (*config.table, *chosen_routes(config)):
             # Routes of one name queue alike (config/checks), so the first speaks for all of them.
@@ -143,6 +155,7 @@ class Queueing:
             if swept:
                 self._log.info("queue_swept", files=swept)
         self.scheduler.start()
+        self._announcing = [asyncio.create_task(hop.announce()) for hop in self._mx.values()]
 
     async def stop(self, patience: float) -> None:
         """Deliver nothing more; what is stored from here on is for others. May be called twice."""
@@ -150,4 +163,6 @@ class Queueing:
 
     async def close(self) -> None:
         """Close the store."""
+        for task in self._announcing:
+            task.cancel()
         await self.spool.close()

@@ -12,8 +12,9 @@ from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.delivery.mx import MxHop
-from relayproxy.delivery.mx_lookup import addresses, exchanges
+from relayproxy.delivery.mx_lookup import Exchange, addresses, exchanges
 from relayproxy.delivery.settings import UpstreamSettings
+from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.model.reply import Reply
 from relayproxy.testing import FakeResolver
 from relayproxy.testing.clock import FakeClock
@@ -22,7 +23,8 @@ from relayproxy.testing.upstream import Fault, Step, UpstreamSink, answer
 
 async def hosts(zone, domain="example.net", hostname="relay.test"):
     draws = iter((0.9, 0.1, 0.5, 0.3))
-    return await exchanges(FakeResolver(zone), domain, hostname, lambda: next(draws))
+    found = await exchanges(FakeResolver(zone), domain, hostname, lambda: next(draws))
+    return found if isinstance(found, Reply) else [one.host for one in found]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ async def test_addresses_by_turns_and_what_is_unknown():
 )
 async def test_a_literal_is_its_own_address(literal, address):
     resolver = FakeResolver({})
-    assert await exchanges(resolver, literal, "relay.test") == [literal]
+    assert await exchanges(resolver, literal, "relay.test") == [Exchange(literal)]
     assert await addresses(resolver, [literal], literal) == [address]
     assert resolver.asked == []
 
@@ -87,11 +89,16 @@ async def test_a_literal_is_its_own_address(literal, address):
 @asynccontextmanager
 async def an_mx_hop(zone, port):
     log = []
+    resolver, logging = (
+        FakeResolver(zone),
+        Log(lambda line: log.append(json.loads(line)), FakeClock().time),
+    )
     hop = MxHop(
         UpstreamSettings("internet", (), "relay.test", timeouts=QUICK),
-        FakeResolver(zone),
+        resolver,
         port=port,
-        log=Log(lambda line: log.append(json.loads(line)), FakeClock().time),
+        policies=TlsPolicies(resolver, clock=FakeClock(), log=logging),
+        log=logging,
         metrics=Metrics(),
         monotonic=FakeClock().monotonic,
         outbox=Outbox(asyncio.get_running_loop().call_soon),

@@ -51,7 +51,7 @@ PLACE = (f"_25._tcp.{HOST}", "TLSA")
 
 async def test_records_to_go_by():
     found, _ = await asked(ADDRESS | {PLACE: [EE, (0, 0, 1, DIGEST)]})
-    assert found == Dane(Standing.USABLE, (Tlsa(3, 1, 1, DIGEST),), (HOST,))
+    assert found == Dane(Standing.USABLE, (Tlsa(3, 1, 1, DIGEST),), (HOST,), base=HOST)
     found, questions = await asked(ADDRESS | {(f"_2525._tcp.{HOST}", "TLSA"): [EE]}, port=2525)
     assert found.standing is Standing.USABLE
     assert questions == [(f"_2525._tcp.{HOST}", "TLSA")]
@@ -118,7 +118,9 @@ class TestAliases:
 
     async def test_the_real_name_comes_first(self):
         found, questions = await asked(self.ZONE | {self.REAL: [EE], PLACE: [(3, 0, 1, DIGEST)]})
-        assert found == Dane(Standing.USABLE, (Tlsa(*EE),), (HOST, "real.example.net"))
+        assert found == Dane(
+            Standing.USABLE, (Tlsa(*EE),), (HOST, "real.example.net"), base="real.example.net"
+        )
         assert questions == [self.REAL]
 
     async def test_then_the_name_that_was_asked_for(self):

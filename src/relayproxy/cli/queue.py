@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.queue_tls import tls_seen
 from relayproxy.cli.queue_transfer import export_queue, import_queue
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ def queue_drop(**given: Any) -> None:
 
 
 queue.add_command(export_queue)
+queue.add_command(tls_seen)
 queue.add_command(import_queue)
 
 

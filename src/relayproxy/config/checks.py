@@ -215,7 +215,13 @@ def _database(name: str, database: Database) -> Iterator[Found]:
 
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
-    """What plugins remember is kept somewhere, by something that is there."""
+    """What plugins and ratchets remember is kept somewhere, by something that is there."""
+    if config.state is None:
+        for name, upstream in config.upstreams.items():
+            if upstream.tls_ratchet != "off":
+                message = "each worker keeps to itself what TLS was seen, and forgets it when it ends"
+                hint = "add state: {url: sqlite:///var/lib/relayproxy/state.db}"
+                yield "RP310", "warning", ("upstreams", name, "tls_ratchet"), message, hint
     users = [
         entry for entry in chosen if entry.settings is not None and entry.plugin.keeps_state(entry.settings)
     ]
@@ -233,25 +239,33 @@ def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
         yield "RP309", "error", ("state", "url"), "a file has neither login nor password", ""
 
 
+def _by_mx(at: yaml.Path, upstream: Any) -> Iterator[Found]:
+    """What goes with mx: true."""
+    for key in ("address", "addresses"):
+        if getattr(upstream, key):
+            yield (
+                "RP309",
+                "error",
+                (*at, key),
+                "mx: true finds the addresses itself",
+                "leave one of them out",
+            )
+    if upstream.protocol != "smtp" or upstream.tls == "implicit":
+        key = "protocol" if upstream.protocol != "smtp" else "tls"
+        message = f"{key} {getattr(upstream, key)} does not go with mx: true"
+        yield "RP309", "error", (*at, key), message, ""
+    if upstream.policy_domain is not None:
+        message = "under mx: true the policy of each recipient's domain counts"
+        yield "RP309", "error", (*at, "policy_domain"), message, "leave it out"
+    for key in ("login", "client_cert"):
+        if getattr(upstream, key) is not None:
+            yield "RP309", "error", (*at, key), f"{key} would be shown to strangers under mx: true", ""
+
+
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:
     at: yaml.Path = ("upstreams", name)
     if upstream.mx:
-        for key in ("address", "addresses"):
-            if getattr(upstream, key):
-                yield (
-                    "RP309",
-                    "error",
-                    (*at, key),
-                    "mx: true finds the addresses itself",
-                    "leave one of them out",
-                )
-        if upstream.protocol != "smtp" or upstream.tls not in ("off", "opportunistic", "required"):
-            key = "protocol" if upstream.protocol != "smtp" else "tls"
-            message = f"{key} {getattr(upstream, key)} does not go with mx: true"
-            yield "RP309", "error", (*at, key), message, ""
-        for key in ("login", "client_cert"):
-            if getattr(upstream, key) is not None:
-                yield "RP309", "error", (*at, key), f"{key} would be shown to strangers under mx: true", ""
+        yield from _by_mx(at, upstream)
     elif not upstream.targets:
         yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
     if upstream.address is not None and upstream.addresses:
@@ -261,7 +275,7 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
             if target.address.is_unix or is_ip(target.address.host):
                 message = f"tls: {upstream.tls} needs the name of a host, and {target.address} has none"
                 yield "RP309", "error", (*at, "tls"), message, "write the name in the address, or tls: verify"
-    if upstream.policy_domain is not None and upstream.tls != "mta-sts":
+    if upstream.policy_domain is not None and upstream.tls != "mta-sts" and not upstream.mx:
         message = "policy_domain is of no use without tls: mta-sts"
         yield "RP309", "error", (*at, "policy_domain"), message, "leave it out"
     if upstream.protocol == "lmtp" and upstream.login is not None:

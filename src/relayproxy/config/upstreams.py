@@ -98,9 +98,18 @@ class Upstream(Model):
     )
     """`opportunistic` takes what is offered, `required` insists on STARTTLS, `verify` also on a valid
     certificate, `implicit` begins with TLS and verifies. `dane` and `mta-sts` insist on the certificate that TLSA
-    records, or on the policy that the domain's MTA-STS file, ask for; without either, nothing is sent."""
+    records, or on the policy that the domain's MTA-STS file, ask for; without either, nothing is sent. Under `mx: true` see
+    `tls_policies` too."""
     policy_domain: HostName | None = None
-    """With `mta-sts`: the domain whose policy counts. Left out: the host's own name."""
+    """With `mta-sts`: the domain whose policy counts. Left out: the host's own name. Not under `mx: true`."""
+    tls_policies: tuple[Literal["dane", "mta-sts"], ...] = ("dane", "mta-sts")
+    """Under `mx: true`: what of a recipients' domain counts beside `tls`, its TLSA records and its MTA-STS policy. With
+    `tls: off` neither does."""
+    tls_ratchet: Literal["off", "warn", "enforce"] = "off"
+    """What is done when a host offers less TLS than it once did: no STARTTLS, or a certificate that is not good for its name
+    any more. `warn` says so in the log, `enforce` also puts mail off. Remembered in the `state`."""
+    tls_ratchet_expire: Duration = 2_592_000.0
+    """How long it is remembered after it was last seen."""
     ca: FilePath | None = None
     """PEM file of the CAs that are trusted here. Left out: the system's."""
     client_cert: FilePath | None = None

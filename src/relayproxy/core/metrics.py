@@ -70,6 +70,7 @@ FAMILIES: Final = {
         Family(
             "upstream_connects_total", "counter", "Connection attempts to an upstream", ("upstream", "result")
         ),
+        Family("tls_ratchet_total", "counter", "Connections with less TLS than was seen before", ("action",)),
         Family("state_calls_total", "counter", "Calls of the shared state", ("result",)),
         Family("state_duration_seconds", "histogram", "Time that a call of the shared state took", ()),
         Family("ledger_hits_total", "counter", "Resends answered without a second delivery", ()),

@@ -8,7 +8,7 @@ login.py are the only ones that import it.
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import cast
 
@@ -17,8 +17,10 @@ import aiosmtplib
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.ports import Capabilities
 from relayproxy.delivery import tls_results
+from relayproxy.delivery.demand import Demand
+from relayproxy.delivery.ratchet import Level, RatchetError
 from relayproxy.delivery.settings import Address, UpstreamSettings
-from relayproxy.delivery.tls_policy import FROM_DNS, DaneError, Demand, PolicyError, TlsPolicies
+from relayproxy.delivery.tls_policy import FROM_DNS, DaneError, PolicyError, TlsPolicies
 from relayproxy.delivery.wire import Wire, WireError
 from relayproxy.model.client import Client
 from relayproxy.model.reply import Reply, printable
@@ -48,15 +50,41 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One way to connect: the word for TLS, the context for it, and how well a connection is protected that has TLS."""
+
+    tls: str
+    context: ssl.SSLContext | None
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
 class Secured:
     """What a connection has to be once TLS has begun, and who can tell."""
 
     policies: TlsPolicies
     demand: Demand
+    settings: UpstreamSettings
+    address: Address
 
-    def check(self, transport: asyncio.BaseTransport) -> None:
-        """Compare the certificates that were shown with the TLSA records. Raises DaneError."""
-        self.policies.check(self.demand, transport.get_extra_info("ssl_object"))
+    async def check(self, transport: asyncio.BaseTransport, step: Step) -> None:
+        """Compare the certificates that were shown with the TLSA records, and the protection with what was seen before.
+
+        Raises DaneError and RatchetError.
+        """
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            self.policies.check(self.demand, connection)
+        ratchet, settings = self.policies.ratchet, self.settings
+        # Where TLSA records decide, DNSSEC knows better than what was seen.
+        if settings.ratchet != "off" and ratchet is not None and self.demand.dane is None:
+            await ratchet.judge(
+                self.address.name or self.address.host or self.address.path,
+                self.address.port,
+                step.level if connection is not None else Level.CLEAR,
+                enforce=settings.ratchet == "enforce",
+                expire=settings.ratchet_expire,
+            )
 
 
 async def connect(
@@ -70,54 +98,94 @@ async def connect(
     """Open one connection within `timeouts.connect`. Raises ConnectError.
 
     Opportunistic TLS that fails is tried once more without TLS; every other policy never falls back. `policies` is
-    needed where `tls` is dane or mta-sts.
+    needed where `tls` is dane or mta-sts, or there is a ratchet. A connection whose other end has not been verified does
+    not take REQUIRETLS, whatever is offered (RFC 8689 section 4.2.1).
     """
     try:
         async with asyncio.timeout(settings.timeouts.connect):
-            try:
-                if settings.tls in FROM_DNS:
-                    made = await _by_policy(settings, address, client, key, outbox, policies)
-                else:
-                    made = await _connect(settings, address, client, key, settings.tls, outbox)
-            except ConnectError as error:
-                tls_results.report(settings, address, error=error)
-                if settings.tls != "opportunistic" or not _tls_failed(settings, error.__cause__):
-                    raise
-                return await _connect(settings, address, client, key, "off", outbox)
-            tls_results.report(settings, address, version=made.tls)
-            return made
+            demand = await _demanded(settings, address, policies)
+            made, level = await _descend(settings, address, client, key, outbox, policies, demand)
     except TimeoutError:
         raise ConnectError(f"{address}: no connection within {settings.timeouts.connect:g} s") from None
+    known = made.capabilities
+    if level < Level.VERIFIED and "REQUIRETLS" in known:
+        made.capabilities = Capabilities(known.extensions - {"REQUIRETLS"}, known.size)
+    return made
 
 
-async def _by_policy(
+async def _demanded(
+    settings: UpstreamSettings, address: Address, policies: TlsPolicies | None
+) -> Demand | None:
+    """Return what TLS has to be, None where `tls` says all."""
+    if settings.tls in FROM_DNS and settings.demand is None:
+        assert policies is not None
+        try:
+            return await policies.demand(
+                settings.tls, address.host, address.port, settings.policy_domain or address.host
+            )
+        except PolicyError as error:
+            tls_results.refused(settings, address, error)
+            raise ConnectError(f"{address}: {error}") from error
+    demand = settings.demand
+    if settings.ratchet != "off" and settings.unverified_context is not None:
+        # Whether the certificate is good can only be remembered of those that were looked at.
+        if demand is None and settings.tls in ("opportunistic", "required"):
+            return Demand(tls=settings.tls == "required", verified=True, lenient=True)
+        if demand is not None and not demand.verified and demand.dane is None:
+            return Demand(demand.tls, verified=True, lenient=True, policy=demand.policy)
+    return demand
+
+
+def _steps(settings: UpstreamSettings, demand: Demand | None) -> list[Step]:
+    """Return the ways to connect that will do, the best one first."""
+    if demand is None:
+        level = Level.VERIFIED if settings.tls in ("verify", "implicit") else Level.ENCRYPTED
+        steps = [Step(settings.tls, settings.tls_context, level)]
+        falls = settings.tls == "opportunistic"
+    else:
+        word = "required" if demand.tls else "opportunistic"
+        steps = []
+        if demand.verified:
+            steps.append(Step(word, settings.tls_context, Level.VERIFIED))
+        if demand.lenient or not demand.verified:
+            level = Level.VERIFIED if demand.dane is not None else Level.ENCRYPTED
+            steps.append(Step(word, settings.unverified_context, level))
+        falls = not demand.tls
+    return [*steps, Step("off", None, Level.CLEAR)] if falls else steps
+
+
+async def _descend(
     settings: UpstreamSettings,
     address: Address,
     client: Client | None,
     key: tuple[object, ...],
     outbox: Outbox | None,
     policies: TlsPolicies | None,
-) -> Connection:
-    """Connect as DNS and policies demand; a policy in mode testing does without a CA, but never without TLS."""
-    assert policies is not None
-    try:
-        demand = await policies.demand(
-            settings.tls, address.host, address.port, settings.policy_domain or address.host
-        )
-    except PolicyError as error:
-        raise ConnectError(f"{address}: {error}") from error
-    secured = Secured(policies, demand)
-    context = settings.tls_context if demand.verified else settings.unverified_context
-    try:
-        return await _connect(
-            replace(settings, tls_context=context), address, client, key, "verify", outbox, secured
-        )
-    except ConnectError as error:
-        if not demand.lenient or settings.login or not _tls_failed(settings, error.__cause__):
-            raise
-        policies.tested(address.host, str(error))
-        blind = replace(settings, tls_context=settings.unverified_context)
-        return await _connect(blind, address, client, key, "required", outbox, secured)
+    demand: Demand | None,
+) -> tuple[Connection, Level]:
+    """Connect in the best way that works. Raises ConnectError.
+
+    The first way is the one that is told of as a result of TLS.
+    """
+    secured = (
+        Secured(policies, demand, settings, address) if demand is not None and policies is not None else None
+    )
+    steps = _steps(settings, demand)
+    for place, step in enumerate(steps):
+        try:
+            made = await _connect(settings, address, client, key, step, outbox, secured)
+        except ConnectError as error:
+            if place == 0:
+                tls_results.report(settings, address, demand, error=error)
+            if step is steps[-1] or not _tls_failed(settings, error.__cause__):
+                raise
+            if demand is not None and demand.policy == "sts" and policies is not None:
+                policies.tested(address.name or address.host, str(error))
+        else:
+            if place == 0:
+                tls_results.report(settings, address, demand, version=made.tls)
+            return made, step.level if made.tls else Level.CLEAR
+    raise ConnectError(f"{address}: there is no way to connect")
 
 
 def _tls_failed(settings: UpstreamSettings, error: BaseException | None) -> bool:
@@ -137,19 +205,21 @@ async def _connect(
     address: Address,
     client: Client | None,
     key: tuple[object, ...],
-    tls: str,
+    step: Step,
     outbox: Outbox | None,
-    secured: Secured | None = None,
+    secured: Secured | None,
 ) -> Connection:
+    tls, name = step.tls, _name_of(address, secured)
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     library: aiosmtplib.SMTP | None = None
     wire = Wire(loop, outbox)
     try:
-        if settings.send_client == "proxy" and client is not None:
-            sock = await _proxied_socket(loop, settings, address, client)
+        if address.name or (settings.send_client == "proxy" and client is not None):
+            # The library would look up the name that it is to find in the certificate.
+            sock = await _socket(loop, settings, address, client)
         library = aiosmtplib.SMTP(
-            hostname=address.host or "localhost",
+            hostname=name,
             port=address.port if not address.path and sock is None else None,
             sock=sock,
             socket_path=address.path or None if sock is None else None,
@@ -160,7 +230,7 @@ async def _connect(
             start_tls=False
             if settings.protocol == "lmtp"
             else {"off": False, "implicit": False, "opportunistic": None}.get(tls, True),
-            tls_context=settings.tls_context,
+            tls_context=step.context,
             # A password waits until the certificate has been compared with what DNS says of it.
             username=(settings.login or None) if secured is None else None,
             password=(settings.password or None) if secured is None else None,
@@ -169,24 +239,32 @@ async def _connect(
         await library.connect()
         assert library.transport is not None
         if secured is not None and settings.protocol != "lmtp":
-            secured.check(library.transport)
+            await secured.check(library.transport, step)
             if settings.login:
                 await library.login(settings.login, settings.password)
         transport = cast("asyncio.Transport", library.transport)
         transport.set_protocol(wire)
         wire.connection_made(transport)
         capabilities = await _hello(wire, settings)
-        if settings.protocol == "lmtp" and tls not in ("off", "implicit"):
-            started = await _starttls(loop, wire, transport, settings, address, capabilities, tls)
-            if started is not None:
-                transport, capabilities = started
+        if settings.protocol == "lmtp":
+            if tls not in ("off", "implicit"):
+                started = await _starttls(loop, wire, transport, settings, name, capabilities, step)
+                transport, capabilities = started or (transport, capabilities)
             if secured is not None:
-                secured.check(transport)
+                await secured.check(transport, step)
         cipher = transport.get_extra_info("cipher")
         connection = Connection(wire, address, capabilities, key, tls=cipher[1] if cipher else "")
         if settings.send_client == "xclient" and client is not None:
             await _xclient(connection, settings, client)
-    except (aiosmtplib.SMTPException, NoTlsError, DaneError, OSError, WireError, ValueError) as error:
+    except (
+        aiosmtplib.SMTPException,
+        NoTlsError,
+        DaneError,
+        RatchetError,
+        OSError,
+        WireError,
+        ValueError,
+    ) as error:
         wire.close()
         if library is not None:
             library.close()
@@ -201,14 +279,21 @@ async def _connect(
     return connection
 
 
+def _name_of(address: Address, secured: Secured | None) -> str:
+    """Return the name of the host that TLS is to be with; with TLSA records the one they stand below."""
+    if secured is not None and secured.demand.dane is not None and address.name:
+        return secured.demand.dane.base
+    return address.name or address.host or "localhost"
+
+
 async def _starttls(
     loop: asyncio.AbstractEventLoop,
     wire: Wire,
     transport: asyncio.Transport,
     settings: UpstreamSettings,
-    address: Address,
+    name: str,
     capabilities: Capabilities,
-    tls: str,
+    step: Step,
 ) -> tuple[asyncio.Transport, Capabilities] | None:
     """Begin TLS on a greeted LMTP connection (RFC 3207); None where it is not offered and need not be.
 
@@ -216,16 +301,15 @@ async def _starttls(
     and WireError.
     """
     if "STARTTLS" not in capabilities:
-        if tls == "opportunistic":
+        if step.tls == "opportunistic":
             return None
         raise NoTlsError("the upstream offers no STARTTLS")
-    assert settings.tls_context is not None
+    assert step.context is not None
     try:
         reply = await _ask(wire, "STARTTLS", settings)
         if reply.code != 220 or wire.broken:
             raise NoTlsError(f"STARTTLS was answered {reply}{wire.broken and f', then {wire.broken}'}")
-        name = address.host or "localhost"
-        secured = await loop.start_tls(transport, wire, settings.tls_context, server_hostname=name)
+        secured = await loop.start_tls(transport, wire, step.context, server_hostname=name)
     except (OSError, WireError) as error:
         raise NoTlsError(f"STARTTLS failed: {error}") from error
     if secured is None:
@@ -290,10 +374,10 @@ async def _xclient(connection: Connection, settings: UpstreamSettings, client: C
     connection.capabilities = await _hello(connection.wire, settings)
 
 
-async def _proxied_socket(
-    loop: asyncio.AbstractEventLoop, settings: UpstreamSettings, address: Address, client: Client
+async def _socket(
+    loop: asyncio.AbstractEventLoop, settings: UpstreamSettings, address: Address, client: Client | None
 ) -> socket.socket:
-    """Connect, and send a PROXY protocol v1 header in front of everything (HAProxy's proxy-protocol.txt)."""
+    """Connect; where wanted, send a PROXY protocol v1 header in front of everything (HAProxy's proxy-protocol.txt)."""
     if address.path:
         sock = socket.socket(socket.AF_UNIX)
         target: tuple[str, int] | str = address.path
@@ -308,7 +392,8 @@ async def _proxied_socket(
         if settings.source_address and not address.path:
             sock.bind((settings.source_address, 0))
         await loop.sock_connect(sock, target)
-        await loop.sock_sendall(sock, proxy_header(client))
+        if settings.send_client == "proxy" and client is not None:
+            await loop.sock_sendall(sock, proxy_header(client))
     except BaseException:
         sock.close()
         raise

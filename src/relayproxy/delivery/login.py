@@ -24,6 +24,9 @@ class UpstreamLogin:
     async def check(self, client: Client, credentials: Credentials) -> bool | None:
         """Log in; None when the upstream can't be asked, or offers no AUTH on this connection."""
         settings = self._settings
+        # Under a ratchet tls_context verifies, also where `tls` asks for less.
+        lax = settings.tls in ("opportunistic", "required") and settings.unverified_context is not None
+        trust = settings.unverified_context if lax else settings.tls_context
         problem = "no address"
         for address in settings.addresses:
             library = aiosmtplib.SMTP(
@@ -33,7 +36,7 @@ class UpstreamLogin:
                 local_hostname=settings.hostname,
                 use_tls=settings.tls == "implicit",
                 start_tls={"off": False, "implicit": False, "opportunistic": None}.get(settings.tls, True),
-                tls_context=settings.tls_context,
+                tls_context=trust,
                 timeout=settings.timeouts.connect,
             )
             try:

@@ -6,6 +6,7 @@ Asks a Resolver and nobody else. Must not know connections.
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from relayproxy.api import DnsStatus, Resolver
@@ -15,16 +16,24 @@ _MOST_HOSTS = 10
 _MOST_ADDRESSES = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A host that takes mail. `trusted`: DNSSEC vouches for its name, or it is the name that mail is addressed to."""
+
+    host: str
+    trusted: bool = False
+
+
 async def exchanges(
     resolver: Resolver, domain: str, hostname: str, choose: Callable[[], float] = random.random
-) -> list[str] | Reply:
+) -> list[Exchange] | Reply:
     """Return the hosts to try, best first, or the reply that says why there are none.
 
     `domain` in A-labels, or an address literal, which stands for itself; `hostname` is ours: hosts that are no better
     than we are would send the mail back.
     """
     if domain.startswith("["):
-        return [domain]
+        return [Exchange(domain)]
     answer = await resolver.query(domain, "MX")
     if answer.failed:
         return Reply(451, "4.4.3", f"The mail servers of {domain} can't be looked up now")
@@ -34,7 +43,7 @@ async def exchanges(
         ((int(preference), choose(), str(host).rstrip(".").lower()) for preference, host in answer.records),
     )
     if not found:
-        return [domain]
+        return [Exchange(domain, trusted=True)]
     if not any(host for _, _, host in found):
         return Reply(556, "5.1.10", f"The domain {domain} takes no mail")
     ours = [preference for preference, _, host in found if host == hostname.lower()]
@@ -42,7 +51,8 @@ async def exchanges(
         found = [row for row in found if row[0] < min(ours)]
         if not found:
             return Reply(554, "5.4.6", f"The mail servers of {domain} lead back here")
-    return [host for _, _, host in found if host][:_MOST_HOSTS]
+    names = dict.fromkeys(host for _, _, host in found if host)
+    return [Exchange(host, answer.secure or host == domain) for host in names][:_MOST_HOSTS]
 
 
 async def addresses(resolver: Resolver, hosts: list[str], domain: str) -> list[str] | Reply:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from relayproxy.delivery.demand import Demand
 from relayproxy.model.event import TlsEvent
 
 TlsPolicy = str
@@ -14,12 +15,16 @@ SendClient = Literal["off", "xclient", "xforward", "proxy"]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One place where an upstream listens: host and port, or the path of a Unix socket. `weight` is a share."""
+    """One place where an upstream listens: host and port, or the path of a Unix socket. `weight` is a share.
+
+    `name` is that of the host where `host` is one of its addresses: its certificate is to have it.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
     weight: int = 1
+    name: str = ""
 
     def __str__(self) -> str:
         if self.path:
@@ -41,8 +46,9 @@ class Timeouts:
 class UpstreamSettings:
     """One upstream. `login` and `password` are empty without AUTH; the TLS context fits `tls`.
 
-    With `dane` and `mta-sts` it verifies, and `unverified_context` is for what needs no CA. `policy_domain` is the domain
-    whose MTA-STS policy counts, "" for the host's own name.
+    Where there is an `unverified_context`, it is for what needs no CA, and the other one verifies. `policy_domain` is the
+    domain whose MTA-STS policy counts, "" for the host's own name. A `demand` says what TLS has to be in place of `tls`.
+    `ratchet` is off, warn or enforce, `ratchet_expire` in seconds.
     """
 
     name: str
@@ -53,6 +59,11 @@ class UpstreamSettings:
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     unverified_context: ssl.SSLContext | None = field(default=None, repr=False)
     policy_domain: str = ""
+    demand: Demand | None = None
+    consult: frozenset[str] = frozenset({"dane", "mta-sts"})
+    """Under `mx: true`: what of the recipients' domain is asked."""
+    ratchet: str = "off"
+    ratchet_expire: float = 2_592_000.0
     login: str = ""
     password: str = field(default="", repr=False)
     send_client: SendClient = "off"

@@ -1,67 +1,61 @@
-"""What the certificate of a next hop has to be, where DNS or a policy file says it: `tls: dane` and `tls: mta-sts`.
+"""What the certificate of a next hop has to be, where DNS or a policy file says it: DANE and MTA-STS.
 
 The strictest of what is found holds, and what can't be found out ends in no connection: neither a name server that is
 silent nor a file that can't be had may weaken anything. Must not know SMTP.
 """
 
 import asyncio
-import importlib
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
-from relayproxy.api import Answer, Clock, Resolver
+from relayproxy.api import Answer, Clock, Resolver, SharedState
 from relayproxy.core.log import Log
+from relayproxy.delivery.demand import Demand, Wish
+from relayproxy.delivery.ratchet import Ratchet
+from relayproxy.delivery.sts_cache import GetPolicy, StsCache
 from relayproxy.mailauth.dane import Dane, Standing, find, mismatch
-from relayproxy.mailauth.mta_sts import Held, PolicyFile, current_policy
+from relayproxy.mailauth.mta_sts import Held
 
 FROM_DNS = frozenset({"dane", "mta-sts"})
 """The TLS policies that are looked up here."""
 
-_AGAIN = 300.0  # seconds until a policy that could not be had is asked for again, where an earlier one holds
-_SOON = 30.0  # the same where none does, and mail waits
-
-GetPolicy = Callable[[str, Sequence[str]], Awaitable[PolicyFile]]
-"""Fetches the policy file of a domain from the addresses of its mta-sts host."""
-
 
 class PolicyError(Exception):
-    """Nothing may be sent; the text says why."""
+    """Nothing may be sent; the text says why, `result` in the words of RFC 8460 section 4.3 ("": no such failure)."""
+
+    def __init__(self, problem: str, result: str = "", policy: str = "") -> None:
+        super().__init__(problem)
+        self.result = result
+        self.policy = policy
 
 
 class DaneError(Exception):
     """The next hop shows a certificate that no TLSA record describes; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What TLS to one host has to be.
-
-    `verified`: a CA that is trusted has to vouch for the certificate and the host's name. `lenient`: should that fail, it
-    is logged, and TLS without it will do (a policy in mode testing). `dane`: the TLSA records that the certificate has to
-    match as well.
-    """
-
-    verified: bool
-    lenient: bool = False
-    dane: Dane | None = None
-
-
 class TlsPolicies:
-    """Looks up what is demanded, and remembers policies for as long as they hold.
+    """Looks up what is demanded, and remembers what was learnt for as long as it holds, in `state` too.
 
     `get` fetches policy files; left out, over HTTPS.
     """
 
-    def __init__(self, resolver: Resolver, *, clock: Clock, log: Log, get: GetPolicy | None = None) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        *,
+        clock: Clock,
+        log: Log,
+        get: GetPolicy | None = None,
+        state: SharedState | None = None,
+        ratchet: Ratchet | None = None,
+    ) -> None:
         self._resolver = resolver
         self._clock = clock
         self._log = log
-        self._fetch_file = get or _over_https
-        self._held: dict[str, Held] = {}
-        self._failed: dict[str, float] = {}
-        self._lookups: dict[str, asyncio.Task[Held | None]] = {}
+        self._sts = StsCache(resolver, clock=clock, log=log, get=get, state=state)
+        self.ratchet = ratchet
 
     async def demand(self, tls: str, host: str, port: int, domain: str) -> Demand:
         """Return what `tls` ("dane" or "mta-sts") asks of TLS to `host`. Raises PolicyError.
@@ -72,8 +66,8 @@ class TlsPolicies:
         if not host or _is_address(host):
             raise PolicyError(f"tls: {tls} needs the name of a host, and {host or 'a Unix socket'} is none")
         if tls == "dane":
-            return Demand(verified=False, dane=await self._required_dane(host, port))
-        held = await self._policy(domain)
+            return Demand(dane=await self._required_dane(host, port), policy="tlsa")
+        held = await self._sts.find(domain)
         if held is None or held.policy.mode == "none":
             raise PolicyError(f"{domain} has no MTA-STS policy that holds")
         enforced = held.policy.mode == "enforce"
@@ -87,16 +81,80 @@ class TlsPolicies:
         if dane.standing is Standing.UNKNOWN:
             raise PolicyError(dane.reason)
         records = dane if dane.standing is Standing.USABLE else None
-        return Demand(verified=True, lenient=not enforced, dane=records)
+        return Demand(verified=True, lenient=not enforced, dane=records, policy="tlsa" if records else "sts")
 
     async def _required_dane(self, host: str, port: int) -> Dane:
         dane = await find(host, port, self._fetch)
         if dane.standing is Standing.USABLE:
             return dane
+        raise await self._without_dane(dane)
+
+    async def _without_dane(self, dane: Dane) -> PolicyError:
         reason = dane.reason
         if dane.standing is Standing.INSECURE and not await self.validates():
             reason += ", as no name server that validates is asked: see dns.servers"
-        raise PolicyError(f"tls: dane: {reason}")
+        return PolicyError(f"tls: dane: {reason}", "dane-required", "tlsa")
+
+    # -- by MX ----------------------------------------------------------------------------------------------------
+
+    async def sts(self, wish: Wish, domain: str) -> Held | None:
+        """Return the MTA-STS policy of a recipients' domain that is to be heeded. Raises PolicyError."""
+        if "mta-sts" not in wish.consults:
+            return None
+        held = await self._sts.find(domain)
+        if held is None or held.policy.mode == "none":
+            if wish.tls == "mta-sts":
+                raise PolicyError(f"{domain} has no MTA-STS policy that holds")
+            return None
+        return held
+
+    def sts_problem(self, domain: str) -> tuple[str, str]:
+        """Return why a policy could not be had when it was last looked for (result of RFC 8460, text); empty for nothing."""
+        return self._sts.problem(domain)
+
+    async def for_host(
+        self, wish: Wish, host: str, port: int, *, domain: str, trusted: bool, held: Held | None
+    ) -> Demand:
+        """Return what TLS to one mail server of `domain` has to be. Raises PolicyError: it is put off.
+
+        `trusted` says that DNSSEC vouches for the name of the host, or that it is the domain itself; `held` is the domain's
+        policy. Of all that is asked the strictest counts, but for one thing: where TLSA records can be used, they take the
+        place of the policy (RFC 8461 section 2), so a certificate of no CA will do.
+        """
+        dane, policy, unusable = None, "", False
+        if "dane" in wish.consults:
+            found = await self._dane_of(host, port, domain, trusted=trusted)
+            if found.standing is Standing.USABLE:
+                # RFC 7672 section 3.2.2: the certificate may also have the name that mail is addressed to.
+                dane, policy = replace(found, names=tuple(dict.fromkeys((*found.names, domain)))), "tlsa"
+            elif wish.tls == "dane":
+                raise await self._without_dane(found)
+            # RFC 7672 section 2.2: records that nobody can use still say that there is TLS.
+            unusable = found.standing is Standing.UNUSABLE
+        insisted = wish.tls != "opportunistic" or wish.encrypted or wish.requiretls
+        encrypted = insisted or unusable or dane is not None
+        verified = wish.tls == "verify" or (wish.requiretls and dane is None)
+        lenient = False
+        if held is not None and dane is None:
+            policy, enforced = "sts", held.policy.mode == "enforce"
+            if not held.policy.covers(host):
+                problem = f"the MTA-STS policy of {domain} doesn't name the host {host}"
+                if enforced:
+                    raise PolicyError(problem, "validation-failure", "sts")
+                self._log.warning("tls_policy_testing", domain=domain, host=host, problem=problem)
+            lenient = not enforced and not verified
+            encrypted, verified = encrypted or enforced, True
+        return Demand(encrypted, verified, lenient, dane, policy)
+
+    async def _dane_of(self, host: str, port: int, domain: str, *, trusted: bool) -> Dane:
+        if _is_address(host):
+            return Dane(Standing.INSECURE, reason=f"{host} is an address and has no records")
+        if not trusted:
+            return Dane(Standing.INSECURE, reason=f"the MX records of {domain} are not secured by DNSSEC")
+        found = await find(host, port, self._fetch)
+        if found.standing is Standing.UNKNOWN:
+            raise PolicyError(found.reason, "dnssec-invalid", "tlsa")
+        return found
 
     async def validates(self) -> bool:
         """Whether the name servers that are asked validate: they vouch for the root, which is signed."""
@@ -113,52 +171,13 @@ class TlsPolicies:
             if problem:
                 raise DaneError(f"DANE: {problem}")
 
-    # -- MTA-STS --------------------------------------------------------------------------------------------------
-
-    async def _policy(self, domain: str) -> Held | None:
-        """Return the policy that holds; those who want the same one at once share the look-up, and its time-outs don't end it."""
-        task = self._lookups.get(domain)
-        if task is None:
-            task = asyncio.create_task(self._look_up(domain))
-            self._lookups[domain] = task
-            task.add_done_callback(lambda _: self._lookups.pop(domain, None))
-        return await asyncio.shield(task)
-
-    async def _look_up(self, domain: str) -> Held | None:
-        held, now = self._held.get(domain), self._clock.time()
-        if self._failed.get(domain, 0.0) > now:
-            return held if held is not None and held.holds(now) else None
-        found = await current_policy(domain, held, self._fetch, self._get, now)
-        if found.problem:
-            kept = found.held is not None
-            self._failed[domain] = now + (_AGAIN if kept else _SOON)
-            self._log.warning("mta_sts_problem", domain=domain, problem=found.problem, kept=kept)
-        if found.held is None:
-            self._held.pop(domain, None)
-        else:
-            self._held[domain] = found.held
-        return found.held
-
-    async def _get(self, domain: str) -> PolicyFile:
-        host = f"mta-sts.{domain}"
-        v4, v6 = await self._fetch([(host, "A"), (host, "AAAA")])
-        if v4.failed and v6.failed:
-            return PolicyFile(fault=f"DNS gave no answer for the address of {host}")
-        return await self._fetch_file(domain, [str(one) for one in (*v4.records, *v6.records)])
-
     async def _fetch(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
         return await asyncio.gather(*(self._resolver.query(*question) for question in questions))
 
 
-async def _over_https(domain: str, addresses: Sequence[str]) -> PolicyFile:
-    module = await asyncio.to_thread(importlib.import_module, "relayproxy.delivery.sts_fetch")
-    file: PolicyFile = await module.fetch_policy(domain, addresses)
-    return file
-
-
 def _is_address(host: str) -> bool:
     try:
-        ip_address(host)
+        ip_address(host.strip("[]").removeprefix("IPv6:"))
     except ValueError:
         return False
     return True

@@ -6,7 +6,10 @@ Looks at what a connection attempt came to. Must not know who keeps count.
 import ssl
 import time
 
+from relayproxy.delivery.demand import Demand
+from relayproxy.delivery.ratchet import Level, RatchetError
 from relayproxy.delivery.settings import Address, UpstreamSettings
+from relayproxy.delivery.tls_policy import DaneError, PolicyError
 from relayproxy.model.event import TlsEvent
 from relayproxy.model.reply import printable
 
@@ -17,29 +20,50 @@ _OTHER_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP
 
 
 def report(
-    settings: UpstreamSettings, address: Address, *, version: str = "", error: BaseException | None = None
+    settings: UpstreamSettings,
+    address: Address,
+    demand: Demand | None,
+    *,
+    version: str = "",
+    error: BaseException | None = None,
 ) -> None:
     """Tell `settings.on_tls` of one attempt, if TLS was wanted and it got so far that TLS can be judged.
 
-    `version` is that of the session, "" if there is none; `error` is what ended the attempt, or None.
+    `demand` is what it was made under, `version` that of the session, "" if there is none; `error` is what ended the attempt,
+    or None.
     """
     if settings.on_tls is None or settings.tls == "off" or address.path:
         return
     result = "success" if version else _failure(error)
     if result:
-        settings.on_tls(
-            TlsEvent(
-                time.time(),
-                settings.name,
-                address.host,
-                address.host,
-                address.port,
-                settings.tls,
-                result,
-                version,
-                printable(str(error or ""), 200),
-            )
+        policy = demand.policy if demand is not None and settings.demand is not None else ""
+        _tell(settings, address, policy or settings.tls, result, version, str(error or ""))
+
+
+def refused(settings: UpstreamSettings, address: Address, error: PolicyError) -> None:
+    """Tell `settings.on_tls` that no connection was tried, if that is for a reason of TLS."""
+    if settings.on_tls is not None and error.result:
+        _tell(settings, address, error.policy or settings.tls, error.result, "", str(error))
+
+
+def _tell(
+    settings: UpstreamSettings, address: Address, policy: str, result: str, version: str, reason: str
+) -> None:
+    assert settings.on_tls is not None
+    host = address.name or address.host
+    settings.on_tls(
+        TlsEvent(
+            time.time(),
+            settings.name,
+            host,
+            host,
+            address.port,
+            policy,
+            result,
+            version,
+            printable(reason, 200),
         )
+    )
 
 
 def _failure(error: BaseException | None) -> str:
@@ -53,7 +77,9 @@ def _failure(error: BaseException | None) -> str:
             if code in _OTHER_NAME:
                 return "certificate-host-mismatch"
             return "certificate-expired" if code in (_EXPIRED, _NOT_YET) else "certificate-not-trusted"
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, RatchetError) and cause.level is Level.CLEAR:
+            return "starttls-not-supported"
+        if isinstance(cause, (ssl.SSLError, DaneError)):
             return "validation-failure"
         if _NOT_OFFERED in str(cause):
             return "starttls-not-supported"

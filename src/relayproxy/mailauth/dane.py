@@ -73,12 +73,16 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dane:
-    """What was found for a host: its usable records, the names its certificate may have, and a reason in words."""
+    """What was found for a host: its usable records, the names its certificate may have, and a reason in words.
+
+    `base` is the name below which the records stand, which is the one to ask the server for (RFC 7672 section 8.1).
+    """
 
     standing: Standing
     records: tuple[Tlsa, ...] = ()
     names: tuple[str, ...] = ()
     reason: str = ""
+    base: str = ""
 
 
 def _secure(answer: Answer) -> bool:
@@ -136,7 +140,7 @@ async def _records(base: str, port: int, names: tuple[str, ...], fetch: Fetch) -
     usable = tuple(record for record in records if record.usable)
     if not usable:
         return Dane(Standing.UNUSABLE, reason=f"none of the TLSA records at {place} can be used")
-    return Dane(Standing.USABLE, usable, names)
+    return Dane(Standing.USABLE, usable, names, base=base)
 
 
 def mismatch(dane: Dane, chain: Sequence[bytes], now: float) -> str:

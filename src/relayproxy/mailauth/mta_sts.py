@@ -14,6 +14,9 @@ from relayproxy.model.reply import printable
 MOST_OCTETS = 65_536
 """RFC 8461 section 3.3: a larger policy is refused by some."""
 
+_NOT_HAD = "sts-policy-fetch-error"
+_INVALID = "sts-policy-invalid"
+_UNTRUSTED = "sts-webpki-invalid"
 _YEAR = 31_557_600  # section 3.2: the most that max_age may say
 _ID = re.compile(rb"v=STSv1\s*;.*?\bid\s*=\s*([A-Za-z0-9]{1,32})\s*(?:;|\Z)", re.DOTALL)
 _STS = re.compile(rb"v=STSv1\s*(?:;|\Z)")
@@ -102,13 +105,21 @@ class Held:
         """Whether it is still good: `max_age` seconds, however often fetching it fails meanwhile."""
         return now < self.fetched + self.policy.max_age
 
+    def ages(self, now: float) -> bool:
+        """Whether half its time is over: it is fetched anew then, so that it doesn't end while that can't be done."""
+        return now >= self.fetched + self.policy.max_age / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What holds for a domain, None if nothing, and what went wrong while it was looked for ("" for nothing)."""
+    """What holds for a domain, None if nothing, and what went wrong while it was looked for ("" for nothing).
+
+    `result` is what went wrong in the words of RFC 8460 section 4.3.2.2, where there is one for it.
+    """
 
     held: Held | None
     problem: str = ""
+    result: str = ""
 
 
 Get: TypeAlias = Callable[[str], Awaitable[PolicyFile]]
@@ -125,23 +136,25 @@ async def current_policy(domain: str, held: Held | None, fetch: Fetch, get: Get,
         held = None
     (answer,) = await fetch([(sts_name(domain), "TXT")])
     if answer.failed:
-        return Found(held, f"DNS gave no answer for {sts_name(domain)} ({answer.status.value})")
+        return Found(held, f"DNS gave no answer for {sts_name(domain)} ({answer.status.value})", _NOT_HAD)
     records = sts_records(answer)
     identity = record_id(records[0]) if len(records) == 1 else ""
     if not identity:
-        return Found(held, "" if not records else f"the record {sts_name(domain)} is broken")
-    if held is not None and held.id == identity:
+        return Found(held, f"the record {sts_name(domain)} is broken", _INVALID) if records else Found(held)
+    if held is not None and held.id == identity and not held.ages(now):
         return Found(held)
-    problem, policy = _read(await get(domain))
-    return (
-        Found(held, f"the policy of {domain}: {problem}") if problem else Found(Held(policy, identity, now))
-    )
+    problem, result, policy = _read(await get(domain))
+    if problem:
+        return Found(held, f"the policy of {domain}: {problem}", result)
+    return Found(Held(policy, identity, now))
 
 
-def _read(file: PolicyFile) -> tuple[str, Policy]:
+def _read(file: PolicyFile) -> tuple[str, str, Policy]:
+    """Return the problem and its result, and the policy."""
     if file.fault or file.status != 200:
-        return file.fault or f"status {file.status}", Policy()
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in file.fault
+        return file.fault or f"status {file.status}", _UNTRUSTED if untrusted else _NOT_HAD, Policy()
     if len(file.text) > MOST_OCTETS:
-        return f"it has more than {MOST_OCTETS} octets", Policy()
+        return f"it has more than {MOST_OCTETS} octets", _INVALID, Policy()
     policy = parse_policy(file.text)
-    return "; ".join(policy.faults), policy
+    return "; ".join(policy.faults), _INVALID, policy

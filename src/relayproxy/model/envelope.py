@@ -20,8 +20,9 @@ class Envelope:
 
     `body` is "", "7BIT" or "8BITMIME"; `ret` "", "FULL" or "HDRS"; `envid` as written (xtext); `size` the
     declared octets or 0; `auth` the AUTH= parameter of RFC 4954 section 5. `route` is the name of the route that a plugin
-    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only. `tenant` and `campaign`
-    are whose mail it is and what it belongs to, as a plugin has found ("": it has not).
+    chose ("": the routing table says), `tls_onward` says that a plugin wants it sent on over TLS only,
+    `tls_optional` that its sender wants it sent on even where the recipients' domain insists on TLS (RFC 8689 section 5).
+    `tenant` and `campaign` are whose mail it is and what it belongs to, as a plugin has found ("": it has not).
     """
 
     sender: Address = NULL_SENDER
@@ -37,6 +38,7 @@ class Envelope:
     tls_onward: bool = False
     tenant: str = ""
     campaign: str = ""
+    tls_optional: bool = False
 
     def to(self, recipients: tuple[Recipient, ...]) -> "Envelope":
         """Return the envelope with these recipients in place of its own."""
@@ -54,4 +56,5 @@ class Envelope:
             self.tls_onward,
             self.tenant,
             self.campaign,
+            self.tls_optional,
         )

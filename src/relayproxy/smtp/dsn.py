@@ -12,6 +12,7 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply, printable
 from relayproxy.smtp.received import rfc5322_date
+from relayproxy.smtp.tls_required import tls_optional
 from relayproxy.smtp.xclient import xtext_decode
 
 _WHOLE = 50_000  # octets of a message that are returned when its sender did not say how much to return
@@ -112,6 +113,7 @@ def dsn_message(report: Report, new_id: str) -> bytes:
         f"Date: {rfc5322_date(int(report.now))}\r\n"
         f"Message-ID: <{new_id}@{report.hostname}>\r\n"
         "Auto-Submitted: auto-replied\r\n"
+        f"{_tls_required(report)}"
         "MIME-Version: 1.0\r\n"
         f'Content-Type: multipart/report; report-type="{status.partition("/")[2]}";\r\n'
         f'\tboundary="{boundary}"\r\n'
@@ -120,6 +122,12 @@ def dsn_message(report: Report, new_id: str) -> bytes:
         head += "Content-Transfer-Encoding: 8bit\r\n"
     lead = b"This is a report in MIME format.\r\n\r\n"
     return b"".join((head.encode(), b"\r\n", lead, *parts, f"--{boundary}--\r\n".encode()))
+
+
+def _tls_required(report: Report) -> str:
+    """Return the field TLS-Required of the message, which a notification has too (RFC 8689 section 5)."""
+    optional = tls_optional(report.message) and not report.envelope.requiretls
+    return "TLS-Required: No\r\n" if optional else ""
 
 
 def _is_eightbit(data: bytes) -> bool:
@@ -141,7 +149,7 @@ def _boundary(new_id: str, returned: bytes) -> str:
 
 def _returned(report: Report) -> tuple[bytes, str]:
     """Return the octets of the message that go back, and whether they are all ("full") or only its header."""
-    message, ret = report.message, report.envelope.ret
+    message, ret = report.message, "HDRS" if report.envelope.requiretls else report.envelope.ret
     room = _MOST if ret == "FULL" else _WHOLE
     if report.kind is Kind.FAILED and ret != "HDRS" and message.size <= room:
         return bytes(message), "full"

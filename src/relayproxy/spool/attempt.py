@@ -12,9 +12,11 @@ from relayproxy.model.mail import Mail
 from relayproxy.model.outcome import State, state_of
 from relayproxy.model.queued import Queued
 from relayproxy.model.reply import Reply
+from relayproxy.smtp.tls_required import tls_optional
 
 _AT_ONCE = 100  # recipients that every server takes in one transaction (RFC 5321 section 4.5.3.1.8)
 
+_NO_REQUIRETLS = Reply(550, "5.7.30", "The next hop does not take REQUIRETLS, which this message needs")
 _NO_UTF8 = Reply(550, "5.6.7", "The next hop does not take SMTPUTF8")
 UNREACHED = Reply(451, "4.4.1", "The next hop can't be reached")
 WAITS = Reply(451, "4.5.0", "Waits: what may go there today has gone, or it has to be left alone for a while")
@@ -76,17 +78,20 @@ def _same(queued: Queued, start: int, reply: Reply) -> tuple[Heard, ...]:
 async def attempt(hop: WatchedHop, queued: Queued, at_once: int = 0) -> Attempt:
     """Send a part to its next hop, in several transactions if it has many recipients: at most `at_once` in each (0: 100)."""
     client = replace(queued.client, id=queued.id)
+    envelope = queued.envelope
+    if tls_optional(queued.message):
+        envelope = replace(envelope, tls_optional=True)
     heard: list[Heard] = []
     confirms = False
     waits = 0.0
     start = 0
     while start < len(queued.numbers):
         stop = start + min(at_once or _AT_ONCE, _AT_ONCE)
-        recipients = queued.envelope.recipients[start:stop]
+        recipients = envelope.recipients[start:stop]
         mail = Mail(
             queued.id,
             client,
-            queued.envelope.to(recipients),
+            envelope.to(recipients),
             queued.message,
             origin=queued.origin,
             direction=queued.direction,
@@ -108,7 +113,9 @@ async def attempt(hop: WatchedHop, queued: Queued, at_once: int = 0) -> Attempt:
             recipients = recipients[: len(replies)]
             accepted = [place for place, reply in enumerate(replies) if reply.ok]
             known = transaction.capabilities
-            if queued.envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
+            if envelope.requiretls and known is not None and "REQUIRETLS" not in known:
+                return Attempt((*heard, *_same(queued, start, _NO_REQUIRETLS)))
+            if envelope.smtputf8 and known is not None and "SMTPUTF8" not in known:
                 # It won't learn that in a few days (RFC 6531 section 3.2).
                 return Attempt((*heard, *_same(queued, start, _NO_UTF8)))
             confirms = known is not None and "DSN" in known

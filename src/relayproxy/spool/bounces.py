@@ -95,6 +95,8 @@ class Bounces:
             "" if octets.isascii() else "8BITMIME",
             # Its own header is ASCII unless it names an international sender.
             queued.envelope.sender.needs_utf8,
+            # What was to go over TLS only, goes back over TLS only (RFC 8689 section 5).
+            requiretls=queued.envelope.requiretls,
         )
         mail = Mail(
             new_id,

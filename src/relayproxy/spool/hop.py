@@ -113,10 +113,13 @@ class QueueHop:
     @property
     def capabilities(self) -> Capabilities:
         """What all next hops behind the queue can take, as far as is known; DSN is our own affair (RFC 3461)."""
-        extensions, size = _ALWAYS, 0
+        extensions, size = _ALWAYS | {"REQUIRETLS"}, 0
         for lane in self.lanes.values():
             known = lane.hop.capabilities
-            if known is not None:
+            if known is None:
+                # To keep REQUIRETLS is a promise, so a next hop has to be known for it.
+                extensions -= {"REQUIRETLS"}
+            else:
                 extensions &= known.extensions | {"DSN"}
                 size = min(size, known.size) if size and known.size else size or known.size
         return Capabilities(extensions, size)
