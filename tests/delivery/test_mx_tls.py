@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tests.delivery.harness import LEAD, MESSAGE, QUICK, a_client, an_envelope
+from tests.delivery.harness import LEAD, MESSAGE, QUICK, a_mail, an_envelope
 from tests.servers.tls import Certificates, make_certificates
 
 from relayproxy.api import DnsStatus
@@ -102,7 +102,7 @@ class World:
     async def deliver(self, **options):
         """Send one message; return the last reply as text."""
         envelope = an_envelope(**options)
-        transaction = self.hop.begin(a_client(), envelope, 0)
+        transaction = self.hop.begin(a_mail(envelope=envelope), 0)
         replies = await transaction.recipients(envelope.recipients)
         if replies[0].ok:
             replies = await transaction.send(LEAD, MESSAGE)
@@ -206,7 +206,7 @@ class TestDane:
                 zone |= tlsa(sink, strangers, 2, "mail.test")
                 world = World(zone, trusted=certificates, port=sink.port)
                 envelope = an_envelope(f"b@{domain}")
-                transaction = world.hop.begin(a_client(), envelope, 0)
+                transaction = world.hop.begin(a_mail(envelope=envelope), 0)
                 replies = await transaction.recipients(envelope.recipients)
                 assert str(replies[0]).startswith(answer)
                 transaction.abort()
@@ -387,7 +387,7 @@ class TestTheSender:
         async with a_sink(strangers, requiretls=True) as sink:
             world = World({}, trusted=certificates, port=sink.port)
             envelope = an_envelope()
-            transaction = world.hop.begin(a_client(), envelope, 0)
+            transaction = world.hop.begin(a_mail(envelope=envelope), 0)
             await transaction.recipients(envelope.recipients)
             await transaction.send(LEAD, MESSAGE)
             assert "451 4.7.5" in await world.deliver(requiretls=True)
