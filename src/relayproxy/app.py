@@ -165,7 +165,8 @@ class Worker:
             resolver,
             clock=self._clock,
             log=self.log,
-            state=self._state,
+            # Policies may be large: what one worker keeps for itself has its own bound.
+            state=self._state if config.state is not None else None,
             ratchet=Ratchet(self._state, clock=self._clock, log=self.log, metrics=metrics),
         )
 

@@ -73,3 +73,13 @@ def test_rules_remember_where_one_of_them_counts(tmp_path):
     counting = rules % "rate_limit: {key: '{sender}', rate: 5/m, count: recipients}"
     assert codes(tmp_path, counting) == ["RP310"]
     assert codes(tmp_path, f"{counting}state: {{url: 'sqlite://{tmp_path}/state.db'}}\n") == []
+
+
+def test_a_ratchet_remembers(tmp_path):
+    base = BASE.replace("upstreams:", "upstreams:\n  seen: {address: 'mx.example:25', tls_ratchet: warn}")
+    (tmp_path / "relayproxy.yaml").write_text(base)
+    loaded = load(tmp_path / "relayproxy.yaml", environ={}, plugins=Catalogue, files=False)
+    assert "RP310" in [problem.code for problem in loaded.problems]
+    (tmp_path / "relayproxy.yaml").write_text(f"{base}state: {{url: 'sqlite://{tmp_path}/state.db'}}\n")
+    loaded = load(tmp_path / "relayproxy.yaml", environ={}, plugins=Catalogue, files=False)
+    assert "RP310" not in [problem.code for problem in loaded.problems]

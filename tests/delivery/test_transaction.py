@@ -1,6 +1,7 @@
 """Transactions with a next hop: each reply for itself, pipelined or not; trouble at any step; connections left usable."""
 
 import asyncio
+import ssl
 from itertools import product
 
 import pytest
@@ -243,9 +244,16 @@ class TestNeeds:
         async with UpstreamSink(offered, host="127.0.0.1") as sink, a_hop(sink, **tls) as hop:
             assert codes((await hop.deliver(envelope=envelope))[1]) == [250]
             assert b"REQUIRETLS" in sink.messages[0].mail
-        async with UpstreamSink(offered) as sink, a_hop(sink) as hop:
-            heard, _ = await hop.deliver(envelope=envelope)
-            assert [(reply.code, reply.status) for reply in heard] == [(451, "4.7.10")]
+        blind = certificates.client_context()
+        blind.check_hostname = False
+        blind.verify_mode = ssl.CERT_NONE
+        # Neither without TLS nor with somebody who may be anybody.
+        for weak in ({}, {"tls": "required", "tls_context": blind}):
+            async with UpstreamSink(offered) as sink, a_hop(sink, **weak) as hop:
+                heard, _ = await hop.deliver(envelope=envelope)
+                assert [(reply.code, reply.status) for reply in heard] == [(451, "4.7.10")]
+                assert sink.reached[Step.MAIL] == 0
+                assert "REQUIRETLS" not in hop.upstream.capabilities
         async with UpstreamSink(Capabilities(starttls=context)) as sink, a_hop(sink, **tls) as hop:
             heard, _ = await hop.deliver(envelope=envelope)
             assert [(reply.code, reply.status) for reply in heard] == [(451, "4.7.10")]

@@ -135,3 +135,18 @@ def test_whatever_was_in_the_message_and_the_reply(body, words):
 def test_a_message_that_holds_the_boundary_does_not_end_the_part():
     message = Message(b"Subject: x\r\n\r\n", b"--=_new1.0--\r\n--=_new1.1\r\n")
     assert len(list(parse(dsn_message(report(message=message), "new1")).iter_parts())) == 3
+
+
+def test_what_needs_tls_is_not_quoted():
+    envelope = Envelope(make_address("a@example.org"), ret="FULL", requiretls=True)
+    octets = dsn_message(report(envelope=envelope), "new1")
+    assert b"text/rfc822-headers" in octets
+    assert b"body" not in octets
+
+
+@pytest.mark.parametrize(("requiretls", "field"), [(False, "No"), (True, None)])
+def test_tls_that_is_no_condition_is_none_on_the_way_back(requiretls, field):
+    message = Message.from_bytes(b"TLS-Required: No\r\n" + bytes(MESSAGE))
+    envelope = Envelope(make_address("a@example.org"), requiretls=requiretls)
+    assert parse(dsn_message(report(message=message, envelope=envelope), "new1"))["TLS-Required"] == field
+    assert parse(dsn_message(report(), "new1"))["TLS-Required"] is None

@@ -91,6 +91,8 @@ class Bench:
     [
         ([None], {"8BITMIME", "SMTPUTF8", "DSN"}, 0),
         ([Capabilities(frozenset({"PIPELINING"}), 5000)], {"DSN"}, 5000),
+        ([Capabilities(frozenset({"REQUIRETLS"}))], {"DSN", "REQUIRETLS"}, 0),
+        ([Capabilities(frozenset({"REQUIRETLS"})), None], {"DSN"}, 0),
         (
             [
                 Capabilities(frozenset({"8BITMIME", "SMTPUTF8"}), 0),

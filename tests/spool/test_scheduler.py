@@ -60,10 +60,12 @@ class Hop:
         self.gate: asyncio.Event | None = None
         self.most = self.busy = self.begun = 0
         self.got: list[tuple[str, tuple[str, ...], bytes]] = []
+        self.envelopes: list[Envelope] = []
         self.news = asyncio.Event()
 
     def begin(self, mail: Mail, _size: int) -> "Transaction":
         self.begun += 1
+        self.envelopes.append(envelope)
         self.news.set()
         return Transaction(self, mail.envelope)
 
@@ -255,6 +257,30 @@ async def test_international_mail_comes_back_where_the_next_hop_can_not_take_it(
     assert "Final-Recipient: utf-8; ö@example.net\r\n".encode() in bench.hop.got[0][2]
     event = bench.events("queue_delivery")[0]
     assert (event["ended"], event["reply"][:9]) == ("bounced", "550 5.6.7")
+
+
+async def test_what_needs_requiretls_comes_back_where_the_next_hop_does_not_take_it(make):
+    bench = make()
+    to = recipients("b@example.net")
+    envelope = Envelope(make_address("a@example.org"), to, ret="FULL", requiretls=True)
+    await bench.put(envelope=envelope, parts=(Part("up", to),))
+    bench.worker().start()
+    await bench.until_left(0)
+    first, second = bench.events("queue_delivery")
+    assert (first["ended"], first["reply"][:10]) == ("bounced", "550 5.7.30")
+    # The notification is bound by it too, and nobody is told of a notification.
+    assert (second["from"], second["ended"], second["reply"][:10]) == ("", "dropped", "550 5.7.30")
+
+
+async def test_tls_is_no_condition_where_the_sender_says_so(make):
+    bench = make()
+    to = recipients("b@example.net")
+    for number, head in enumerate((b"", b"TLS-Required: No\r\n"), 1):
+        message = Message.from_bytes(head + b"Subject: x\r\n\r\nbody\r\n")
+        await bench.put(number, message=message, parts=(Part("up", to),))
+    bench.worker().start()
+    await bench.until_left(0)
+    assert sorted(envelope.tls_optional for envelope in bench.hop.envelopes) == [False, True]
 
 
 async def test_a_thousand_recipients_go_out_a_hundred_at_a_time(make):

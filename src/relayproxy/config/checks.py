@@ -262,12 +262,21 @@ def _by_mx(at: yaml.Path, upstream: Any) -> Iterator[Found]:
             yield "RP309", "error", (*at, key), f"{key} would be shown to strangers under mx: true", ""
 
 
+def _by_address(at: yaml.Path, upstream: Any) -> Iterator[Found]:
+    """What goes without mx: true."""
+    if not upstream.targets:
+        yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
+    if upstream.tls_policies != type(upstream).model_fields["tls_policies"].default:
+        message = "tls_policies is of no use without mx: true"
+        yield "RP309", "error", (*at, "tls_policies"), message, "leave it out, or write tls: dane or mta-sts"
+
+
 def _upstream(name: str, upstream: Any) -> Iterator[Found]:
     at: yaml.Path = ("upstreams", name)
     if upstream.mx:
         yield from _by_mx(at, upstream)
-    elif not upstream.targets:
-        yield "RP102", "error", at, "an address is missing", "write address: HOST:PORT"
+    else:
+        yield from _by_address(at, upstream)
     if upstream.address is not None and upstream.addresses:
         yield "RP309", "error", (*at, "addresses"), "give address or addresses, not both", ""
     if upstream.tls in ("dane", "mta-sts"):
@@ -278,6 +287,9 @@ def _upstream(name: str, upstream: Any) -> Iterator[Found]:
     if upstream.policy_domain is not None and upstream.tls != "mta-sts" and not upstream.mx:
         message = "policy_domain is of no use without tls: mta-sts"
         yield "RP309", "error", (*at, "policy_domain"), message, "leave it out"
+    if upstream.tls_ratchet != "off" and upstream.tls not in ("opportunistic", "required"):
+        message = f"tls_ratchet is of no use with tls: {upstream.tls}, which never becomes less"
+        yield "RP309", "error", (*at, "tls_ratchet"), message, "leave it out"
     if upstream.protocol == "lmtp" and upstream.login is not None:
         message = "a login over LMTP is not spoken here"
         yield "RP309", "error", (*at, "login"), message, "leave it out, or use protocol: smtp"

@@ -185,7 +185,7 @@ class MxHop:
     async def announce(self) -> None:
         """Say in the log if DANE can't count, since the name servers that are asked don't validate."""
         asks = "dane" in self.wish(Envelope()).consults
-        if asks and not await self.policies.validates():
+        if asks and await self.policies.validates() is False:
             self.log.warning("dns_not_validating", upstream=self.name)
 
     def close(self) -> None:

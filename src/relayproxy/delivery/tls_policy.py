@@ -15,7 +15,7 @@ from relayproxy.core.log import Log
 from relayproxy.delivery.demand import Demand, Wish
 from relayproxy.delivery.ratchet import Ratchet
 from relayproxy.delivery.sts_cache import GetPolicy, StsCache
-from relayproxy.mailauth.dane import Dane, Standing, find, mismatch
+from relayproxy.mailauth.dane import Dane, Standing, alias_of, find, mismatch
 from relayproxy.mailauth.mta_sts import Held
 
 FROM_DNS = frozenset({"dane", "mta-sts"})
@@ -91,7 +91,7 @@ class TlsPolicies:
 
     async def _without_dane(self, dane: Dane) -> PolicyError:
         reason = dane.reason
-        if dane.standing is Standing.INSECURE and not await self.validates():
+        if dane.standing is Standing.INSECURE and await self.validates() is False:
             reason += ", as no name server that validates is asked: see dns.servers"
         return PolicyError(f"tls: dane: {reason}", "dane-required", "tlsa")
 
@@ -125,8 +125,7 @@ class TlsPolicies:
         if "dane" in wish.consults:
             found = await self._dane_of(host, port, domain, trusted=trusted)
             if found.standing is Standing.USABLE:
-                # RFC 7672 section 3.2.2: the certificate may also have the name that mail is addressed to.
-                dane, policy = replace(found, names=tuple(dict.fromkeys((*found.names, domain)))), "tlsa"
+                dane, policy = await self._named(found, domain), "tlsa"
             elif wish.tls == "dane":
                 raise await self._without_dane(found)
             # RFC 7672 section 2.2: records that nobody can use still say that there is TLS.
@@ -146,6 +145,16 @@ class TlsPolicies:
             encrypted, verified = encrypted or enforced, True
         return Demand(encrypted, verified, lenient, dane, policy)
 
+    async def _named(self, found: Dane, domain: str) -> Dane:
+        """Add what the certificate may have for a name too: the one that mail is addressed to, and what that stands for.
+
+        RFC 7672 section 3.2.2. What needs no name is left as it is, so that connections serve all domains of a host.
+        """
+        if not found.asks_for_a_name:
+            return found
+        names = (*found.names, domain, await alias_of(domain, self._fetch) or domain)
+        return replace(found, names=tuple(dict.fromkeys(names)))
+
     async def _dane_of(self, host: str, port: int, domain: str, *, trusted: bool) -> Dane:
         if _is_address(host):
             return Dane(Standing.INSECURE, reason=f"{host} is an address and has no records")
@@ -156,9 +165,10 @@ class TlsPolicies:
             raise PolicyError(found.reason, "dnssec-invalid", "tlsa")
         return found
 
-    async def validates(self) -> bool:
-        """Whether the name servers that are asked validate: they vouch for the root, which is signed."""
-        return (await self._resolver.query(".", "SOA")).secure
+    async def validates(self) -> bool | None:
+        """Whether the name servers that are asked validate: they vouch for the root, which is signed. None: no answer."""
+        answer = await self._resolver.query(".", "SOA")
+        return None if answer.failed else answer.secure
 
     def tested(self, host: str, problem: str) -> None:
         """Log what enforcing a policy in mode testing would have refused."""

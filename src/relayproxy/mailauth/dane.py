@@ -84,6 +84,11 @@ class Dane:
     reason: str = ""
     base: str = ""
 
+    @property
+    def asks_for_a_name(self) -> bool:
+        """Whether the name in a certificate matters: it does with usage 2 (RFC 7672 section 3.1.2)."""
+        return any(record.usage == _DANE_TA for record in self.records)
+
 
 def _secure(answer: Answer) -> bool:
     return bool(getattr(answer, "secure", False))
@@ -96,7 +101,7 @@ async def find(host: str, port: int, fetch: Fetch) -> Dane:
     would not answer. An alias that is vouched for all the way is tried before the name it stands for (section 2.2.3).
     """
     answers = await fetch([(host, "A"), (host, "AAAA")])
-    alias = await _alias(host, fetch)
+    alias = await alias_of(host, fetch)
     if not alias and not any(map(_secure, answers)):
         if alias is None or any(answer.failed for answer in answers):
             return Dane(Standing.UNKNOWN, reason=f"DNS gave no answer for the address of {host}")
@@ -110,7 +115,7 @@ async def find(host: str, port: int, fetch: Fetch) -> Dane:
     return found
 
 
-async def _alias(host: str, fetch: Fetch) -> str | None:
+async def alias_of(host: str, fetch: Fetch) -> str | None:
     """Return the last name of a chain of secure aliases, "" without one, None if it can't be known."""
     name = host
     for _ in range(_MOST_ALIASES):
