@@ -13,6 +13,7 @@ from relayproxy.build import (
     routes_of,
     schedule_of,
     upstream_settings,
+    verification_of,
 )
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
@@ -33,6 +34,7 @@ from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
 from relayproxy.spool.scheduler import Scheduler
+from relayproxy.spool.verifying import Verifier
 from relayproxy.stores import owner_of, store_of
 
 
@@ -79,7 +81,14 @@ class Queueing:
             mx = self._mx.get(route.upstream)
             hop = mx or Reach(upstreams[route.upstream])
             lanes.setdefault(
-                route.label, Lane(route.label, hop, schedule_of(route), by_domain=mx is not None)
+                route.label,
+                Lane(
+                    route.label,
+                    hop,
+                    schedule_of(route),
+                    by_domain=mx is not None,
+                    verification=verification_of(route),
+                ),
             )
         bounces = Bounces(
             config.hostname,
@@ -112,6 +121,7 @@ class Queueing:
             log=log,
             metrics=metrics,
             priorities=priorities_of(config),
+            verifier=Verifier(config.hostname, clock=clock, log=log, metrics=metrics),
         )
         self.quarantine = SpoolQuarantine(queue, config.hostname)
         self.hops: dict[str, NextHop] = {NAME: queue}

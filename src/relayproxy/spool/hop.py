@@ -22,6 +22,7 @@ from relayproxy.model.queued import LOW, NORMAL, Deposit, Lease, Part, Queued
 from relayproxy.model.reply import Reply
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import Spool, SpoolError, SpoolFullError
+from relayproxy.spool.verifying import Verifier
 
 NAME = "+queue"
 """How the queue is called where upstreams are; no upstream can have this name."""
@@ -30,6 +31,10 @@ KINDS = ("full", "error")
 _ALWAYS = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 _FULL = Reply(452, "4.3.1", "Not enough room to queue it, try again later")
 _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
+_NO_ROUTE = Reply(550, "5.1.2", "No route for this recipient")
+_WELCOME = Reply(250, "2.1.5", "Ok")
+_UNSURE = Reply(451, "4.1.1", "Recipients can't be verified now, try again later")
+_UNSURE_FOR_GOOD = Reply(550, "5.7.1", "Neither the sender nor the recipients can be verified")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 _VOUCHERS = {"spf": "smtp.mailfrom", "dkim": "header.d", "dmarc": "header.from"}
@@ -84,8 +89,10 @@ class QueueHop:
         log: Log,
         metrics: Metrics,
         priorities: Mapping[Route, int] | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self.spool = spool
+        self.verifier = verifier
         self.courier = courier
         self.lanes = lanes
         self.clock = clock
@@ -164,27 +171,57 @@ class QueueTransaction:
         self._mail = mail
         self._envelope = mail.envelope
         self._later = later
+        self._unsure: Reply | None = None
         self._parts: dict[Place, list[Recipient]] = {}
         self._ended = False
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
-        """Answer for recipients: those that have a route are welcome while there is room."""
-        if not self._hop.has_room():
+        """Answer for recipients: those that have a route are welcome while there is room, and unless the next hop objects."""
+        hop = self._hop
+        if not hop.has_room():
             return [_FULL] * len(recipients)
-        return [self._take(recipient) for recipient in recipients]
+        replies: list[Reply] = []
+        sorted_out: dict[Place, list[int]] = {}
+        for number, recipient in enumerate(recipients):
+            place = hop.place(self._mail.client, self._envelope, recipient.address)
+            replies.append(_NO_ROUTE if place is None else _WELCOME)
+            if place is not None:
+                sorted_out.setdefault(place, []).append(number)
+        for place, numbers in sorted_out.items():
+            asked = [recipients[number] for number in numbers]
+            for number, reply in zip(numbers, await self._verified(place, asked), strict=True):
+                if reply.permanent:
+                    replies[number] = reply
+                else:
+                    self._parts.setdefault(place, []).append(recipients[number])
+        return replies
 
-    def _take(self, recipient: Recipient) -> Reply:
-        place = self._hop.place(self._mail.client, self._envelope, recipient.address)
-        if place is None:
-            return Reply(550, "5.1.2", "No route for this recipient")
-        self._parts.setdefault(place, []).append(recipient)
-        return Reply(250, "2.1.5", "Ok")
+    async def _verified(self, place: Place, recipients: Sequence[Recipient]) -> Sequence[Reply]:
+        """What the next hop says of them where it has to be asked first; what it can't tell is noted."""
+        hop, lane = self._hop, self._hop.lanes[place.route]
+        rule = lane.verification
+        if (
+            hop.verifier is None
+            or self._later
+            or rule.whose == "never"
+            or (rule.whose == "unverified" and vouched(self._mail))
+        ):
+            return [_WELCOME] * len(recipients)
+        heard = await hop.verifier.ask(place.route, lane.hop, rule, recipients)
+        if any(reply.temporary for reply in heard):
+            self._unsure = self._unsure or _UNSURE
+            if rule.rejects:
+                self._unsure = _UNSURE_FOR_GOOD
+        return heard
 
     async def send(self, lead: bytes, message: Message) -> list[Reply]:
         """Store it; 250 when that is durable."""
         if self._ended or not self._parts:
             return [Reply(451, "4.3.0", "The transaction has ended, try again later")]
         self._ended = True
+        if self._unsure is not None and self._envelope.sender and not vouched(self._mail):
+            # If the next hop refused it, its sender would have to be told, and nobody knows who that is.
+            return [self._unsure]
         hop = self._hop
         parts = tuple(self._sized(part, len(lead) + message.size) for part in as_parts(self._parts))
         deposit = self._deposit(lead, message, parts)

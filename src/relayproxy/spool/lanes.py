@@ -5,9 +5,10 @@ Plain values and arithmetic; must not know a store or a loop.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relayproxy.core.ports import WatchedHop
+from relayproxy.spool.verifying import Verification
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _JITTER = 0.2
@@ -40,7 +41,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The queued mail of a route: its label, its next hop, and its schedule.
+    """The queued mail of a route: its label, its next hop, its schedule, and whose recipients are verified first.
 
     `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down.
     """
@@ -49,6 +50,7 @@ class Lane:
     hop: WatchedHop
     schedule: Schedule
     by_domain: bool = False
+    verification: Verification = field(default_factory=Verification)
 
     @property
     def share(self) -> int:
