@@ -29,12 +29,13 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.queued import Part
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
-from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
+from relayproxy.spool.hop import NAME, QueueHop
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
 from relayproxy.spool.scheduler import Scheduler
 from relayproxy.spool.verifying import Verifier
+from relayproxy.spool.when_down import WhenDownHop
 from relayproxy.stores import owner_of, store_of
 
 
