@@ -35,6 +35,7 @@ from relayproxy.model.queued import HIGH, NORMAL
 from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.lanes import Schedule
+from relayproxy.spool.verifying import Verification
 from relayproxy.testing import FakeClock, FakeResolver, MemoryState
 
 NOWHERE = Log(lambda _: None, lambda: 0.0)
@@ -269,6 +270,21 @@ class TestRoutes:
         )
         assert [route.upstream for route in build.routes_of(config)] == ["+queue", "up+queue"]
         assert build.schedule_of(config.routes[1]) == Schedule((1.0, 2.0), 3600.0, 14400.0, 20)
+        assert build.verification_of(config.routes[0]) == Verification("unverified")
+
+    def test_how_recipients_are_verified(self):
+        queue = {
+            "verify_recipients": "always",
+            "unverifiable": "reject",
+            "verify_timeout": "3s",
+            "verified_for": "0s",
+            "refused_for": "1m",
+        }
+        config = a_config(
+            routes=[{"upstream": "up", "delivery": "queue", "queue": queue}],
+            spool={"url": "sqlite:///var/spool/relayproxy/spool.db"},
+        )
+        assert build.verification_of(config.routes[0]) == Verification("always", True, 3.0, 0.0, 60.0)
 
     def test_routes_to_one_upstream_may_differ_in_priority_alone(self):
         queue = {"destination_rate": 120, "destination_concurrency": 3, "low_above": "1 MB"}

@@ -25,7 +25,8 @@ import relayproxy.app, relayproxy.supervisor, sys
 relayproxy.app._BEAT = 0.05
 relayproxy.supervisor._BACKOFF = (0.05, 0.1, 0.2)
 for name, value in json.loads(sys.argv.pop(1)).items():
-    setattr(relayproxy.supervisor, name, value)
+    module, _, name = name.rpartition(".")
+    setattr(sys.modules[f"relayproxy.{module or 'supervisor'}"], name, value)
 from relayproxy.cli import main
 main()
 """
@@ -561,7 +562,7 @@ class TestStart:
                     while True:
                         filler.send(b"WATCHDOG=1")
             async with a_relay() as plain:
-                relay = Supervised(plain.folder, {"_NOTIFY_PATIENCE": 0.05})
+                relay = Supervised(plain.folder, {"sd_notify._PATIENCE": 0.05})
                 relay.configure(sink.address)
                 await relay.start(env={"NOTIFY_SOCKET": str(short_folder / "notify")})
                 assert (await relay.reloaded())["ok"] is True

@@ -36,6 +36,7 @@ from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.hop import NAME as QUEUE
 from relayproxy.spool.lanes import Schedule
+from relayproxy.spool.verifying import Verification
 from relayproxy.state.guard import GuardedState
 from relayproxy.state.listing import Store
 from relayproxy.state.memory import MemoryState
@@ -272,6 +273,18 @@ def schedule_of(route: RouteModel) -> Schedule:
         queue.destination_concurrency or 0,
         queue.destination_rate / 60,
         queue.low_above or 0,
+    )
+
+
+def verification_of(route: RouteModel) -> Verification:
+    """Return whose recipients are verified before they are queued."""
+    queue = route.queue
+    return Verification(
+        queue.verify_recipients,
+        queue.unverifiable == "reject",
+        queue.verify_timeout,
+        queue.verified_for,
+        queue.refused_for,
     )
 
 

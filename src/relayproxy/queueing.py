@@ -13,6 +13,7 @@ from relayproxy.build import (
     priorities_of,
     routes_of,
     schedule_of,
+    verification_of,
     way_of,
 )
 from relayproxy.config.models import Config
@@ -29,12 +30,14 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.queued import Part
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
-from relayproxy.spool.hop import NAME, QueueHop, WhenDownHop
+from relayproxy.spool.hop import NAME, QueueHop
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import SpoolError, Store
 from relayproxy.spool.quarantine import SpoolQuarantine
 from relayproxy.spool.rates import Rates
 from relayproxy.spool.scheduler import Scheduler
+from relayproxy.spool.verifying import Verifier
+from relayproxy.spool.when_down import WhenDownHop
 from relayproxy.stores import owner_of, store_of
 from relayproxy.ways import Ways
 
@@ -97,6 +100,7 @@ class Queueing:
                 schedule_of(route),
                 by_domain=mx,
                 shapes=ways.shapes if mx and ways.shapes else None,
+                verification=verification_of(route),
             )
         bounces = Bounces(
             config.hostname,
@@ -130,6 +134,7 @@ class Queueing:
             log=log,
             metrics=metrics,
             priorities=priorities_of(config),
+            verifier=Verifier(config.hostname, clock=clock, log=log, metrics=metrics),
         )
         self.quarantine = SpoolQuarantine(queue, config.hostname)
         self.hops: dict[str, NextHop] = {NAME: queue}

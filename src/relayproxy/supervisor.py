@@ -7,7 +7,6 @@ wrong with a new configuration, the running one stays.
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import selectors
 import signal
@@ -24,8 +23,11 @@ from typing import Any, NoReturn
 from relayproxy.app import Place, Worker
 from relayproxy.build import Choice, listener_tls, unsubscribe_tls, web_places, where_of
 from relayproxy.config.models import Config
+from relayproxy.control import ControlSocket
 from relayproxy.core.log import Log
-from relayproxy.server.sockets import SocketError, Where, bound, open_sockets
+from relayproxy.listening import Listening
+from relayproxy.sd_notify import notify
+from relayproxy.server.sockets import SocketError, bound
 from relayproxy.shared import GenerationMemory, LedgerMemory
 
 _STALLED = 30.0  # seconds without a heartbeat before a worker is killed
@@ -33,8 +35,6 @@ _START_PATIENCE = 60.0
 _RETIRE_PATIENCE = 2.0
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY = 60.0  # a worker that lived so long starts the back-off anew
-_NOTIFY_PATIENCE = 2.0
-_MOST_CONTROL = 65_536
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -97,13 +97,11 @@ class Supervisor:
     def __init__(self, load: Callable[[], Plan], log: Log, *, control: Path | None) -> None:
         self._load = load
         self._log = log
-        self._control_path = control
+        self._control = ControlSocket(control, self._answer) if control is not None else None
         self._generations: list[Generation] = []
-        self._sockets: dict[Where, list[socket.socket]] = {}
-        self._web: dict[Where, socket.socket] = {}
+        self._listening = Listening()
         self._ledger: LedgerMemory | None = None
         self._selector = selectors.DefaultSelector()
-        self._control: socket.socket | None = None
         self._wake, self._waker = socket.socketpair()
         self._asked: deque[int] = deque()
         self._stopping = 0
@@ -121,17 +119,19 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._selector.register(self._wake, selectors.EVENT_READ, self._listen_to_signals)
-        self._open_control()
+        if self._control is not None:
+            self._open_control(self._control)
         try:
             generation = self._start(self._load(), 0)
             announce(generation)
-            _notify("READY=1")
+            notify("READY=1")
             while self._generations:
                 self._turn()
         except StoppedError:
-            _notify("STOPPING=1")
+            notify("STOPPING=1")
         finally:
-            self._close_control()
+            if self._control is not None:
+                self._control.close()
             signal.set_wakeup_fd(-1)
             for generation in self._generations:
                 for child in generation.children.values():
@@ -144,7 +144,7 @@ class Supervisor:
         for key, _ in self._selector.select(self._patience()):
             key.data(key.fileobj)
         self._obey()
-        _notify("WATCHDOG=1", patience=0.0)
+        notify("WATCHDOG=1", patience=0.0)
         self._reap()
         self._restart()
         self._watch()
@@ -192,8 +192,10 @@ class Supervisor:
         count = worker_count(config)
         try:
             contexts = [listener_tls(listener) for listener in config.listeners]
-            sockets = [self._sockets_for(where_of(listener), count) for listener in config.listeners]
-            monitor, page = map(self._web_socket, web_places(config))
+            sockets = [
+                self._listening.sockets_for(where_of(listener), count) for listener in config.listeners
+            ]
+            monitor, page = map(self._listening.web_socket, web_places(config))
             page_tls = unsubscribe_tls(config.unsubscribe) if config.unsubscribe else None
             if self._ledger is None or self._ledger.workers < count:
                 self._ledger = LedgerMemory(count)
@@ -214,36 +216,11 @@ class Supervisor:
         self._forget_sockets()
         return generation
 
-    def _sockets_for(self, where: Where, count: int) -> list[socket.socket]:
-        """Return the sockets of a listener, a different one for each worker: those already open, and more if needed."""
-        have = self._sockets.setdefault(where, [])
-        wanted = 1 if where.path else count
-        if len(have) < wanted:
-            have += open_sockets(where, wanted - len(have), have)
-        return have[:1] * count if where.path else have[:count]
-
-    def _web_socket(self, where: Where | None) -> socket.socket | None:
-        """Return the socket that all workers accept from."""
-        if where is None:
-            return None
-        if where not in self._web:
-            self._web[where] = open_sockets(where, 1)[0]
-        return self._web[where]
-
     def _forget_sockets(self) -> None:
         """Close at once what the newest generation does not use: nobody would accept what still arrived there."""
         newest = self._generations[-1] if self._generations else None
-        used = {id(sock) for row in newest.sockets for sock in row} if newest else set()
-        for where, row in list(self._sockets.items()):
-            for sock in row:
-                if id(sock) not in used:
-                    sock.close()
-            row[:] = [sock for sock in row if id(sock) in used]
-            if not row:
-                del self._sockets[where]
-        for where, sock in list(self._web.items()):
-            if newest is None or sock not in (newest.monitor, newest.page):
-                self._web.pop(where).close()
+        used = [sock for row in newest.sockets for sock in row] if newest else []
+        self._listening.keep(used, (newest.monitor, newest.page) if newest else ())
 
     def _fork(self, generation: Generation, slot: int) -> None:
         """Start one worker; it inherits everything and returns here never."""
@@ -284,13 +261,9 @@ class Supervisor:
             _die_with(parent)
             self._selector.close()
             if self._control is not None:
-                self._control.close()
-            mine = {id(sock) for sock in place.sockets}
-            for row in self._sockets.values():
-                for sock in row:
-                    # Another worker's: kept open here it would go on taking connections when that one stops.
-                    if id(sock) not in mine:
-                        sock.close()
+                self._control.forget()
+            # Another worker's, kept open here, would go on taking connections when that one stops.
+            self._listening.close_others(place.sockets)
             code = _serve(generation.plan, place, pipe)
         except BaseException as error:  # noqa: BLE001  (the process ends here; the supervisor reads why)
             with contextlib.suppress(OSError):
@@ -306,7 +279,7 @@ class Supervisor:
                 raise StartError("a worker did not start in time")
             if self._told_to_stop:
                 raise StoppedError("told to stop before the new workers were ready")
-            _notify("WATCHDOG=1", patience=0.0)
+            notify("WATCHDOG=1", patience=0.0)
             for pipe in self._readable([child.pipe for child in waiting], min(1.0, end - time.monotonic())):
                 self._heard(pipe, generation)
             for child in generation.children.values():
@@ -414,7 +387,7 @@ class Supervisor:
 
     def reload(self) -> dict[str, object]:
         """Build a whole new generation from the configuration as it is now; any error keeps the old one."""
-        _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         old = list(self._generations)
         started = time.time()
         try:
@@ -431,7 +404,7 @@ class Supervisor:
                     self._await_retired(previous)
             self._log.info("reloaded", generation=generation.number, source=plan.source)
             self._last_reload = {"ok": True, "at": started}
-        _notify("READY=1")
+        notify("READY=1")
         return self._last_reload
 
     def _await_retired(self, generation: Generation) -> None:
@@ -451,16 +424,14 @@ class Supervisor:
     def _stop(self) -> None:
         """SIGTERM: drain; a second one ends at once."""
         self._stopping += 1
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
         for generation in self._generations:
             generation.leaving = True
             self._tell(generation, signal.SIGTERM)
         longest = max((g.plan.config.shutdown_timeout for g in self._generations), default=0.0)
         self._kill_at = time.monotonic() + (longest + 10 if self._stopping == 1 else 5)
-        for row in self._sockets.values():
-            for sock in row:
-                # Nobody will accept what would arrive from here on: let it be refused at once.
-                sock.close()
+        # Nobody will accept what would arrive from here on: let it be refused at once.
+        self._listening.close_others(())
         if self._stopping == 1:
             self._log.info("stopping", workers=sum(len(g.children) for g in self._generations))
 
@@ -472,33 +443,14 @@ class Supervisor:
 
     # -- the control socket ---------------------------------------------------------------------------------
 
-    def _open_control(self) -> None:
-        if self._control_path is None:
-            return
+    def _open_control(self, control: ControlSocket) -> None:
         try:
-            self._control_path.parent.mkdir(parents=True, exist_ok=True)
-            self._control = open_sockets(Where(path=str(self._control_path), mode=0o660), 1)[0]
+            opened = control.open()
         except (OSError, SocketError) as error:
             # Without it `status` and `reload` don't work, but mail does.
-            self._log.warning("no_control_socket", path=str(self._control_path), problem=str(error))
-            return
-        self._selector.register(self._control, selectors.EVENT_READ, self._controlled)
-
-    def _close_control(self) -> None:
-        if self._control is not None and self._control_path is not None:
-            self._control.close()
-            with contextlib.suppress(OSError):
-                self._control_path.unlink()
-
-    def _controlled(self, control: socket.socket) -> None:
-        """Answer one request: a line of JSON in, a line of JSON out."""
-        with contextlib.suppress(OSError, ValueError):
-            peer, _ = control.accept()
-            with peer:
-                peer.settimeout(2.0)
-                request = json.loads(peer.makefile("rb").readline(_MOST_CONTROL))
-                answer = self._answer(request.get("command", "") if isinstance(request, dict) else "")
-                peer.sendall(json.dumps(answer).encode() + b"\n")
+            self._log.warning("no_control_socket", path=str(control.path), problem=str(error))
+        else:
+            self._selector.register(opened, selectors.EVENT_READ, control.serve)
 
     def _answer(self, command: str) -> dict[str, object]:
         match command:
@@ -581,14 +533,3 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         raise StartError("the supervisor has gone")
-
-
-def _notify(state: str, patience: float | None = None) -> None:
-    """Tell systemd (sd_notify(3)), or give up after `patience` seconds (default: a moment): whoever does not read must not stop us."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_NOTIFY_PATIENCE if patience is None else patience)
-        sock.connect("\0" + path[1:] if path.startswith("@") else path)
-        sock.send(state.encode())

@@ -172,13 +172,34 @@ async def test_a_null_sender_is_never_told(relay: Relay):
 
 
 async def test_a_stranger_who_was_not_verified_gets_no_bounce_and_the_message_is_kept(relay: Relay):
-    async with UpstreamSink(refusals={"b@example.net": b"550 5.1.1 no\r\n"}) as sink:
+    """The next hop knew the recipient, and refuses the content: whom could one tell?"""
+    async with UpstreamSink() as sink:
+        sink.plan.add(Fault(Step.DOT, answer(554, "5.7.1 spam")))
         configure(relay, sink.address, relay={"domains": ["example.net"], "networks": []})
         await relay.start()
         assert (await send(relay)).code == 250
         await wait_for(lambda: [row[0] for row in parts(relay)] == ["held"], "a held message")
         assert "never verified" in parts(relay)[0][2]
         assert sink.messages == []
+
+
+async def test_a_strangers_recipient_is_refused_at_rcpt_in_the_words_of_the_next_hop(relay: Relay):
+    async with UpstreamSink(refusals={"b@example.net": b"550 5.1.1 nobody here\r\n"}) as sink:
+        configure(relay, sink.address, relay={"domains": ["example.net"], "networks": []})
+        await relay.start()
+        heard = await send(relay)
+        assert (heard.code, heard.enhanced, heard.text) == (550, "5.1.1", "5.1.1 nobody here")
+        assert parts(relay) == []
+    heard = await send(relay)
+    assert heard.code == 550, "it is remembered while the next hop is away"
+
+
+async def test_an_unverified_strangers_message_is_not_queued_while_nobody_can_be_asked(relay: Relay):
+    configure(relay, f"127.0.0.1:{free_port()}", relay={"domains": ["example.net"], "networks": []})
+    await relay.start()
+    heard = await send(relay)
+    assert (heard.code, heard.enhanced) == (451, "4.1.1")
+    assert parts(relay) == []
 
 
 async def test_what_expires_comes_back(relay: Relay):

@@ -16,9 +16,10 @@ from relayproxy.model.envelope import Envelope
 from relayproxy.model.mail import Direction
 from relayproxy.model.queued import HIGH, LOW, NORMAL, Deposit, Lease
 from relayproxy.model.reply import Reply
-from relayproxy.spool.hop import QueueHop, WhenDownHop
+from relayproxy.spool.hop import QueueHop
 from relayproxy.spool.lanes import Lane, Schedule
 from relayproxy.spool.protocol import SpoolError, SpoolFullError
+from relayproxy.spool.when_down import WhenDownHop
 from relayproxy.testing.mail import make_address
 
 TRUSTED = Client("c1", "main", "127.0.0.1", trusted=True)

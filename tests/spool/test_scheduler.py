@@ -65,7 +65,7 @@ class Hop:
 
     def begin(self, mail: Mail, _size: int) -> "Transaction":
         self.begun += 1
-        self.envelopes.append(envelope)
+        self.envelopes.append(mail.envelope)
         self.news.set()
         return Transaction(self, mail.envelope)
 

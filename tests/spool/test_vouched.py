@@ -7,7 +7,7 @@ from tests.spool.making import CLIENT, a_mail
 
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.finding import Finding
-from relayproxy.spool.hop import vouched
+from relayproxy.spool.vouching import vouched
 from relayproxy.testing.mail import make_address
 
 OF = {"spf": "smtp.mailfrom", "dkim": "header.d", "dmarc": "header.from"}

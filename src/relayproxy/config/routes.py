@@ -43,6 +43,18 @@ class Queue(Model):
     differ in it."""
     low_above: Size | None = None
     """Messages with more octets are of low priority."""
+    verify_recipients: Literal["unverified", "always", "never"] = "unverified"
+    """Whose recipients the upstream is asked about at RCPT, so that it refuses them then and there: those of senders
+    that are not verified (no login, not from `relay.networks`, no SPF pass), all, or none. For `delivery: queue`."""
+    unverifiable: Literal["defer", "reject"] = "defer"
+    """What a sender that is not verified by DKIM or DMARC either hears to a message when the upstream could not be asked:
+    451 or 550."""
+    verify_timeout: Duration = 10.0
+    """How long the upstream may take to answer."""
+    verified_for: Grace = 21_600.0
+    """How long it is remembered that the upstream takes a recipient; `0s` for not at all."""
+    refused_for: Grace = 900.0
+    """How long it is remembered that the upstream refuses a recipient; `0s` for not at all."""
 
 
 def _pool_will_do(schema: dict[str, Any]) -> None:

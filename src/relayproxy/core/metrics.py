@@ -86,6 +86,12 @@ FAMILIES: Final = {
         Family(
             "queue_recipients_total", "counter", "Recipients of queued mail by outcome", ("route", "outcome")
         ),
+        Family(
+            "queue_verifications_total",
+            "counter",
+            "Recipients that next hops were asked about before they were queued",
+            ("result",),
+        ),
         Family("queue_waiting", "gauge", "Stored parts of messages that wait or are in delivery", ("route",)),
         Family("queue_deliveries", "gauge", "Transactions of the queue in progress", ("route",)),
         Family("queue_paused", "gauge", "Workers that leave an unreachable next hop alone", ("route",)),

@@ -64,12 +64,12 @@ def _owns(at: ListenerServices, client: Client, envelope: Envelope) -> bool:
 
 def direction_of(relay: Relay, client: Client, recipients: Sequence[Recipient]) -> Direction:
     """Derive the direction from who sends and to whom; before RCPT a trusted client counts as outbound."""
-    if client.trusted and not client.forwarded and not (relay.domains and recipients):
+    if not client.trusted:
+        return Direction.INBOUND
+    if not client.forwarded and not (relay.domains and recipients):
         return Direction.OUTBOUND
     ours = bool(recipients) and all(relay.serves(recipient.address) for recipient in recipients)
-    stranger = not client.trusted or (
-        client.forwarded and not client.identity and not ip_in(client.ip, relay.networks)
-    )
-    if stranger and (ours or not client.trusted or not recipients):
+    stranger = client.forwarded and not client.identity and not ip_in(client.ip, relay.networks)
+    if stranger and (ours or not recipients):
         return Direction.INBOUND
     return Direction.INTERNAL if ours else Direction.OUTBOUND

@@ -41,12 +41,7 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
     pipeline = at.services.pipeline
     hooked = pipeline.asks_rcpt or pipeline.rewrites_envelope
     if len(args) == 1 and not hooked:
-        # The usual case, without the bookkeeping of a batch.
-        recipient = _permitted(at, draft, args[0], 0)
-        if isinstance(recipient, Reply):
-            return [recipient]
-        refusal = _misrouted(at, draft, recipient, 0)
-        return [refusal] if refusal is not None else await _ask(at, draft, [_Asked(recipient, (recipient,))])
+        return [await _alone(at, draft, args[0])]
     replies: list[Reply | None] = []
     asked: list[_Asked] = []
     for arg in args:
@@ -60,6 +55,40 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
             replies.append(None)
     heard = iter(await _ask(at, draft, asked) if asked else ())
     return [reply or next(heard) for reply in replies]
+
+
+async def _alone(at: ListenerServices, draft: Draft, arg: str) -> Reply:
+    """The usual case, without the bookkeeping of a batch: one recipient, and no hooks."""
+    recipient = _permitted(at, draft, arg, 0)
+    if isinstance(recipient, Reply):
+        return recipient
+    refusal = _misrouted(at, draft, recipient, 0)
+    if refusal is not None:
+        return refusal
+    (answer,) = await _transaction(at, draft).recipients((recipient,))
+    reply = answer if answer.status else _with_status(answer)
+    if reply.ok:
+        draft.given.append(recipient)
+        draft.places.append(len(draft.targets))
+        draft.targets.append(recipient)
+    else:
+        refused(at.services, draft.mail, recipient, reply)
+    return reply
+
+
+def _with_status(reply: Reply) -> Reply:
+    """A next hop's answer with the enhanced code that it didn't give."""
+    return Reply(reply.code, _OK_STATUS if reply.ok else f"{reply.code // 100}.0.0", reply.text)
+
+
+def _transaction(at: ListenerServices, draft: Draft) -> Transaction:
+    """The transaction with the next hop, begun with the first recipient that goes on."""
+    transaction = draft.transaction
+    if transaction is None:
+        assert draft.route is not None
+        hop = at.services.hops[draft.route.upstream]
+        transaction = draft.transaction = hop.begin(draft.mail, draft.declared)
+    return transaction
 
 
 def _considered_alone(
@@ -178,21 +207,13 @@ def _misrouted(at: ListenerServices, draft: Draft, target: Recipient, waiting: i
 async def _ask(at: ListenerServices, draft: Draft, asked: Sequence[_Asked]) -> list[Reply]:
     """Let the next hop speak for itself about each recipient that goes on; a reply for each that was given."""
     firsts = [one.targets[0] for one in asked if one.targets]
-    heard: Sequence[Reply] = ()
-    transaction = draft.transaction
-    if firsts:
-        if transaction is None:
-            assert draft.route is not None
-            hop = at.services.hops[draft.route.upstream]
-            transaction = draft.transaction = hop.begin(draft.mail, draft.declared)
-        heard = await transaction.recipients(firsts)
-    coming = iter(heard)
+    coming = iter(await _transaction(at, draft).recipients(firsts) if firsts else ())
     replies: list[Reply] = []
     copies: list[Recipient] = []
     for recipient, targets in asked:
         reply = next(coming) if targets else _OK
         if not reply.status:
-            reply = Reply(reply.code, _OK_STATUS if reply.ok else f"{reply.code // 100}.0.0", reply.text)
+            reply = _with_status(reply)
         if not reply.ok:
             refused(at.services, draft.mail, recipient, reply)
         else:
@@ -201,8 +222,8 @@ async def _ask(at: ListenerServices, draft: Draft, asked: Sequence[_Asked]) -> l
             draft.targets += targets[:1]
             copies += targets[1:]
         replies.append(reply)
-    if copies and transaction is not None:
-        await _copy(at.services, draft, transaction, copies)
+    if copies:
+        await _copy(at.services, draft, _transaction(at, draft), copies)
     return replies
 
 

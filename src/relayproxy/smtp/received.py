@@ -42,15 +42,19 @@ def protocol_keyword(client: Client, *, smtputf8: bool) -> str:
 
 def received_field(client: Client, *, by: str, id: str, when: float, smtputf8: bool = False) -> bytes:  # noqa: A002
     """Return our Received field as octets with folds and the final CRLF."""
-    ip = f"IPv6:{client.ip}" if ":" in client.ip else client.ip
-    seen = f"{_atom(client.ptr)} [{ip}]" if client.ptr else f"[{ip}]" if ip else "local socket"
     tls = f"\r\n\t(using {client.tls.version} with cipher {client.tls.cipher})" if client.tls else ""
+    who = _from(client.helo, client.ip, client.ptr, tls)
     keyword = protocol_keyword(client, smtputf8=smtputf8)
-    return (
-        f"Received: from {_atom(client.helo)} ({seen}){tls}\r\n"
-        f"\tby {by} (relayproxy) with {keyword} id {id};\r\n"
-        f"\t{rfc5322_date(int(when))}\r\n"
-    ).encode()
+    date = rfc5322_date(int(when))
+    return f"{who}\tby {by} (relayproxy) with {keyword} id {id};\r\n\t{date}\r\n".encode()
+
+
+@lru_cache(maxsize=1000)
+def _from(helo: str, ip: str, ptr: str, tls: str) -> str:
+    """The first line; most clients come again, or bring several messages."""
+    ip = f"IPv6:{ip}" if ":" in ip else ip
+    seen = f"{_atom(ptr)} [{ip}]" if ptr else f"[{ip}]" if ip else "local socket"
+    return f"Received: from {_atom(helo)} ({seen}){tls}\r\n"
 
 
 def _atom(helo: str) -> str:

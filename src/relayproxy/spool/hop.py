@@ -4,7 +4,7 @@ Recipients of several routes are accepted in one transaction and stored as parts
 how they are delivered.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.policy import Route, route_for
-from relayproxy.core.ports import Capabilities, WatchedHop, WatchedTransaction
+from relayproxy.core.ports import Capabilities
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
@@ -22,6 +22,8 @@ from relayproxy.model.queued import LOW, NORMAL, QUEUE, Deposit, Lease, Part, Qu
 from relayproxy.model.reply import Reply
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.protocol import Spool, SpoolError, SpoolFullError
+from relayproxy.spool.verifying import Verifier
+from relayproxy.spool.vouching import vouched
 
 NAME = QUEUE
 
@@ -29,9 +31,12 @@ KINDS = ("full", "error")
 _ALWAYS = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 _FULL = Reply(452, "4.3.1", "Not enough room to queue it, try again later")
 _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
+_NO_ROUTE = Reply(550, "5.1.2", "No route for this recipient")
+_WELCOME = Reply(250, "2.1.5", "Ok")
+_UNSURE = Reply(451, "4.1.1", "Recipients can't be verified now, try again later")
+_UNSURE_FOR_GOOD = Reply(550, "5.7.1", "Neither the sender nor the recipients can be verified")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
-_VOUCHERS = {"spf": "smtp.mailfrom", "dkim": "header.d", "dmarc": "header.from"}
 
 
 class Place(NamedTuple):
@@ -83,8 +88,10 @@ class QueueHop:
         log: Log,
         metrics: Metrics,
         priorities: Mapping[Route, int] | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self.spool = spool
+        self.verifier = verifier
         self.courier = courier
         self.lanes = lanes
         self.clock = clock
@@ -166,27 +173,57 @@ class QueueTransaction:
         self._mail = mail
         self._envelope = mail.envelope
         self._later = later
+        self._unsure: Reply | None = None
         self._parts: dict[Place, list[Recipient]] = {}
         self._ended = False
 
     async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
-        """Answer for recipients: those that have a route are welcome while there is room."""
-        if not self._hop.has_room():
+        """Answer for recipients: those that have a route are welcome while there is room, and unless the next hop objects."""
+        hop = self._hop
+        if not hop.has_room():
             return [_FULL] * len(recipients)
-        return [self._take(recipient) for recipient in recipients]
+        replies: list[Reply] = []
+        sorted_out: dict[Place, list[int]] = {}
+        for number, recipient in enumerate(recipients):
+            place = hop.place(self._mail.client, self._envelope, recipient.address)
+            replies.append(_NO_ROUTE if place is None else _WELCOME)
+            if place is not None:
+                sorted_out.setdefault(place, []).append(number)
+        for place, numbers in sorted_out.items():
+            asked = [recipients[number] for number in numbers]
+            for number, reply in zip(numbers, await self._verified(place, asked), strict=True):
+                if reply.permanent:
+                    replies[number] = reply
+                else:
+                    self._parts.setdefault(place, []).append(recipients[number])
+        return replies
 
-    def _take(self, recipient: Recipient) -> Reply:
-        place = self._hop.place(self._mail.client, self._envelope, recipient.address)
-        if place is None:
-            return Reply(550, "5.1.2", "No route for this recipient")
-        self._parts.setdefault(place, []).append(recipient)
-        return Reply(250, "2.1.5", "Ok")
+    async def _verified(self, place: Place, recipients: Sequence[Recipient]) -> Sequence[Reply]:
+        """What the next hop says of them where it has to be asked first; what it can't tell is noted."""
+        hop, lane = self._hop, self._hop.lanes[place.route]
+        rule = lane.verification
+        if (
+            hop.verifier is None
+            or self._later
+            or rule.whose == "never"
+            or (rule.whose == "unverified" and vouched(self._mail))
+        ):
+            return [_WELCOME] * len(recipients)
+        heard = await hop.verifier.ask(place.route, lane.hop, rule, recipients)
+        if any(reply.temporary for reply in heard):
+            self._unsure = self._unsure or _UNSURE
+            if rule.rejects:
+                self._unsure = _UNSURE_FOR_GOOD
+        return heard
 
     async def send(self, lead: bytes, message: Message) -> list[Reply]:
         """Store it; 250 when that is durable."""
         if self._ended or not self._parts:
             return [Reply(451, "4.3.0", "The transaction has ended, try again later")]
         self._ended = True
+        if self._unsure is not None and self._envelope.sender and not vouched(self._mail):
+            # If the next hop refused it, its sender would have to be told, and nobody knows who that is.
+            return [self._unsure]
         hop = self._hop
         parts = tuple(self._sized(part, len(lead) + message.size) for part in as_parts(self._parts))
         deposit = self._deposit(lead, message, parts)
@@ -273,30 +310,6 @@ def _reply(error: SpoolError) -> Reply:
     return _FULL if isinstance(error, SpoolFullError) else _FAULT
 
 
-def vouched(mail: Mail) -> bool:
-    """Whether the sender is known well enough to be sent a bounce: authenticated, trusted, or verified so far.
-
-    Verified is one whose domain passed SPF as MAIL FROM, or is that of a DKIM signature or of an author that passed
-    DMARC, or is below or above it. That somebody vouches for another name (of HELO, of his own) says nothing of it.
-    """
-    client = mail.client
-    if (client.trusted and not client.forwarded) or client.identity:
-        return True
-    domain = mail.envelope.sender.ascii_domain
-    return any(
-        finding.result == "pass"
-        and finding.method in _VOUCHERS
-        and _related(domain, finding.props.get(_VOUCHERS[finding.method], ""))
-        for finding in mail.findings
-    )
-
-
-def _related(domain: str, name: str) -> bool:
-    """Whether a domain is the one that is named (perhaps as an address), below it, or above it."""
-    one, other = f".{domain.lower()}", f".{name.rpartition('@')[2].lower()}"
-    return len(other) > 1 and len(one) > 1 and (one.endswith(other) or other.endswith(one))
-
-
 def _as_queued(deposit: Deposit, lease: Lease) -> Queued:
     """Return what `load` would: the octets at hand are those that were stored."""
     message = deposit.message
@@ -317,77 +330,3 @@ def _as_queued(deposit: Deposit, lease: Lease) -> Queued:
         deposit.raw,
         ("",) * count,
     )
-
-
-class WhenDownHop:
-    """Implements ports.NextHop: the upstream itself, and the queue in its place when it can't be reached."""
-
-    def __init__(self, hop: WatchedHop, queue: QueueHop) -> None:
-        self.name = f"{hop.name}{NAME}"
-        self.per_recipient = hop.per_recipient
-        self._hop = hop
-        self._queue = queue
-
-    @property
-    def capabilities(self) -> Capabilities | None:
-        """What the upstream last said it can take."""
-        return self._hop.capabilities
-
-    def begin(self, mail: Mail, size: int) -> "WhenDownTransaction":
-        """Start a transaction with the upstream."""
-        return WhenDownTransaction(
-            self._hop.begin(mail, size), lambda: QueueTransaction(self._queue, mail, later=True), mail
-        )
-
-
-class WhenDownTransaction:
-    """Implements ports.Transaction. The queue takes over before anything was said to the upstream, or never.
-
-    Not for mail of unverified strangers: the upstream could not say whether it wants their recipients, and a bounce
-    would go to somebody who never wrote. They keep it, and try again.
-    """
-
-    def __init__(
-        self, upstream: WatchedTransaction, queue: Callable[[], QueueTransaction], mail: Mail
-    ) -> None:
-        self.per_recipient = upstream.per_recipient
-        self._upstream = upstream
-        self._open_queue = queue
-        self._mail = mail
-        self._queue: QueueTransaction | None = None
-        self._accepted = 0
-
-    @property
-    def queued(self) -> bool:
-        """Whether the queue has it."""
-        return self._queue is not None
-
-    async def recipients(self, recipients: Sequence[Recipient]) -> list[Reply]:
-        """Offer recipients to whoever takes this transaction."""
-        if self._queue is None:
-            replies = await self._upstream.recipients(recipients)
-            if not self._upstream.unreached:
-                self._accepted += sum(reply.ok for reply in replies)
-                return replies
-            self._upstream.abort()
-            self._queue = self._open_queue()
-        replies = await self._queue.recipients(recipients)
-        self._accepted += sum(reply.ok for reply in replies)
-        return replies
-
-    async def send(self, lead: bytes, message: Message) -> list[Reply]:
-        """Send the content, or store it."""
-        if self._queue is None:
-            return await self._upstream.send(lead, message)
-        if vouched(self._mail):
-            replies = await self._queue.send(lead, message)
-        else:
-            self._queue.abort()
-            replies = [Reply(451, "4.4.1", "The next hop can't be reached now, try again later")]
-        return replies * (self._accepted if self.per_recipient else 1)
-
-    def abort(self) -> None:
-        """End without a message."""
-        self._upstream.abort()
-        if self._queue is not None:
-            self._queue.abort()

@@ -5,10 +5,11 @@ Plain values and arithmetic; must not know a store or a loop.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from relayproxy.core.ports import WatchedHop
 from relayproxy.core.shaping import Shapes
+from relayproxy.spool.verifying import Verification
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _JITTER = 0.2
@@ -40,7 +41,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The queued mail of a route: its label, its next hop, and its schedule.
+    """The queued mail of a route: its label, its next hop, its schedule, and whose recipients are verified first.
 
     `by_domain` says that each domain of recipients has a next hop of its own (MX), of which some may be down. Then
     `shapes` say which domains are treated alike, and how.
@@ -51,6 +52,7 @@ class Lane:
     schedule: Schedule
     by_domain: bool = False
     shapes: Shapes | None = None
+    verification: Verification = field(default_factory=Verification)
 
     def group(self, destination: str) -> str:
         """Return what a destination's transactions are counted under."""

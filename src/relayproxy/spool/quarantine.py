@@ -9,7 +9,8 @@ from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Deposit, Standing
 from relayproxy.model.reply import Reply
-from relayproxy.spool.hop import QueueHop, refusal, vouched
+from relayproxy.spool.hop import QueueHop, refusal
+from relayproxy.spool.vouching import vouched
 
 
 class SpoolQuarantine:
