@@ -23,6 +23,7 @@ from relayproxy.build import (
     Choice,
     alarms_of,
     app_for,
+    counters_of,
     entries_of,
     listener_services,
     meters_of,
@@ -193,6 +194,7 @@ class Worker:
             app_for(config, resolver, self._clock, self._folder, self._state),
             alarm=alarm,
             meter=meters_of(metrics),
+            counter=counters_of(metrics),
         )
         for call in services.pipeline.calls("startup"):
             await live(call, app=app)
