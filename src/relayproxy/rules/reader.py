@@ -59,7 +59,8 @@ class Reader:
         on_error = self._word("on_error", ON_ERROR, "defer")
         sample = self._try(self._sample)
         until = self._try(self._until)
-        if len(self._scope.flaws) > before or condition is None:
+        wrong = any(flaw.severity == "error" for flaw in self._scope.flaws[before:])
+        if wrong or condition is None:
             return None
         phase, why = self._phase(condition, acts)
         return Rule(
