@@ -5,13 +5,15 @@ how an expression names its facts.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, cast
 
 from relayproxy.rules.condition import Condition, Holds, Scope, unknown
-from relayproxy.rules.expression import Expression, read_expression
+from relayproxy.rules.expression import MATCHES, Expression, read_expression
 from relayproxy.rules.facts import Fact, Facts, Kind, Phase
+from relayproxy.rules.patterns import Patterns
 from relayproxy.rules.problems import Flaw, Path, fail
 
 MOST_VALUES = 100
@@ -61,7 +63,7 @@ def _leaves(facts: Iterable[Fact], holds: Holds, phase: Phase) -> tuple[Holds, .
     return tuple(cast("Holds", lambda view, name=name: view[name]) for name in names)
 
 
-def _asking(expression: Expression, at: Path) -> Callable[[Mapping[str, Any]], bool]:
+def _asking(expression: Expression, at: Path) -> Callable[[dict[str, Any]], bool]:
     """Return what evaluates an expression. Raises FlawError where it can't be compiled, or there is no CEL."""
     try:
         import cel  # noqa: PLC0415  (optional, and loaded only where a rule is written in it)
@@ -78,7 +80,8 @@ def _asking(expression: Expression, at: Path) -> Callable[[Mapping[str, Any]], b
     except ValueError as error:
         raise fail("RP826", at, f"it can't be read: {_syntax(str(error))}") from error
 
-    def ask(values: Mapping[str, Any]) -> bool:
+    def ask(values: dict[str, Any]) -> bool:
+        values[MATCHES] = _fits
         try:
             answer = execute(values)
         except Exception as error:
@@ -92,6 +95,16 @@ def _asking(expression: Expression, at: Path) -> Callable[[Mapping[str, Any]], b
         return answer
 
     return ask
+
+
+def _fits(text: str, pattern: str) -> bool:
+    """Search as `regex` does under `match`: RE2, without regard to case."""
+    return bool(_patterns(pattern).found(text))
+
+
+@lru_cache(maxsize=1000)
+def _patterns(pattern: str) -> Patterns:
+    return Patterns([pattern])
 
 
 def _syntax(said: str) -> str:
@@ -143,7 +156,7 @@ def _is_sum(fact: Fact) -> bool:
     return fact.name == "score" or fact.name.endswith(".score")
 
 
-def _tried(ask: Callable[[Mapping[str, Any]], bool], expression: Expression, at: Path, scope: Scope) -> None:
+def _tried(ask: Callable[[dict[str, Any]], bool], expression: Expression, at: Path, scope: Scope) -> None:
     """Ask it about values of the right kinds, which shows the types that don't fit (the library has no check of its own)."""
     for values in _samples(expression):
         try:

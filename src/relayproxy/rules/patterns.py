@@ -91,11 +91,6 @@ def check(pattern: str) -> None:
     Patterns([pattern])
 
 
-def steps_of(pattern: str) -> int:
-    """Return how large a pattern is: the steps of its program. Raises PatternError for what is no pattern."""
-    return _size(pattern)
-
-
 def _told(error: re2.error) -> str:
     reason = error.args[0] if error.args else "not a pattern"
     return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
