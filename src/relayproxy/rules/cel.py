@@ -5,7 +5,7 @@ how an expression names its facts.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, cast
@@ -32,7 +32,10 @@ class CelError(Exception):
 def compile_when(value: Any, at: Path, scope: Scope) -> Condition:
     """Compile what stands under `when:`. Raises FlawError; what only some mail would show goes to the scope, as a warning."""
     if not isinstance(value, str) or not value.strip():
-        raise fail("RP110", at, "an expression is wanted, as text", "write when: 'size > 1000'")
+        hint = (
+            "a mapping of facts stands under match:" if isinstance(value, Mapping) else "write 'size > 1000'"
+        )
+        raise fail("RP110", at, "when is an expression in CEL, as text", hint)
     expression = read_expression(value, at, scope)
     ask = _asking(expression, at)
     _tried(ask, expression, at, scope)
@@ -78,7 +81,7 @@ def _asking(expression: Expression, at: Path) -> Callable[[dict[str, Any]], bool
     try:
         execute = cel.compile(expression.source).execute
     except ValueError as error:
-        raise fail("RP826", at, f"it can't be read: {_syntax(str(error))}") from error
+        raise fail("RP826", at, _syntax(str(error))) from error
 
     def ask(values: dict[str, Any]) -> bool:
         values[MATCHES] = _fits
@@ -111,6 +114,8 @@ def _syntax(said: str) -> str:
     """Return what the parser says, without the expression and the drawing below it."""
     said = said.partition("ERROR: <input>:1:")[2] or said
     column, _, text = said.partition(": ")
+    if "'<EOF>'" in text:
+        return "it ends too soon"
     first = text.partition("\n")[0].partition(" expecting {")[0].removeprefix("Syntax error: ").strip()
     return (
         f"{first} (at character {column})"
@@ -164,7 +169,7 @@ def _tried(ask: Callable[[dict[str, Any]], bool], expression: Expression, at: Pa
         except CelError as error:
             cause = error.__cause__
             if cause is None or isinstance(cause, (TypeError, RuntimeError)):
-                raise fail("RP826", at, str(error), _hint(str(error))) from error
+                raise fail("RP826", at, _unfit(error), _hint(error, expression)) from error
             message = f"of some mail it can't be told: {error}"
             scope.flaws.append(
                 Flaw("RP829", at, message, "ask for that first: size(x) > 0 && ...", "warning")
@@ -177,10 +182,36 @@ def _tried(ask: Callable[[dict[str, Any]], bool], expression: Expression, at: Pa
         scope.flaws.append(Flaw("RP829", at, message, f"write '{shouted.lower()}'", "warning"))
 
 
-def _hint(said: str) -> str:
-    if "not true or false" in said:
+def _unfit(error: CelError) -> str:
+    return "it compares or joins values of different kinds" if _is_kinds(error) else str(error)
+
+
+def _is_kinds(error: CelError) -> bool:
+    return isinstance(error.__cause__, TypeError)
+
+
+def _hint(error: CelError, expression: Expression) -> str:
+    if error.__cause__ is None:
         return "compare it with something: ... > 0, ... == 'x'"
-    return "facts have the kinds that docs/rules-reference.md shows; lists are looked through: x.exists(v, v == 'a')"
+    kinds = {fact.name: f"{fact.name} is {_kind(fact)}" for fact in expression.facts.values()}
+    told = "; ".join(kinds.values())
+    if _is_kinds(error) and any(fact.many for fact in expression.facts.values()):
+        told += ": x.exists(v, v == 'a') looks through a list"
+    return told
+
+
+def _kind(fact: Fact) -> str:
+    if fact.many:
+        return "a list of texts"
+    match fact.kind:
+        case Kind.BOOL:
+            return "true or false"
+        case Kind.SIZE:
+            return "a number of octets"
+        case Kind.NUMBER:
+            return "a number with a point, 5.0" if _is_sum(fact) else "a number"
+        case _:
+            return "text"
 
 
 def _samples(expression: Expression) -> Iterator[dict[str, Any]]:

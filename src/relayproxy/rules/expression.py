@@ -27,6 +27,8 @@ _METHODS = (*_MACROS, "contains", "endsWith", "matches", "size", "startsWith")
 _FUNCTIONS = ("double", "int", "size", "string")
 _KNOWN = f"functions: {', '.join(_METHODS)}"
 _WORDS = frozenset({"true", "false", "null", "in"})
+_MEANT = {"&": "write && for and", "|": "write || for or", "=": "write == for equal"}
+_MEANT |= dict.fromkeys("'\"", "a text ends with the quote that it begins with")
 _INDEXED = ("header", "first_header", "header_count", "finding", *CHECKS)
 _TOKEN = re.compile(
     r"""(?P<blank>\s+|//[^\n]*)
@@ -97,7 +99,8 @@ class _Reading:
         while place < len(self._source):
             found = _TOKEN.match(self._source, place)
             if found is None:
-                raise self._wrong(place, f"{shown(self._source[place])} has no meaning here")
+                sign = self._source[place]
+                raise self._wrong(place, f"{shown(sign)} has no meaning here", _MEANT.get(sign, ""))
             if found.lastgroup != "blank":
                 yield _Token(str(found.lastgroup), found[0], place)
             place = found.end()
@@ -122,12 +125,13 @@ class _Reading:
         token = tokens[place]
         before = tokens[place - 1].text if place else ""
         after = tokens[place + 1].text if place + 1 < len(tokens) else ""
-        names = token.text.split(".")
+        names, method = token.text.split("."), ""
         if {"macro", "list"} <= set(self._open):
             hint = "write a list of texts or numbers"
             raise self._wrong(token.at, "a list within a macro is made again for each value", hint, "RP827")
         if after == "(" and (len(names) > 1 or before == "."):
-            self._method(names.pop(), tokens, place)
+            method = names.pop()
+            self._method(method, tokens, place)
             if before == ".":
                 return 1
         elif after == "(":
@@ -145,7 +149,8 @@ class _Reading:
         if names[0] in _INDEXED and len(names) == 1 and after == "[":
             return self._indexed(tokens, place)
         if names[0] in _INDEXED and (names[0] not in CHECKS or len(names) > 1):
-            hint = f'write {names[0]}["{".".join(names[1:]) or "NAME"}"]'
+            rest = _REST.match(self._source, token.at + len(names[0]))
+            hint = f'write {names[0]}["{rest[1] if rest and not method else ".".join(names[1:]) or "NAME"}"]'
             raise self._wrong(token.at, f"{shown('.'.join(names))} is not how it is written", hint)
         self._variable(".".join(names), token.at, token.at + len(".".join(names)))
         return 1
@@ -217,6 +222,7 @@ class _Reading:
         self._swaps.append((start, end, variable))
 
 
+_REST = re.compile(r"\.([\w.-]+)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
