@@ -171,7 +171,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RP827": (
         "expression without a bound",
-        "What an expression costs has a limit: at most 1000 characters, no macro (exists, exists_one, all, filter) within another, four patterns within macros, patterns as they stand.",
+        "What an expression costs has a limit: at most 1000 characters, no macro (exists, exists_one, all, filter) within another, at most 4 patterns and 4 + within macros, patterns as they stand.",
     ),
     "RP828": (
         "CEL is not installed",

@@ -21,7 +21,7 @@ LONGEST = 1000
 MATCHES = "fits_re"
 """What `matches` is called in the source: the library's own compiles a pattern each time, and has other letters."""
 _DEEPEST = 12
-_MOST_REPEATED = 4  # patterns within macros, which are looked for in every value
+_MOST_REPEATED = 4  # patterns, and as many +, within macros, which are asked about every value
 _MACROS = ("all", "exists", "exists_one", "filter")  # map can make values far larger than what it is given
 _METHODS = (*_MACROS, "contains", "endsWith", "matches", "size", "startsWith")
 _FUNCTIONS = ("double", "int", "size", "string")
@@ -74,7 +74,7 @@ class _Reading:
         self._swaps: list[tuple[int, int, str]] = []
         self._open: list[str] = []
         self._opens = ""
-        self._repeated = 0
+        self._repeated = self._added = 0
 
     def read(self) -> Expression:
         tokens = list(self._tokens())
@@ -118,7 +118,14 @@ class _Reading:
         elif token.text in (")", "]") and self._open:
             self._open.pop()
         elif token.text == "+" and "macro" in self._open:
-            raise self._wrong(token.at, "+ within a macro makes ever longer texts", "leave it out", "RP827")
+            self._added += 1
+            if self._added > _MOST_REPEATED:
+                raise self._wrong(
+                    token.at,
+                    f"there are more than {_MOST_REPEATED} + in macros",
+                    "make several rules",
+                    "RP827",
+                )
 
     def _name(self, tokens: Sequence[_Token], place: int) -> int:
         """Read a name, with what belongs to it; return how many tokens these are."""
