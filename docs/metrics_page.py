@@ -16,7 +16,9 @@ The same port has `/livez` (a real EHLO, MAIL and RCPT through the first listene
 room for messages; an upstream that is down never makes a proxy unready): 200 when well, 503 when not. It has no
 password and belongs on loopback or a network of your own.
 
-No label ever holds an address, a domain, an IP or a subject: what strangers can choose must not make new series.
+No label ever holds an address, a domain, an IP or a subject: what strangers can choose must not make new series. Names of
+rules come from the configuration, and the first 2000 have series of their own. Hooks that have nothing to do with a mail
+and say so beforehand (those of `rules`) are not called, and so have no duration.
 """
 _KINDS = {
     "counter": "## Counters\n\nThey only grow, and start at 0 with a new configuration.",
@@ -36,6 +38,8 @@ _QUESTIONS = """\
 | a scanner that is not asked, because it failed | `relayproxy_service_breaker_open > 0` |
 | what observing plugins would have refused | `sum by (plugin) \
 (increase(relayproxy_verdicts_total{mode="observe",verdict="reject"}[1d]))` |
+| what a rule on trial would have done | `sum by (name) \
+(increase(relayproxy_plugin_events_total{plugin="rules",outcome="observed"}[1d]))` |
 | an upstream that can't be reached | `rate(relayproxy_upstream_connects_total{result="failed"}[5m]) > 0` |
 | a certificate that ends within two weeks | \
 `relayproxy_tls_certificate_expiry_timestamp_seconds - time() < 14 * 86400` |

@@ -387,6 +387,22 @@ def test_alarms_of_plugins_are_gauges():
     assert cell.value == 2
 
 
+def test_names_of_a_plugin_are_counted_and_not_without_end(monkeypatch):
+    monkeypatch.setattr(build, "MOST_COUNTED", 2)
+    metrics = Metrics()
+    counter = build.counters_of(metrics)
+    for name in ("a", "b", "c", "d", "a"):
+        counter("rules", name, "enforced")()
+    counter("other", "c", "enforced")()
+    numbers = {one.labels: one.value for one in metrics.samples()}
+    assert numbers == {
+        ("rules", "a", "enforced"): 2,
+        ("rules", "b", "enforced"): 1,
+        ("rules", "(others)", "enforced"): 2,
+        ("other", "c", "enforced"): 1,
+    }
+
+
 def test_a_service_has_its_numbers():
     metrics = Metrics()
     meter = build.meters_of(metrics)("scanner")

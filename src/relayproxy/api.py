@@ -360,6 +360,11 @@ def _unmetered(service: str) -> Meter:  # noqa: ARG001  (the shape of App.meter)
     return Meter()
 
 
+def _no_counter(plugin: str, name: str, outcome: str) -> Callable[[], None]:  # noqa: ARG001  (the shape of App.counter)
+    """Return a counter where nobody counts."""
+    return _uncounted
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """What a plugin gets at startup. `folder` is that of the configuration file: relative paths start there.
@@ -367,7 +372,8 @@ class App:
     `unencrypted` names the upstreams that mail goes to over a network and without TLS.
     `alarm(name, count)` tells how many things of the plugin `name` need an admin just now: the gauge
     relayproxy_plugin_alarms. `meter(service)` is for those that ask a service over the network; call it in
-    startup only.
+    startup only. `counter(plugin, name, outcome)` returns what counts one event of the thing called `name`: the metric
+    relayproxy_plugin_events_total. Names come from the configuration, never from mail; this too in startup only.
     `read_yaml(path)` returns what a YAML file holds, read as the configuration is; it raises OSError, and ValueError with
     the place of the mistake.
     `unsubscribe(wish, ip)` has all plugins write down that somebody has unsubscribed, and raises if one can't; None where
@@ -384,5 +390,6 @@ class App:
     alarm: Callable[[str, int], None] = _unheard
     state: SharedState = field(default_factory=SharedState)
     meter: Callable[[str], Meter] = _unmetered
+    counter: Callable[[str, str, str], Callable[[], None]] = _no_counter
     read_yaml: Callable[[Path], Any] = _no_yaml
     unsubscribe: Callable[[Unsubscription, str], Awaitable[None]] | None = None

@@ -23,6 +23,7 @@ from relayproxy.build import (
     Choice,
     alarms_of,
     app_for,
+    counters_of,
     entries_of,
     listener_services,
     meters_of,
@@ -227,6 +228,7 @@ class Worker:
             alarm=alarm,
             meter=meters_of(metrics),
             unsubscribe=self._unsubscribing.keep if pipeline.calls("unsubscribed") else None,
+            counter=counters_of(metrics),
         )
         for call in services.pipeline.calls("startup"):
             await live(call, app=app)

@@ -48,6 +48,10 @@ POOL = "+pool"
 
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
+MOST_COUNTED = 2000
+"""Names of a plugin that are counted each on its own."""
+OTHERS = "(others)"
+
 Choice = tuple[PipelineEntry, type[Plugin[Any]], Any]
 """A line of the pipeline: as configured, the plugin's class, and its validated options."""
 
@@ -410,6 +414,19 @@ def state_store(config: State, clock: Clock) -> Store:
         password=config.password.reveal() if config.password else "",
         timeout=config.timeout,
     )
+
+
+def counters_of(metrics: Metrics) -> Callable[[str, str, str], Callable[[], None]]:
+    """Return what gives a plugin a counter of its own; behind the first MOST_COUNTED names of it all others share one."""
+    names: dict[str, set[str]] = {}
+
+    def counter(plugin: str, name: str, outcome: str) -> Callable[[], None]:
+        known = names.setdefault(plugin, set())
+        if len(known) < MOST_COUNTED:
+            known.add(name)
+        return metrics.cell("plugin_events_total", plugin, name if name in known else OTHERS, outcome).inc
+
+    return counter
 
 
 def state_of(config: Config, clock: Clock, log: Log, metrics: Metrics) -> SharedState:

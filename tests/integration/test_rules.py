@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from tests.servers.client import Client
+from tests.servers.process import free_port
 from tests.servers.relay import Relay
 
 from relayproxy.testing.upstream import UpstreamSink
@@ -126,3 +127,36 @@ async def test_rules_choose_the_route_and_demand_tls_of_what_is_queued(relay: Re
         await store.until_messages(1)
         assert store.messages[0].content.endswith(other)
         assert len(archive.messages) == 1
+
+
+async def test_the_list_of_rules_shows_what_each_did_in_the_running_proxy(relay: Relay) -> None:
+    async with UpstreamSink() as sink:
+        given = rules("No greetings", "No greetings")
+        given["rules"] += [
+            {"id": "trial", "mode": "observe", "match": {"subject": "trial"}, "then": {"reject": "no"}},
+            {"id": "odd", "match": {"subject": "odd"}, "then": {"score": 1}},
+        ]
+        socket = str(relay.folder / "control.sock")
+        relay.configure(sink.address, **given, metrics={"listen": f"127.0.0.1:{free_port()}"})
+        await relay.start()
+        await answer(relay)
+        await answer(relay, sender="x@bad.example")
+        await answer(relay, sender="y@bad.example")
+        assert (await answer(relay, raw=b"Subject: trial\r\n\r\nbody\r\n")).startswith("250")
+
+        code, said = await relay.output("rules", "list", "-C", str(relay.config_file), "-o", "json")
+        assert code == 0, said
+        matched = {row["id"]: row["matched"] for row in json.loads(said)}
+        assert matched["greetings"] == {"enforced": 1, "error": 0}
+        assert matched["bad"] == {"enforced": 2, "error": 0}
+        assert matched["trial"] == {"observed": 1, "error": 0}
+
+        code, said = await relay.output("rules", "list", "-C", str(relay.config_file), "--socket", socket)
+        assert (code, "never matched in" in said) == (0, True)
+        assert said.rstrip().endswith(": marked, odd")
+
+        relay.configure(sink.address, **given)
+        code, said = await relay.output("reload", "--socket", socket)
+        assert code == 0, said
+        code, said = await relay.output("rules", "list", "-C", str(relay.config_file))
+        assert (code, "ENFORCED" in said) == (0, False)

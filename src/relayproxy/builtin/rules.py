@@ -4,7 +4,7 @@ What a rule is stands in relayproxy.rules; here is when the rules are asked, wha
 hooks, and what is told of it. Must not know how a rule is written.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from pydantic import PrivateAttr
@@ -32,7 +32,7 @@ from relayproxy.rules.edits import address_edits, field_edits, onward_edits
 from relayproxy.rules.engine import Asking, Result, ask, differs
 from relayproxy.rules.facts import Facts, Phase, World
 from relayproxy.rules.lists import Listing
-from relayproxy.rules.rule import Ruleset
+from relayproxy.rules.rule import Rule, Ruleset
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ class Rules(Plugin[RulesSettings]):
         self._first: dict[str, tuple[Recipient, Facts]] = {}
         self._changes: dict[str, tuple[Recipient, Result, Facts]] = {}
         self._edits: dict[str, tuple[Result, Facts]] = {}
+        self._counts: dict[tuple[str, str], Callable[[], None]] = {}
         self._about: Facts | None = None
         self._asking: Asking | None = None
         self._hide_unused()
@@ -113,6 +114,11 @@ class Rules(Plugin[RulesSettings]):
         self._clock, self._resolver = app.clock, app.resolver
         self._listings = {name: Listing(spec, app.folder) for name, spec in self._ruleset.lists.items()}
         self._state = app.state
+        self._counts = {
+            (rule.id, outcome): app.counter(self.name, rule.id, outcome)
+            for rule in self._ruleset.rules
+            for outcome in ("observed" if rule.observe else "enforced", "error")
+        }
         self._world = World(self._ruleset.table, app.local_domains, self._listings, app.hostname)
 
     # -- the hooks ------------------------------------------------------------------------------------------
@@ -321,6 +327,7 @@ class Rules(Plugin[RulesSettings]):
     def _tell(self, mail: Mail, result: Result, rcpt: str = "") -> None:
         """Note what matched, for later plugins, the log and `relayproxy test`; `rcpt` is whom alone it is about."""
         for hit in result.hits:
+            self._count(hit.rule, "observed" if hit.rule.observe else "enforced")
             props = {"id": hit.rule.id, "at": hit.rule.where, "did": hit.did}
             if hit.symbol:
                 props["symbol"] = hit.symbol
@@ -334,7 +341,13 @@ class Rules(Plugin[RulesSettings]):
         for rule, text in result.notes:
             self.log.info("%s rule %s: %s", mail.id, rule.id, text or "matched")
         for rule, error in result.faults:
+            self._count(rule, "error")
             self.log.error("%s rule %s (%s) could not be asked: %s", mail.id, rule.id, rule.where, error)
+
+    def _count(self, rule: Rule, outcome: str) -> None:
+        count = self._counts.get((rule.id, outcome))
+        if count is not None:
+            count()
 
     def _facts(self, mail: Mail, rcpt: Recipient | None) -> Facts:
         return Facts(mail, rcpt, self._world, mail.received_at)

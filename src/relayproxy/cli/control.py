@@ -41,16 +41,12 @@ def configured_socket(config: Path | None) -> Path | None:
 
 def ask(path: Path | None, config: Path | None, command: str) -> dict[str, Any]:
     """Send a command and return the answer; exits 69 when nobody answers."""
-    place = path or configured_socket(config) or default_socket()
+    place = socket_of(path, config)
     if place is None:
         click.echo("relayproxy: say where the control socket is: -C FILE or --socket PATH", err=True)
         sys.exit(UNREACHABLE)
     try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(_PATIENCE)
-            sock.connect(str(place))
-            sock.sendall(json.dumps({"command": command}).encode() + b"\n")
-            answer = json.loads(sock.makefile("rb").readline())
+        return exchanged(place, command, _PATIENCE)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         click.echo(
@@ -59,7 +55,22 @@ def ask(path: Path | None, config: Path | None, command: str) -> dict[str, Any]:
             err=True,
         )
         sys.exit(UNREACHABLE)
-    assert isinstance(answer, dict)
+
+
+def socket_of(path: Path | None, config: Path | None) -> Path | None:
+    """Return the control socket: `path`, else that of the configuration, else the usual one."""
+    return path or configured_socket(config) or default_socket()
+
+
+def exchanged(place: Path, command: str, patience: float) -> dict[str, Any]:
+    """Send a command and return the answer, for which it waits `patience` seconds. Raises OSError and ValueError."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(patience)
+        sock.connect(str(place))
+        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+        answer = json.loads(sock.makefile("rb").readline())
+    if not isinstance(answer, dict):
+        raise ValueError("the answer is no mapping")  # noqa: TRY004  (what came over a socket has no type)
     return answer
 
 
@@ -69,7 +80,7 @@ _CONFIG = click.option(
     type=click.Path(path_type=Path),
     help="The configuration that it runs with; without it ./relayproxy.yaml or /etc/relayproxy/relayproxy.yaml.",
 )
-_SOCKET = click.option(
+SOCKET_OPTION = click.option(
     "--socket",
     "socket_path",
     type=click.Path(path_type=Path),
@@ -79,7 +90,7 @@ _SOCKET = click.option(
 
 @click.command()
 @_CONFIG
-@_SOCKET
+@SOCKET_OPTION
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.option(
     "--probe", type=click.Choice(["live", "ready"]), help="Only tell, by the exit code, whether it is."
@@ -112,7 +123,7 @@ def status(config: Path | None, socket_path: Path | None, output: str, probe: st
 
 @click.command()
 @_CONFIG
-@_SOCKET
+@SOCKET_OPTION
 def reload(config: Path | None, socket_path: Path | None) -> None:
     """Load the configuration again; on any mistake the running one stays, and the mistake is shown."""
     answer = ask(socket_path, config, "reload")
@@ -125,7 +136,7 @@ def reload(config: Path | None, socket_path: Path | None) -> None:
 
 @click.command()
 @_CONFIG
-@_SOCKET
+@SOCKET_OPTION
 def stop(config: Path | None, socket_path: Path | None) -> None:
     """Drain and stop the running proxy, as SIGTERM does."""
     ask(socket_path, config, "stop")

@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, load
+from relayproxy.cli.control import SOCKET_OPTION
 
 if TYPE_CHECKING:
     from relayproxy.rules.rule import Rule, Ruleset
@@ -23,19 +24,45 @@ def rules() -> None:
 
 @rules.command("list")
 @CONFIG_OPTION
+@SOCKET_OPTION
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-def list_(path: Path | None, output: str) -> None:
-    """List the rules in their order, with the SMTP phase in which each is asked."""
+def list_(path: Path | None, socket_path: Path | None, output: str) -> None:
+    """List the rules in their order, with the SMTP phase in which each is asked.
+
+    While a proxy runs with them, and has metrics, also how often each has matched: `enforced`, `observed` (what rules in
+    observe mode would have done) and `errors`, since the configuration was loaded.
+    """
+    from relayproxy.cli.rule_counts import counts_of
+
     ruleset = _ruleset(path)
+    counts = counts_of(socket_path, path)
     rows = [_row(rule) for rule in ruleset.rules]
+    if counts is not None:
+        for row in rows:
+            row["matched"] = counts.by_rule.get(row["id"])
     if output == "json":
         click.echo(json.dumps(rows, indent=2))
         return
     width = max((len(row["id"]) for row in rows), default=2)
-    click.echo(f"{'PHASE':<8} {'RULE':<{width}}  {'DOES':<34} PLACE")
+    numbers = f"{'ENFORCED':>9} {'OBSERVED':>9} {'ERRORS':>7}  " if counts is not None else ""
+    click.echo(f"{'PHASE':<8} {'RULE':<{width}}  {numbers}{'DOES':<34} PLACE")
     for row in rows:
         mode = "would " if row["mode"] == "observe" else ""
-        click.echo(f"{row['phase']:<8} {row['id']:<{width}}  {(mode + row['does'])[:34]:<34} {row['where']}")
+        told = _told(row["matched"]) if counts is not None else ""
+        click.echo(
+            f"{row['phase']:<8} {row['id']:<{width}}  {told}{(mode + row['does'])[:34]:<34} {row['where']}"
+        )
+    if counts is not None:
+        never = [row["id"] for row in rows if row["matched"] is not None and not any(row["matched"].values())]
+        if never:
+            click.echo(f"never matched in {counts.since}: {', '.join(never)}")
+
+
+def _told(matched: Mapping[str, int] | None) -> str:
+    if matched is None:
+        return f"{'-':>9} {'-':>9} {'-':>7}  "
+    words = [str(matched.get(outcome, "-")) for outcome in ("enforced", "observed", "error")]
+    return f"{words[0]:>9} {words[1]:>9} {words[2]:>7}  "
 
 
 @rules.command()

@@ -169,4 +169,20 @@ CODES: dict[str, tuple[str, str]] = {
     "RP823": ("not a rate", "A rate is a number, a slash and a time: 100/h, 10/m, 5/10m."),
     "RP824": ("list is not used", "No rule names this list."),
     "RP825": ("rule has ended", "`until` lies in the past: the rule does nothing any more."),
+    "RP826": (
+        "not an expression",
+        '`when` is an expression in CEL over facts that is true or false; facts of families are written header["list-id"].',
+    ),
+    "RP827": (
+        "expression without a bound",
+        "What an expression costs has a limit: at most 1000 characters, no macro (exists, exists_one, all, filter) within another, at most 4 patterns and 4 + within macros, patterns as they stand.",
+    ),
+    "RP828": (
+        "CEL is not installed",
+        "Expressions under `when` need an optional library: pip install 'relayproxy[cel]'.",
+    ),
+    "RP829": (
+        "expression may fail",
+        "Of some mail the expression can't be told, or it compares a fact, which is in lower case, with text that is not.",
+    ),
 }

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 Array: TypeAlias = "memoryview[float]"
 
-SLAB: Final = 8192
+SLAB: Final = 16_384
 """Doubles per worker."""
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -46,6 +46,12 @@ FAMILIES: Final = {
         Family("verdicts_total", "counter", "Verdicts of plugins", ("hook", "plugin", "verdict", "mode")),
         Family("hook_duration_seconds", "histogram", "Time that a plugin's hook took", ("hook", "plugin")),
         Family("plugin_alarms", "gauge", "Things of a plugin that need an admin now", ("plugin",)),
+        Family(
+            "plugin_events_total",
+            "counter",
+            "Events of what a plugin has by name: of rules, how often each did, would have done, or could not be asked",
+            ("plugin", "name", "outcome"),
+        ),
         Family("plugin_errors_total", "counter", "Faults of plugins", ("plugin", "kind")),
         Family(
             "service_breaker_open",

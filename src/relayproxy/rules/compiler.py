@@ -126,7 +126,8 @@ def _checks_before(rules: Sequence[Rule], pipeline: Sequence[str]) -> list[Flaw]
                     "comes after rules" if later else "is not in the pipeline"
                 )
                 hint = f"put {plugin} before rules" if later else f"add - {plugin} before - rules"
-                flaws.append(Flaw("RP819", ("rules", rule.number, "match"), message, hint, on_key=True))
+                key = "when" if rule.condition.written[:1] == ("cel",) else "match"
+                flaws.append(Flaw("RP819", ("rules", rule.number, key), message, hint, on_key=True))
     return flaws
 
 

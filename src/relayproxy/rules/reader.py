@@ -10,14 +10,15 @@ from typing import Any
 from relayproxy.api import Action
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate
-from relayproxy.rules.condition import Condition, Scope, always
+from relayproxy.rules.cel import compile_when
+from relayproxy.rules.condition import Condition, Scope, all_of, always
 from relayproxy.rules.conditions import compile_match
 from relayproxy.rules.fact_table import fact_named
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown
 from relayproxy.rules.rule import Rule
 
-KEYS = ("id", "description", "match", "then", "mode", "sample", "until", "on_error")
+KEYS = ("id", "description", "match", "when", "then", "mode", "sample", "until", "on_error")
 MODES = ("enforce", "observe")
 ON_ERROR = ("defer", "skip", "reject", "hold")
 _LONGEST_ID = 63
@@ -58,7 +59,8 @@ class Reader:
         on_error = self._word("on_error", ON_ERROR, "defer")
         sample = self._try(self._sample)
         until = self._try(self._until)
-        if len(self._scope.flaws) > before or condition is None:
+        wrong = any(flaw.severity == "error" for flaw in self._scope.flaws[before:])
+        if wrong or condition is None:
             return None
         phase, why = self._phase(condition, acts)
         return Rule(
@@ -91,7 +93,6 @@ class Reader:
         if key in ACTIONS or key in MEANT:
             return f"actions stand under then: then: {{{MEANT.get(key, key)}: ...}}"
         aliases = {
-            "when": "match",
             "if": "match",
             "do": "then",
             "action": "then",
@@ -127,6 +128,14 @@ class Reader:
         return value
 
     def _condition(self) -> Condition:
+        """Return what `match` and `when` say; both must hold, and what `match` rules out is not evaluated."""
+        if "when" not in self._given:
+            return self._match()
+        match = self._match()
+        when = compile_when(self._given["when"], (*self._at, "when"), self._scope)
+        return when if match.constant else all_of([match, when])
+
+    def _match(self) -> Condition:
         if "match" not in self._given:
             return always()
         at = (*self._at, "match")

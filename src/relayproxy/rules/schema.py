@@ -35,6 +35,10 @@ def rules_schema() -> dict[str, Any]:
         "id": {"type": "string", "description": "the rule's name in logs, tests and reports"},
         "description": {"type": "string", "description": "what it is for"},
         "match": {"description": "what must hold; left out: all mail", **_CONDITION},
+        "when": {
+            "type": "string",
+            "description": "an expression in CEL that must hold too (relayproxy[cel])",
+        },
         "then": {"anyOf": [actions, {"type": "array", "items": actions, "minItems": 1}, {"enum": words}]},
         "mode": {"enum": list(MODES), "description": "observe: it is logged as `would`, and does nothing"},
         "sample": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "the share of mail"},
