@@ -38,6 +38,7 @@ from relayproxy.model.message import HeaderField, Message
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.shared import Add, Bucket, Delete, Get, Operation, Put, PutNew, Take, shared_key
+from relayproxy.model.suppressed import Suppressed, SuppressionList
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
 from relayproxy.secrets import Secret, SecretError, SecretRef
 
@@ -65,6 +66,7 @@ __all__ = [
     "Finding",
     "Get",
     "HeaderField",
+    "ListFault",
     "Mail",
     "Message",
     "Meter",
@@ -94,6 +96,8 @@ __all__ = [
     "Setup",
     "SharedState",
     "State",
+    "Suppressed",
+    "SuppressionList",
     "Take",
     "TlsInfo",
     "Unavailable",
@@ -291,6 +295,15 @@ class Unavailable(ServiceError):  # noqa: N818  (says what is the matter, as asy
     """
 
 
+class ListFault(ServiceError):  # noqa: N818  (says what is the matter)
+    """The list of who gets no more mail can't be used; the text says why."""
+
+
+def _no_list(path: Path) -> SuppressionList:
+    """Take the place of what opens a list where there is none."""
+    raise ListFault(f"{path}: nothing here keeps lists")
+
+
 class SharedState:
     """Counters, token buckets and short texts that all workers share. Losing them never loses mail.
 
@@ -363,6 +376,8 @@ class App:
     the place of the mistake.
     `unsubscribe(wish, ip)` has all plugins write down that somebody has unsubscribed, and raises if one can't; None where
     no plugin would, and in a rehearsal.
+    `suppression(path)` opens the list of who gets no more mail: that which the configuration names for all, or else the file.
+    It raises ListFault.
     """
 
     hostname: str
@@ -377,3 +392,4 @@ class App:
     meter: Callable[[str], Meter] = _unmetered
     read_yaml: Callable[[Path], Any] = _no_yaml
     unsubscribe: Callable[[Unsubscription, str], Awaitable[None]] | None = None
+    suppression: Callable[[Path], SuppressionList] = _no_list

@@ -34,6 +34,7 @@ from relayproxy.spool.lanes import Schedule
 from relayproxy.state.guard import GuardedState
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
+from relayproxy.stores import suppression_of
 
 _MACHINE_ID = Path("/etc/machine-id")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
@@ -379,4 +380,5 @@ def app_for(
         unencrypted=unencrypted,
         state=state if state is not None else MemoryState(clock.time),
         read_yaml=read_file,
+        suppression=suppression_of(config.suppression),
     )

@@ -6,15 +6,17 @@ A part of the composition root: the one place that knows both. What a configurat
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relayproxy.config.databases import postgres_places
-from relayproxy.config.operations import Spool
+from relayproxy.config.operations import Postgres, Spool, Suppression
+from relayproxy.model.suppressed import SuppressionList
+from relayproxy.postgres import Server
 from relayproxy.spool.protocol import Store
 
 if TYPE_CHECKING:
     from relayproxy.spool.listing import Listing
-    from relayproxy.spool.postgres_connections import Server
     from relayproxy.spool.transfer import Transfer
 
 
@@ -58,15 +60,28 @@ def owner_of(spool: Spool, slot: int) -> str:
     return process if spool.path is not None else f"{platform.node()}.{process}"
 
 
-def _server(spool: Spool) -> "Server":
-    from relayproxy.spool.postgres_connections import Server
+def suppression_of(settings: Suppression | None) -> Callable[[Path], SuppressionList]:
+    """Return what opens the list of who gets no more mail: that of the settings, or else the file that is asked for."""
 
-    hosts, database = postgres_places(spool.url)
+    def opened(path: Path) -> SuppressionList:
+        if settings is not None and settings.path is None:
+            from relayproxy.suppression.postgres import PostgresList
+
+            return PostgresList(_server(settings), settings.timeout, settings.cache)
+        from relayproxy.suppression.sqlite import SqliteList
+
+        return SqliteList(settings.path if settings is not None and settings.path is not None else path)
+
+    return opened
+
+
+def _server(database: Postgres) -> Server:
+    hosts, name = postgres_places(database.url)
     return Server(
         hosts,
-        database,
-        spool.login or "",
-        spool.password.reveal() if spool.password else "",
-        spool.tls,
-        str(spool.ca) if spool.ca else "",
+        name,
+        database.login or "",
+        database.password.reveal() if database.password else "",
+        database.tls,
+        str(database.ca) if database.ca else "",
     )

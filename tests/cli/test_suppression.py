@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from tests.bounces.messages import DSN, ORIGINAL
 
-from relayproxy.builtin._suppression import Store
 from relayproxy.cli.root import main
+from relayproxy.suppression.sqlite import SqliteList
 
 CONFIG = """\
 version: 1
@@ -113,7 +113,7 @@ def test_the_list_of_the_configuration(run, tmp_path):
     config = tmp_path / "relayproxy.yaml"
     config.write_text(CONFIG + "  - suppression: {file: mine.db}\n")
     run("suppression", "add", "-C", str(config), "a@example.org")
-    store = Store(tmp_path / "mine.db")
+    store = SqliteList(tmp_path / "mine.db")
     assert [line.address for line in store.lines(0)] == ["a@example.org"]
     store.close()
     config.write_text(CONFIG + "  - iprev\n")
@@ -149,7 +149,7 @@ def test_rules_are_printed_and_can_be_used(run, tmp_path):
 
 
 def test_unknown_bounces(run, tmp_path):
-    store = Store(tmp_path / "list.db")
+    store = SqliteList(tmp_path / "list.db")
     store.note_unknown("odd *", "5.0.0", "odd 1", 1.0)
     store.close()
     assert run("bounces", "unknown", "--file", str(tmp_path / "list.db")).split() == [

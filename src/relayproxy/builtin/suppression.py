@@ -5,7 +5,6 @@ how somebody is told apart from others, nor how a wish arrives.
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,19 +14,22 @@ from pydantic import Field, field_validator
 from relayproxy.api import (
     App,
     Direction,
+    ListFault,
     Mail,
     Mistake,
     Opinion,
     Plugin,
     Recipient,
     Setup,
+    Suppressed,
     Unsubscription,
     discard,
     hook,
     reject,
 )
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
-from relayproxy.builtin._suppression import Store, Suppressed, scopes_of
+from relayproxy.builtin._remote_list import RemoteList
+from relayproxy.model.suppressed import scopes_of
 
 _SWEEP = 3600.0
 
@@ -36,7 +38,8 @@ class SuppressionSettings(KeyedSettings):
     """Where the list is, and what happens to mail for those who are on it."""
 
     file: str = Field("suppression.db", min_length=1)
-    """The list, an SQLite file; relative paths start at the folder of the configuration. It is made if it isn't there."""
+    """The list, an SQLite file; relative paths start at the folder of the configuration. It is made if it isn't there. Not
+    where `suppression` names one for all."""
     action: Literal["refuse", "drop"] = "refuse"
     """`refuse`: 550 5.7.1 at RCPT. `drop`: the client hears 250 and the mail goes nowhere."""
     text: str = "This recipient takes no more mail from us"
@@ -68,9 +71,10 @@ class Suppression(Plugin[SuppressionSettings]):
 
     @hook
     async def startup(self, app: App) -> None:
-        """Open the list. Raises StoreFault."""
+        """Open the list. Raises ListFault."""
         self._clock = app.clock
-        self._store = await asyncio.to_thread(Store, store_path(app.folder, self.options.file))
+        self._store = await asyncio.to_thread(app.suppression, store_path(app.folder, self.options.file))
+        self._remote = RemoteList(self._store, self.log) if self._store.remote else None
         self._sweeper = asyncio.create_task(self._sweep())
 
     @hook
@@ -78,13 +82,19 @@ class Suppression(Plugin[SuppressionSettings]):
         """Close the list."""
         self._sweeper.cancel()
         await asyncio.gather(self._sweeper, return_exceptions=True)
-        self._store.close()
+        if self._remote is not None:
+            self._remote.close()
+        await asyncio.to_thread(self._store.close)
 
     @hook
-    def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
-        """Refuse or drop what is for somebody on the list; note it as "suppression"."""
-        tenant, campaign = keys_of(self.options, mail)
-        found = self._store.find(str(rcpt.address), scopes_of(tenant, campaign), self._clock.time())
+    async def rcpt(self, mail: Mail, rcpt: Recipient) -> Opinion:
+        """Refuse or drop what is for somebody on the list; note it as "suppression". Raises ListFault and Unavailable."""
+        scopes = scopes_of(*keys_of(self.options, mail))
+        address, now = str(rcpt.address), self._clock.time()
+        if self._remote is None:
+            found = self._store.find(address, scopes, now)
+        else:
+            found = await self._remote.find(address, scopes, now)
         if found is None:
             return None
         mail.note("suppression", "hit", reason=found.reason, kind=found.class_, scope=found.scope)
@@ -93,7 +103,7 @@ class Suppression(Plugin[SuppressionSettings]):
 
     @hook
     async def unsubscribed(self, wish: Unsubscription) -> None:
-        """Put who has unsubscribed on the list, for ever. Raises what the store raises."""
+        """Put who has unsubscribed on the list, for ever. Raises ListFault."""
         line = Suppressed(
             wish.recipient,
             wish.scope,
@@ -104,13 +114,15 @@ class Suppression(Plugin[SuppressionSettings]):
             "list_unsubscribe",
         )
         await asyncio.to_thread(self._store.add, [line])
+        if self._remote is not None:
+            self._remote.forget()
 
     async def _sweep(self) -> None:
         """Remove now and then what has expired; a fault here decides nothing, as expired lines are not looked at."""
         while True:
             try:
                 await asyncio.to_thread(self._store.sweep, self._clock.time())
-            except sqlite3.Error as error:
+            except ListFault as error:
                 self.log.warning("the list can't be swept: %s", error)
             await asyncio.sleep(_SWEEP)
 

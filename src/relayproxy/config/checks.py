@@ -12,7 +12,7 @@ from typing import Any
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
 from relayproxy.config.models import Config, Listener, Queue
-from relayproxy.config.operations import Spool
+from relayproxy.config.operations import Postgres
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -47,6 +47,7 @@ def check_config(
     yield from _routes(config, whole=whole)
     yield from _reports(config)
     yield from _unsubscribe(config)
+    yield from _suppression(config, chosen)
     yield from _queue(config)
     for name, upstream in config.upstreams.items():
         yield from _upstream(name, upstream)
@@ -146,6 +147,26 @@ def _reports(config: Config) -> Iterator[Found]:
         yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
 
 
+def _suppression(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
+    """One place says where the list is."""
+    if config.suppression is None:
+        return
+    yield from _database("suppression", config.suppression)
+    for entry in chosen:
+        if (
+            entry.name in ("suppression", "bounces")
+            and "file" in (entry.settings or Settings()).model_fields_set
+        ):
+            message = f"the list is in {config.suppression.url}"
+            yield (
+                "RP309",
+                "error",
+                ("pipeline", entry.number, entry.name, "file"),
+                message,
+                "leave one of them out",
+            )
+
+
 def _unsubscribe(config: Config) -> Iterator[Found]:
     """The page has somebody who reads tokens, and somebody who writes down what they say."""
     if config.unsubscribe is None:
@@ -180,31 +201,31 @@ def _queue(config: Config) -> Iterator[Found]:
             message = f"another route is called '{route.label}' and queues otherwise"
             yield "RP309", "error", (*at, "queue"), message, "give it a name"
     if config.spool is not None:
-        yield from _spool(config.spool)
+        yield from _database("spool", config.spool)
     for number, entry in enumerate(config.pipeline):
         if entry.on_error == "hold" and config.spool is None:
             at = ("pipeline", number, entry.name, "on_error")
             yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
 
 
-def _spool(spool: Spool) -> Iterator[Found]:
+def _database(name: str, database: Postgres) -> Iterator[Found]:
     """A server has its library, and what only a server has is given for a server."""
-    if spool.path is None:
+    if database.path is None:
         if importlib.util.find_spec("psycopg") is None:
             message = "the Python package 'psycopg' is not installed"
-            yield "RP212", "error", ("spool", "url"), message, "pip install 'relayproxy[postgres]'"
-        if spool.ca is not None and spool.tls != "verify":
+            yield "RP212", "error", (name, "url"), message, "pip install 'relayproxy[postgres]'"
+        if database.ca is not None and database.tls != "verify":
             yield (
                 "RP309",
                 "error",
-                ("spool", "ca"),
+                (name, "ca"),
                 "ca is looked at with tls: verify only",
                 "write tls: verify",
             )
         return
     for key in ("login", "password", "tls", "ca"):
-        if getattr(spool, key) != Spool.model_fields[key].default:
-            yield "RP309", "error", ("spool", key), f"a file has no {key}", "write it for a PostgreSQL server"
+        if getattr(database, key) != Postgres.model_fields[key].default:
+            yield "RP309", "error", (name, key), f"a file has no {key}", "write it for a PostgreSQL server"
 
 
 def _state(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:

@@ -59,11 +59,13 @@ def _databases(config: Config) -> Iterator[Found]:
             yield from _folder(config.state.path.parent, ("state", "url"))
         if config.state.password is not None:
             yield from check_secrets(config.state.password, ("state", "password"))
-    if config.spool is not None:
-        if config.spool.ca is not None:
-            yield from _authorities(config.spool.ca, ("spool", "ca"))
-        if config.spool.password is not None:
-            yield from check_secrets(config.spool.password, ("spool", "password"))
+    for name, database in (("spool", config.spool), ("suppression", config.suppression)):
+        if database is not None and database.ca is not None:
+            yield from _authorities(database.ca, (name, "ca"))
+        if database is not None and database.password is not None:
+            yield from check_secrets(database.password, (name, "password"))
+    if config.suppression is not None and config.suppression.path is not None:
+        yield from _folder(config.suppression.path.parent, ("suppression", "url"))
     if config.history is not None:
         yield from _folder(config.history.path.parent, ("history", "url"))
 

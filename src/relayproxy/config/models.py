@@ -13,7 +13,7 @@ from relayproxy.config.base import Model, quoted, refusal
 from relayproxy.config.history import DmarcReports, History
 from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
-from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
+from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State, Suppression
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Queue, Relay, Route
@@ -134,6 +134,8 @@ class Config(Model):
     """What happened to each message, kept for reports. Default: nothing is kept."""
     dmarc_reports: DmarcReports | None = None
     """What `relayproxy dmarc report` says of us. Default: no reports are made."""
+    suppression: Suppression | None = None
+    """Where the list is kept of who gets no more mail. Left out: in the files that the plugins name."""
     unsubscribe: Unsubscribe | None = None
     """The web page where readers unsubscribe. Left out: none is served."""
     node: Node | None = None

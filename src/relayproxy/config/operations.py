@@ -135,8 +135,8 @@ def _spool_url(url: str) -> str:
     return url
 
 
-class Spool(Model):
-    """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
+class Postgres(Model):
+    """A database in a file, or at a PostgreSQL server with what a login there takes."""
 
     url: Annotated[str, AfterValidator(_spool_url)]
     """`sqlite:///path` (absolute) on one machine, or `postgresql://host:port/database` for several; hosts may be a
@@ -149,14 +149,28 @@ class Spool(Model):
     """Encryption towards the PostgreSQL server; `verify` checks its certificate and name."""
     ca: FilePath | None = None
     """Certificates that `verify` trusts, PEM; left out: the system's."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None where it is a server."""
+        return None if is_postgres(self.url) else sqlite_path(self.url)
+
+
+class Suppression(Postgres):
+    """The list of who gets no more mail, for the plugins `suppression` and `bounces`."""
+
+    timeout: Duration = 2.0
+    """How long a look-up at a server may take; after that `on_error` of the plugin decides."""
+    cache: Grace = 30.0
+    """How long a worker remembers what a server said of a recipient. `0s`: not at all."""
+
+
+class Spool(Postgres):
+    """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
+
     min_free: Size = 200_000_000
     """Octets that must be free on the file's file system; below that, clients hear 452."""
     min_free_inodes: int = Field(default=1000, ge=0)
     """Inodes that must be free there."""
     keep_held: Grace = 30 * 86_400.0
     """How long held messages wait for a decision; then they are deleted, and logged. `0s`: for ever."""
-
-    @property
-    def path(self) -> Path | None:
-        """The file; None where it is a server."""
-        return None if is_postgres(self.url) else sqlite_path(self.url)

@@ -16,6 +16,7 @@ from psycopg import AsyncCursor
 
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement, Standing
+from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool import postgres_turns as turns
 from relayproxy.spool.content import digest_of, mapped_message
@@ -25,7 +26,6 @@ from relayproxy.spool.postgres_connections import (
     Connections,
     CorruptError,
     LostConnectionError,
-    Server,
     TakenError,
     UnreachableError,
 )

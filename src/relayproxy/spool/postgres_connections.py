@@ -9,12 +9,12 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, errors
 
+from relayproxy.postgres import Server
 from relayproxy.spool.postgres_tables import LOCK, SCHEMA, VERSION
 from relayproxy.spool.protocol import SpoolError, SpoolFullError
 
@@ -23,10 +23,9 @@ Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 CONNECTIONS = 4
 """Connections of one worker."""
 
-_CONNECT = 5  # seconds
 _PATIENCE = 30.0  # for a connection and what is done over it; after that the client hears 451
 _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
-_OPTIONS = (
+OPTIONS = (
     # A statement that takes this long has found something wrong; the client has a time limit of its own.
     "-c statement_timeout=25s -c lock_timeout=10s"
     # A worker that is frozen amid a transaction must not keep its rows from others.
@@ -35,51 +34,6 @@ _OPTIONS = (
     " -c enable_seqscan=off"
     " -c client_min_messages=warning"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where the database is, and how to log in. `tls` is off, opportunistic, required or verify.
-
-    `hosts` are (name or folder of a socket, port), tried in their order until one takes writes.
-    """
-
-    hosts: tuple[tuple[str, int], ...]
-    database: str
-    login: str = ""
-    password: str = ""
-    tls: str = "opportunistic"
-    ca: str = ""
-
-    def __repr__(self) -> str:
-        return f"Server({self.hosts!r}, {self.database!r}, login={self.login!r}, tls={self.tls!r})"
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what the library connects with."""
-        wanted: dict[str, Any] = {
-            "host": ",".join(host for host, _ in self.hosts),
-            "port": ",".join(str(port) for _, port in self.hosts),
-            "dbname": self.database,
-            "user": self.login,
-            "password": self.password,
-            "sslmode": _SSLMODE[self.tls],
-            "sslrootcert": self.ca or ("system" if self.tls == "verify" else ""),
-            # Whoever is not verified could ask for the password itself; a proof of it is all they get.
-            "require_auth": "" if self.tls == "verify" else "!password",
-            "target_session_attrs": "read-write",
-            "client_encoding": "utf8",
-            "application_name": "relayproxy",
-            "connect_timeout": _CONNECT,
-            "tcp_user_timeout": 15_000,
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "options": _OPTIONS,
-        }
-        return {name: value for name, value in wanted.items() if value != ""}
-
-
-_SSLMODE = {"off": "disable", "opportunistic": "prefer", "required": "require", "verify": "verify-full"}
 
 
 class LostConnectionError(SpoolError):
@@ -170,7 +124,9 @@ class Connections:
             self._idle.append(connection)
 
     async def _connect(self) -> Connection:
-        connection: Connection = await AsyncConnection.connect(autocommit=True, **self._server.parameters())
+        connection: Connection = await AsyncConnection.connect(
+            autocommit=True, **self._server.parameters(OPTIONS)
+        )
         try:
             await self._examine(connection)
         except BaseException:

@@ -9,8 +9,9 @@ from typing import Any
 
 import psycopg
 
+from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
-from relayproxy.spool.postgres_connections import Server
+from relayproxy.spool.postgres_connections import OPTIONS
 from relayproxy.spool.protocol import SpoolError
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
@@ -21,7 +22,7 @@ class Database:
 
     def __init__(self, server: Server) -> None:
         try:
-            self._connection = psycopg.connect(autocommit=True, **server.parameters())
+            self._connection = psycopg.connect(autocommit=True, **server.parameters(OPTIONS))
         except psycopg.Error as error:
             raise _problem(error) from error
 

@@ -3,9 +3,9 @@
 import time
 from typing import Any
 
+from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool.listing import Filter, Listing
-from relayproxy.spool.postgres_connections import Server
 from relayproxy.spool.postgres_database import open_spool
 from relayproxy.spool.protocol import SpoolError
 

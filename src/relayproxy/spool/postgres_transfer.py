@@ -5,9 +5,9 @@ Must not know routes, nor how anything is printed.
 
 from collections.abc import Iterable
 
+from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool.postgres import CHUNK, INLINE
-from relayproxy.spool.postgres_connections import Server
 from relayproxy.spool.postgres_database import open_spool
 from relayproxy.spool.transfer import Transfer
 
