@@ -160,3 +160,27 @@ def test_unknown_bounces(run, tmp_path):
     ]
     (row,) = json.loads(run("bounces", "unknown", "--json", "--file", str(tmp_path / "list.db")))
     assert row == {"form": "odd *", "status": "5.0.0", "example": "odd 1", "seen": 1, "last": 1.0}
+
+
+def test_a_list_on_a_server(run, tmp_path, new_database, monkeypatch):
+    server = new_database()
+    (host, port), *_ = server.hosts
+    config = tmp_path / "relayproxy.yaml"
+    place = f"postgresql://{host}:{port}/{server.database}"
+    config.write_text(
+        CONFIG
+        + f"  []\nsuppression: {{url: '{place}', login: {server.login}, password: {{env: DB}}, tls: 'off'}}\n"
+    )
+    monkeypatch.setenv("DB", server.password)
+    where = ("-C", str(config))
+    run("suppression", "add", *where, "gone@far.example", "@spam.example", "--scope", "tenant:shop")
+    exported = run("suppression", "export", *where)
+    assert [row["address"] for row in csv.DictReader(io.StringIO(exported))] == [
+        "@spam.example",
+        "gone@far.example",
+    ]
+    run("suppression", "remove", *where, "gone@far.example")
+    (row,) = json.loads(run("suppression", "list", "--json", *where))
+    assert (row["address"], row["scope"]) == ("@spam.example", "tenant:shop")
+    config.write_text(CONFIG + "  []\nsuppression: {url: 'postgresql://127.0.0.1:9/x'}\n")
+    assert "refused" in run("suppression", "list", *where, code=1)

@@ -75,7 +75,7 @@ def test_the_store_that_is_made_of_it(tmp_path):
     assert server == Server(hosts, "re lay", "proxy", "hunter2", "required")
     assert "hunter2" not in repr(server)
     assert "hunter2" not in repr(config)
-    parameters = server.parameters()
+    parameters = server.parameters("")
     assert parameters["host"] == "a.example,::1,/run/postgresql"
     assert parameters["sslmode"] == "require"
     assert owner_of(config.spool, 3).count(".") >= 2
@@ -91,6 +91,6 @@ def test_the_store_that_is_made_of_it(tmp_path):
     ],
 )
 def test_words_for_tls(tls, ca, mode, root):
-    parameters = Server((("h", 1),), "d", tls=tls, ca=ca).parameters()
+    parameters = Server((("h", 1),), "d", tls=tls, ca=ca).parameters("")
     assert (parameters["sslmode"], parameters.get("sslrootcert")) == (mode, root)
     assert ("require_auth" in parameters) == (tls != "verify")

@@ -82,7 +82,8 @@ class PostgresList:
         key, domain = keys_for(address)
         with self._reading.use() as connection:
             found = connection.execute(
-                _FIND, ([storable(key), storable(domain)], list(scopes), now, storable(key))
+                _FIND,
+                ([storable(key), storable(domain)], [storable(one) for one in scopes], now, storable(key)),
             )
             row = found.fetchone()
         return Suppressed(*row) if row else None
