@@ -461,6 +461,9 @@ class Supervisor:
             for sock in row:
                 # Nobody will accept what would arrive from here on: let it be refused at once.
                 sock.close()
+        for generation in self._generations:
+            if generation.page is not None:
+                generation.page.close()
         if self._stopping == 1:
             self._log.info("stopping", workers=sum(len(g.children) for g in self._generations))
 

@@ -287,7 +287,7 @@ async def test_what_start_refuses(tmp_path):
             await Bounces(settings(**options)).startup(app(tmp_path))
     plugin = Bounces(settings())
     await plugin.startup(app(tmp_path))
-    plugin.shutdown()
+    await plugin.shutdown()
 
 
 def test_check_reads_the_rules(tmp_path):

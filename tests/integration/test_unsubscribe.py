@@ -162,3 +162,19 @@ async def until(good: int, ask: Callable[[], Awaitable[int]]) -> None:
             if await ask() == good:
                 return
             await asyncio.sleep(0.1)
+
+
+async def test_the_page_outlives_a_reload():
+    async with UpstreamSink() as sink, a_relay() as relay:
+        web = free_port()
+        configure(relay, sink.address, web)
+        await relay.start(relay.port, web)
+        trust = Certificates(relay.folder).client_context()
+        async with httpx.AsyncClient(base_url=f"https://localhost:{web}", verify=trust) as browser:
+            assert await clicked(browser, "/u/nothing") == 404
+            relay.reload()
+            await relay.until_logged("reloaded")
+            assert await clicked(browser, "/u/nothing") == 404
+        status, text = await relay.output("status", "-C", "relayproxy.yaml", "-o", "json")
+        assert status == 0, text
+        assert json.loads(text)["unsubscribe"] == f"127.0.0.1:{web}"

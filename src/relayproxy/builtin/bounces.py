@@ -138,9 +138,9 @@ class Bounces(Plugin[BouncesSettings]):
         self._store = await asyncio.to_thread(app.suppression, store_path(app.folder, options.file))
 
     @hook
-    def shutdown(self) -> None:
+    async def shutdown(self) -> None:
         """Close the list."""
-        self._store.close()
+        await asyncio.to_thread(self._store.close)
 
     # -- what goes out ------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
     def before_forward(self, mail: Mail) -> Edits:
         """Add the fields, and note as "list_unsubscribe" whether, or why not."""
         message = mail.message
-        if mail.direction is not Direction.OUTBOUND:
+        if mail.direction is Direction.INBOUND:
             return None
         if self.options.mail == "bulk" and not is_bulk(message):
             return None
