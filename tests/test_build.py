@@ -348,8 +348,16 @@ def test_what_plugins_get_at_startup(tmp_path: Path):
     app = build.app_for(config, resolver, clock, tmp_path)
     domains = frozenset({"example.com", ".example.net"})
     assert app == App(
-        "mx.example.org", resolver, clock, tmp_path, domains, state=app.state, read_yaml=read_file
+        "mx.example.org",
+        resolver,
+        clock,
+        tmp_path,
+        domains,
+        state=app.state,
+        read_yaml=read_file,
+        suppression=app.suppression,
     )
+    assert not app.suppression(tmp_path / "list.db").remote
     assert isinstance(app.state, MemoryState)
 
 

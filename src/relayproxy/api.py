@@ -40,6 +40,7 @@ from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.queued import QUEUE
 from relayproxy.model.reply import Reply, printable
 from relayproxy.model.shared import Add, Bucket, Delete, Get, Operation, Put, PutNew, Take, shared_key
+from relayproxy.model.suppressed import Suppressed, SuppressionList
 from relayproxy.model.verdict import Action, Verdict, accept, defer, discard, hold, reject
 from relayproxy.secrets import Secret, SecretError, SecretRef
 
@@ -68,6 +69,7 @@ __all__ = [
     "Finding",
     "Get",
     "HeaderField",
+    "ListFault",
     "Mail",
     "Message",
     "Meter",
@@ -98,6 +100,8 @@ __all__ = [
     "Setup",
     "SharedState",
     "State",
+    "Suppressed",
+    "SuppressionList",
     "Take",
     "TlsInfo",
     "Unavailable",
@@ -300,6 +304,15 @@ class Unavailable(ServiceError):  # noqa: N818  (says what is the matter, as asy
     """
 
 
+class ListFault(ServiceError):  # noqa: N818  (says what is the matter)
+    """The list of who gets no more mail can't be used; the text says why."""
+
+
+def _no_list(path: Path) -> SuppressionList:
+    """Take the place of what opens a list where there is none."""
+    raise ListFault(f"{path}: nothing here keeps lists")
+
+
 class SharedState:
     """Counters, token buckets and short texts that all workers share. Losing them never loses mail.
 
@@ -378,6 +391,8 @@ class App:
     the place of the mistake.
     `unsubscribe(wish, ip)` has all plugins write down that somebody has unsubscribed, and raises if one can't; None where
     no plugin would, and in a rehearsal.
+    `suppression(path)` opens the list of who gets no more mail: that which the configuration names for all, or else the file.
+    It raises ListFault.
     """
 
     hostname: str
@@ -393,3 +408,4 @@ class App:
     counter: Callable[[str, str, str], Callable[[], None]] = _no_counter
     read_yaml: Callable[[Path], Any] = _no_yaml
     unsubscribe: Callable[[Unsubscription, str], Awaitable[None]] | None = None
+    suppression: Callable[[Path], SuppressionList] = _no_list

@@ -41,6 +41,7 @@ from relayproxy.state.guard import GuardedState
 from relayproxy.state.listing import Store
 from relayproxy.state.memory import MemoryState
 from relayproxy.state.sqlite import SqliteState
+from relayproxy.stores import suppression_of
 
 _MACHINE_ID = Path("/etc/machine-id")
 POOL = "+pool"
@@ -461,4 +462,5 @@ def app_for(
         unencrypted=unencrypted,
         state=state if state is not None else MemoryState(clock.time),
         read_yaml=read_file,
+        suppression=suppression_of(config.suppression),
     )

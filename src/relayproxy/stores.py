@@ -7,17 +7,19 @@ import os
 import platform
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relayproxy.config.databases import Database, postgres_places
 from relayproxy.config.history import History
-from relayproxy.config.operations import Spool
+from relayproxy.config.operations import Spool, Suppression
+from relayproxy.model.suppressed import SuppressionList
+from relayproxy.postgres import Server
 from relayproxy.spool.protocol import Store
 
 if TYPE_CHECKING:
     from relayproxy.history.database import Database as HistoryDatabase
     from relayproxy.history.writer import Store as HistoryStore
-    from relayproxy.postgres import Server
     from relayproxy.spool.listing import Listing
     from relayproxy.spool.transfer import Transfer
 
@@ -62,6 +64,21 @@ def owner_of(spool: Spool, slot: int) -> str:
     return process if spool.path is not None else f"{platform.node()}.{process}"
 
 
+def suppression_of(settings: Suppression | None) -> Callable[[Path], SuppressionList]:
+    """Return what opens the list of who gets no more mail: that of the settings, or else the file that is asked for."""
+
+    def opened(path: Path) -> SuppressionList:
+        if settings is not None and settings.path is None:
+            from relayproxy.suppression.postgres import PostgresList
+
+            return PostgresList(_server(settings), settings.timeout, settings.cache)
+        from relayproxy.suppression.sqlite import SqliteList
+
+        return SqliteList(settings.path if settings is not None and settings.path is not None else path)
+
+    return opened
+
+
 def history_store_of(history: History) -> "Callable[[], HistoryStore]":
     """Return what opens a worker's way to write events, and raises StoreError. Nothing is opened yet."""
     path = history.path
@@ -85,9 +102,7 @@ def history_of(history: History, *, writing: bool = False) -> "HistoryDatabase":
     return SqliteDatabase(history.path, writing=writing)
 
 
-def _server(database: Database) -> "Server":
-    from relayproxy.postgres import Server
-
+def _server(database: Database) -> Server:
     hosts, name = postgres_places(database.url)
     return Server(
         hosts,

@@ -432,6 +432,9 @@ class Supervisor:
         self._kill_at = time.monotonic() + (longest + 10 if self._stopping == 1 else 5)
         # Nobody will accept what would arrive from here on: let it be refused at once.
         self._listening.close_others(())
+        for generation in self._generations:
+            if generation.page is not None:
+                generation.page.close()
         if self._stopping == 1:
             self._log.info("stopping", workers=sum(len(g.children) for g in self._generations))
 

@@ -6,12 +6,12 @@ from tests.bounces.messages import DSN, EXIM
 
 from relayproxy.api import App, SecretError, Setup
 from relayproxy.bounces.rules import RuleFault
-from relayproxy.builtin._suppression import Store
 from relayproxy.builtin.bounces import HEADER, Bounces, BouncesSettings, default_rules
 from relayproxy.builtin.suppression import Suppression, SuppressionSettings
 from relayproxy.config.base import Context
 from relayproxy.config.yaml import read_file
 from relayproxy.model.message import Message
+from relayproxy.suppression.sqlite import SqliteList
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.resolver import FakeResolver
 from relayproxy.testing.session import SessionDriver
@@ -69,7 +69,7 @@ class World:
         return delivery
 
     def lines(self):
-        store = Store(self.folder / "suppression.db")
+        store = SqliteList(self.folder / "suppression.db")
         try:
             return [
                 (line.address, line.scope, line.class_, line.expires)
@@ -158,7 +158,7 @@ async def test_what_is_not_understood_is_delivered_and_listed(world):
     assert [str(one.address) for one in back.sent.recipients] == ["robot@example.net"]
     letter = b"From: gone@far.example\r\nSubject: Hello\r\n\r\nThanks!\r\n"
     assert (await world.bounce(letter, verp, sender=GONE)).sent is not None
-    store = Store(world.folder / "suppression.db")
+    store = SqliteList(world.folder / "suppression.db")
     assert [(row[0], row[3]) for row in store.unknown()] == [("599 qwertz", 1)]
     store.close()
 
@@ -270,7 +270,9 @@ async def test_a_list_that_fails_is_a_451_and_the_bounce_comes_again(world):
 
 
 def app(folder, domains=frozenset({".example.net"})):
-    return App("mx", FakeResolver(), FakeClock(NOW), folder, domains, read_yaml=read_file)
+    return App(
+        "mx", FakeResolver(), FakeClock(NOW), folder, domains, read_yaml=read_file, suppression=SqliteList
+    )
 
 
 async def test_what_start_refuses(tmp_path):
@@ -285,7 +287,7 @@ async def test_what_start_refuses(tmp_path):
             await Bounces(settings(**options)).startup(app(tmp_path))
     plugin = Bounces(settings())
     await plugin.startup(app(tmp_path))
-    plugin.shutdown()
+    await plugin.shutdown()
 
 
 def test_check_reads_the_rules(tmp_path):

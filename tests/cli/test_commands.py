@@ -206,6 +206,7 @@ STATUS = {
     "reload": {"ok": False, "problem": "a mistake"},
     "listeners": {"main": "127.0.0.1:2525"},
     "metrics": "off",
+    "unsubscribe": "off",
     "stopping": False,
     "workers": [{"pid": 8, "worker": 0, "state": "ready", "generation": 1, "seconds": 3.2}],
 }

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from tests.bounces.messages import DSN, ORIGINAL
 
-from relayproxy.builtin._suppression import Store
 from relayproxy.cli.root import main
+from relayproxy.suppression.sqlite import SqliteList
 
 CONFIG = """\
 version: 1
@@ -113,7 +113,7 @@ def test_the_list_of_the_configuration(run, tmp_path):
     config = tmp_path / "relayproxy.yaml"
     config.write_text(CONFIG + "  - suppression: {file: mine.db}\n")
     run("suppression", "add", "-C", str(config), "a@example.org")
-    store = Store(tmp_path / "mine.db")
+    store = SqliteList(tmp_path / "mine.db")
     assert [line.address for line in store.lines(0)] == ["a@example.org"]
     store.close()
     config.write_text(CONFIG + "  - iprev\n")
@@ -149,7 +149,7 @@ def test_rules_are_printed_and_can_be_used(run, tmp_path):
 
 
 def test_unknown_bounces(run, tmp_path):
-    store = Store(tmp_path / "list.db")
+    store = SqliteList(tmp_path / "list.db")
     store.note_unknown("odd *", "5.0.0", "odd 1", 1.0)
     store.close()
     assert run("bounces", "unknown", "--file", str(tmp_path / "list.db")).split() == [
@@ -160,3 +160,27 @@ def test_unknown_bounces(run, tmp_path):
     ]
     (row,) = json.loads(run("bounces", "unknown", "--json", "--file", str(tmp_path / "list.db")))
     assert row == {"form": "odd *", "status": "5.0.0", "example": "odd 1", "seen": 1, "last": 1.0}
+
+
+def test_a_list_on_a_server(run, tmp_path, new_database, monkeypatch):
+    server = new_database()
+    (host, port), *_ = server.hosts
+    config = tmp_path / "relayproxy.yaml"
+    place = f"postgresql://{host}:{port}/{server.database}"
+    config.write_text(
+        CONFIG
+        + f"  []\nsuppression: {{url: '{place}', login: {server.login}, password: {{env: DB}}, tls: 'off'}}\n"
+    )
+    monkeypatch.setenv("DB", server.password)
+    where = ("-C", str(config))
+    run("suppression", "add", *where, "gone@far.example", "@spam.example", "--scope", "tenant:shop")
+    exported = run("suppression", "export", *where)
+    assert [row["address"] for row in csv.DictReader(io.StringIO(exported))] == [
+        "@spam.example",
+        "gone@far.example",
+    ]
+    run("suppression", "remove", *where, "gone@far.example")
+    (row,) = json.loads(run("suppression", "list", "--json", *where))
+    assert (row["address"], row["scope"]) == ("@spam.example", "tenant:shop")
+    config.write_text(CONFIG + "  []\nsuppression: {url: 'postgresql://127.0.0.1:9/x'}\n")
+    assert "refused" in run("suppression", "list", *where, code=1)

@@ -1,4 +1,4 @@
-"""What `check` says about the unsubscribe page: who reads its tokens, who keeps what they say, and its files."""
+"""What `check` says about the unsubscribe page and the list behind it: who reads its tokens, who keeps what they say, and its files."""
 
 from pathlib import Path
 
@@ -56,3 +56,22 @@ def test_its_files_are_looked_at(tmp_path):
     page = "{listen: 'unix:/nowhere/x.sock', tls: {cert: a.pem, key: b.pem}}"
     found = codes(tmp_path, f"pipeline: [suppression, {READS}]\nunsubscribe: {page}\n", files=True)
     assert found.count("RP501") == 3
+
+
+SHARED = "suppression: {url: 'postgresql://db.example/list'%s}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (SHARED % "" + "pipeline: [suppression]\n", []),
+        (SHARED % ", timeout: 1s, cache: 0s, login: x, tls: required", []),
+        (SHARED % "" + "pipeline: [suppression: {file: x.db}]\n", ["RP309"]),
+        (SHARED % ", ca: x.pem", ["RP309"]),
+        ("suppression: {url: 'sqlite:///var/x.db', login: me}\n", ["RP309"]),
+        ("suppression: {url: 'mysql://db.example/list'}\n", ["RP212"]),
+        ("suppression: {url: 'postgresql://me:secret@db.example/list'}\n", ["RP120"]),
+    ],
+)
+def test_where_the_list_is(tmp_path, text, found):
+    assert codes(tmp_path, text) == found

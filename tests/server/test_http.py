@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.servers.process import PATIENCE
+from tests.servers.process import PATIENCE, wait_for
 
-from relayproxy.server.http import Answer, HttpConnection, Request
+from relayproxy.server.http import Answer, Door, HttpConnection, Request
 
 
 @asynccontextmanager
@@ -80,6 +80,42 @@ async def test_what_is_too_large_or_wrong_reaches_nobody(request_: bytes, code: 
         answer = await said(port, request_)
     assert answer.split()[1] == code
     assert seen == []
+
+
+async def test_who_waits_to_send_the_body_is_told_to_go_on():
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    async with listening() as (port, seen):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(b"body")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+    assert [request.body for request in seen] == [b"body"]
+
+
+async def test_no_more_come_in_than_there_is_room_for():
+    door = Door(1)
+
+    async def handler(request: Request) -> Answer:
+        return Answer(200, b"done\n")
+
+    server = await asyncio.get_running_loop().create_server(
+        lambda: HttpConnection(handler, door=door), "127.0.0.1", 0
+    )
+    port = server.sockets[0].getsockname()[1]
+    _, first = await asyncio.open_connection("127.0.0.1", port)
+    await wait_for(lambda: door.inside == 1, "the first to be in")
+    with contextlib.suppress(ConnectionError):
+        assert await said(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+    first.close()
+    await first.wait_closed()
+    await wait_for(lambda: door.inside == 0, "the first to have gone")
+    assert (await said(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    server.close()
+    await server.wait_closed()
 
 
 async def test_head_is_answered_without_a_body():

@@ -29,6 +29,7 @@ from relayproxy.api import (
     SecretRef,
     SetSender,
     Setup,
+    Suppressed,
     discard,
     domain_in,
     hook,
@@ -42,8 +43,8 @@ from relayproxy.bounces.rules import Judgement, Rule, classify, normal_form, rul
 from relayproxy.bounces.trace import Trace, TraceFault, Tracer
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
 from relayproxy.builtin._keys import signing_keys
-from relayproxy.builtin._suppression import Store, Suppressed, key_of, widest_known
 from relayproxy.builtin.suppression import store_path
+from relayproxy.model.suppressed import key_of, widest_known
 
 HEADER = "X-Relayproxy-Trace"
 """The field that holds the whole token: servers that shorten the envelope sender return it with the header."""
@@ -86,7 +87,7 @@ class BouncesSettings(KeyedSettings):
     rules: str | None = None
     """A file of rules in place of the built-in ones, which `relayproxy bounces rules` prints."""
     file: str = Field("suppression.db", min_length=1)
-    """The list, as for the plugin suppression."""
+    """The list, as for the plugin suppression; not where `suppression` names one for all."""
     scope: Literal["global", "tenant", "campaign"] = "global"
     """Whose mail a recipient is suppressed for."""
     count: int = Field(3, ge=1, le=1000)
@@ -124,7 +125,7 @@ class Bounces(Plugin[BouncesSettings]):
 
     @hook
     async def startup(self, app: App) -> None:
-        """Read secrets and rules, open the list. Raises SecretError, RuleFault, StoreFault, OSError and ValueError."""
+        """Read secrets and rules, open the list. Raises SecretError, RuleFault, ListFault, OSError and ValueError."""
         self._clock = app.clock
         options = self.options
         if not domain_in(options.domain, app.local_domains):
@@ -134,12 +135,12 @@ class Bounces(Plugin[BouncesSettings]):
         self._senders = frozenset(key_of(one) if "@" in one else to_a_label(one) for one in options.senders)
         local, _, domain = options.mailbox.rpartition("@")
         self._mailbox = Address(local, domain)
-        self._store = await asyncio.to_thread(Store, store_path(app.folder, options.file))
+        self._store = await asyncio.to_thread(app.suppression, store_path(app.folder, options.file))
 
     @hook
-    def shutdown(self) -> None:
+    async def shutdown(self) -> None:
         """Close the list."""
-        self._store.close()
+        await asyncio.to_thread(self._store.close)
 
     # -- what goes out ------------------------------------------------------------------------------------------
 

@@ -25,11 +25,11 @@ from relayproxy.api import (
 from relayproxy.builtin._address_map import AddressText
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
 from relayproxy.builtin._keys import signing_keys
-from relayproxy.builtin._suppression import key_of, widest_known
 from relayproxy.mailauth.bulk_rules import is_bulk
 from relayproxy.mailauth.dkim_impact import broken_by_fields
 from relayproxy.mailauth.from_header import read_author
 from relayproxy.mailauth.unsubscribe_token import TokenFault, make_token, read_token
+from relayproxy.model.suppressed import key_of, widest_known
 
 _LONGEST = 900  # characters of a value: a line may have 998 octets, and a URL can't be folded
 _FIELDS = ("List-Unsubscribe", "List-Unsubscribe-Post")
@@ -87,7 +87,7 @@ class ListUnsubscribe(Plugin[ListUnsubscribeSettings]):
     def before_forward(self, mail: Mail) -> Edits:
         """Add the fields, and note as "list_unsubscribe" whether, or why not."""
         message = mail.message
-        if mail.direction is not Direction.OUTBOUND:
+        if mail.direction is Direction.INBOUND:
             return None
         if self.options.mail == "bulk" and not is_bulk(message):
             return None

@@ -111,6 +111,8 @@ def status(config: Path | None, socket_path: Path | None, output: str, probe: st
     for name, place in answer["listeners"].items():
         click.echo(f"  listener  {name:<12} {place}")
     click.echo(f"  metrics   {answer['metrics']}")
+    if answer["unsubscribe"] != "off":
+        click.echo(f"  unsubscribe page  {answer['unsubscribe']}")
     for worker in workers:
         click.echo(
             f"  worker {worker['worker']}  pid {worker['pid']}  {worker['state']}  "

@@ -1,11 +1,10 @@
 """`relayproxy suppression`: who gets no more mail; to look at, to change, to bring in and to take out.
 
-Works on the file, whether or not the proxy runs: it looks every recipient up anew. Must not know mail.
+Works on the file or the database, whether or not the proxy runs: it sees what has changed. Must not know mail.
 """
 
 import csv
 import json
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ import click
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
 
 if TYPE_CHECKING:
-    from relayproxy.builtin._suppression import Store, Suppressed
+    from relayproxy.config.load import Loaded
+    from relayproxy.model.suppressed import Suppressed, SuppressionList
 
 COLUMNS = ("address", "scope", "class", "reason", "added", "expires", "source")
 """The columns of the CSV; only `address` has to be there."""
@@ -51,35 +51,37 @@ def suppression() -> None:
 
 
 @contextmanager
-def opened(path: Path | None, file: Path | None) -> "Iterator[Store]":
+def opened(path: Path | None, file: Path | None) -> "Iterator[SuppressionList]":
     """Open the list that is named, or that the configuration names; exits 1 where it can't be used."""
-    from relayproxy.builtin._suppression import Store, StoreFault
+    from relayproxy.api import ListFault
+    from relayproxy.stores import suppression_of
 
     try:
-        store = Store(file or _configured(path))
-    except StoreFault as fault:
+        store = suppression_of(None)(file) if file is not None else _configured(load(path, {}))
+    except ListFault as fault:
         _fail(fault)
     try:
         yield store
-    except sqlite3.Error as error:
-        _fail(f"{store.path}: {error}")
+    except ListFault as fault:
+        _fail(fault)
     finally:
         store.close()
 
 
-def _configured(path: Path | None) -> Path:
+def _configured(loaded: "Loaded") -> "SuppressionList":
     from relayproxy.builtin.bounces import BouncesSettings
     from relayproxy.builtin.suppression import SuppressionSettings, store_path
+    from relayproxy.stores import suppression_of
 
-    loaded = load(path, {})
+    assert loaded.config is not None
     named = [
-        options.file
+        store_path(loaded.folder, options.file)
         for *_, options in loaded.choices
         if isinstance(options, SuppressionSettings | BouncesSettings)
     ]
-    if not named:
+    if not named and loaded.config.suppression is None:
         _fail("neither suppression nor bounces is in the pipeline: name the list with --file")
-    return store_path(loaded.folder, named[0])
+    return suppression_of(loaded.config.suppression)(named[0] if named else Path())
 
 
 def _fail(problem: object) -> NoReturn:
@@ -146,7 +148,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Put ADDRESSES on the list; @example.org stands for a whole domain."""
-    from relayproxy.builtin._suppression import GLOBAL, Suppressed
+    from relayproxy.model.suppressed import GLOBAL, Suppressed
 
     now = time.time()
     for address in addresses:
@@ -205,7 +207,7 @@ def import_(path: Path | None, file: Path | None, scope: str, source: IO[str], *
 
 
 def _read(source: IO[str], scope: str) -> "Iterator[Suppressed]":
-    from relayproxy.builtin._suppression import GLOBAL, Suppressed
+    from relayproxy.model.suppressed import GLOBAL, Suppressed
 
     now = time.time()
     names: list[str] = []

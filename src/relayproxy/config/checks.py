@@ -48,6 +48,7 @@ def check_config(
     yield from _routes(config, whole=whole)
     yield from _reports(config)
     yield from _unsubscribe(config)
+    yield from _suppression(config, chosen)
     yield from _queue(config)
     yield from check_bulk(config)
     for name, upstream in config.upstreams.items():
@@ -151,6 +152,26 @@ def _reports(config: Config) -> Iterator[Found]:
     if config.dmarc_reports is not None and config.history is not None and not found:
         message = "reports are made of what the dmarc plugin finds, and it is not in the pipeline"
         yield "RP309", "warning", ("dmarc_reports",), message, "add spf, dkim_verify and dmarc"
+
+
+def _suppression(config: Config, chosen: Sequence[Chosen]) -> Iterator[Found]:
+    """One place says where the list is."""
+    if config.suppression is None:
+        return
+    yield from _database("suppression", config.suppression)
+    for entry in chosen:
+        if (
+            entry.name in ("suppression", "bounces")
+            and "file" in (entry.settings or Settings()).model_fields_set
+        ):
+            message = f"the list is in {config.suppression.url}"
+            yield (
+                "RP309",
+                "error",
+                ("pipeline", entry.number, entry.name, "file"),
+                message,
+                "leave one of them out",
+            )
 
 
 def _unsubscribe(config: Config) -> Iterator[Found]:

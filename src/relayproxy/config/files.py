@@ -61,13 +61,16 @@ def _databases(config: Config) -> Iterator[Found]:
             yield from _folder(config.state.path.parent, ("state", "url"))
         if config.state.password is not None:
             yield from check_secrets(config.state.password, ("state", "password"))
-    for name, database in (("spool", config.spool), ("history", config.history)):
+    databases = (("spool", config.spool), ("history", config.history), ("suppression", config.suppression))
+    for name, database in databases:
         if database is None:
             continue
         if database.ca is not None:
             yield from _authorities(database.ca, (name, "ca"))
         if database.password is not None:
             yield from check_secrets(database.password, (name, "password"))
+    if config.suppression is not None and config.suppression.path is not None:
+        yield from _folder(config.suppression.path.parent, ("suppression", "url"))
     if config.history is not None and config.history.path is not None:
         yield from _folder(config.history.path.parent, ("history", "url"))
 

@@ -14,7 +14,7 @@ from relayproxy.config.bulk import Bulk, PoolMember, Shape, Source, Warmup
 from relayproxy.config.history import DmarcReports, History, TlsReports
 from relayproxy.config.limits import Limits
 from relayproxy.config.listeners import Auth, AuthBackend, Listener, ListenerTls, Trusted
-from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State
+from relayproxy.config.operations import Control, Dns, Log, Metrics, Spool, State, Suppression
 from relayproxy.config.pipeline import Common, PipelineEntry, When
 from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Queue, Relay, Route
@@ -144,6 +144,8 @@ class Config(Model):
     """What `relayproxy dmarc report` says of us. Default: no reports are made."""
     tls_reports: TlsReports | None = None
     """What `relayproxy tls report` says of us. Default: no reports are made."""
+    suppression: Suppression | None = None
+    """Where the list is kept of who gets no more mail. Left out: in the files that the plugins name."""
     unsubscribe: Unsubscribe | None = None
     """The web page where readers unsubscribe. Left out: none is served."""
     node: Node | None = None

@@ -117,6 +117,18 @@ class State(Model):
         return f"{_SERVERS[kind]}://{rest}"
 
 
+class Suppression(Database):
+    """The list of who gets no more mail, for the plugins `suppression` and `bounces`."""
+
+    url: Annotated[str, AfterValidator(database_url("sqlite:///var/lib/relayproxy/suppression.db"))]
+    """`sqlite:///path` (absolute) on one machine, or `postgresql://host:port/database` for several; hosts may be a
+    list with commas, of which the one that takes writes is used."""
+    timeout: Duration = 2.0
+    """How long a look-up at a server may take; after that `on_error` of the plugin decides."""
+    cache: Grace = 30.0
+    """How long a worker remembers what a server said of a recipient. `0s`: not at all."""
+
+
 class Spool(Database):
     """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
 

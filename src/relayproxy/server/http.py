@@ -109,6 +109,9 @@ class HttpConnection(asyncio.Protocol):
                 self._request = event
                 if self._length(event) > self._most_body and self._most_body:
                     self._answer(Answer(413, b"too large\n"))
+                elif self._http.they_are_waiting_for_100_continue and self._transport is not None:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    self._transport.write(self._http.send(go_on) or b"")
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) > self._most_body:

@@ -42,6 +42,7 @@ from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.core.session import Session
 from relayproxy.smtp.datastream import ContentCheck, DataReader
 from relayproxy.state.memory import MemoryState
+from relayproxy.suppression.sqlite import SqliteList
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.resolver import FakeResolver
 from relayproxy.testing.standin import OK, TAKEN, Sent, Standin
@@ -171,6 +172,7 @@ class SessionDriver:
                 self.services.relay.domains,
                 state=self.state,
                 read_yaml=read_file,
+                suppression=SqliteList,
             )
             for call in self.services.pipeline.calls("startup"):
                 await live(call, app=app)
