@@ -31,6 +31,7 @@ _ALWAYS = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 _FULL = Reply(452, "4.3.1", "Not enough room to queue it, try again later")
 _FAULT = Reply(451, "4.3.0", "Can't queue it now, try again later")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
+_TOGETHER = 500  # recipients of a part
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 _ID = re.compile(rb" id ([0-9a-z.]+);")
 _FIELD_END = re.compile(rb"\r\n(?![ \t])")
@@ -245,10 +246,17 @@ class QueueTransaction:
 
 
 def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
-    """Return recipients that were sorted by place as parts."""
+    """Return recipients that were sorted by place as parts.
+
+    A part is leased, tried and written down as a whole, so a long list becomes several: others have their turn in between,
+    and a crash repeats few transactions.
+    """
     return tuple(
-        Part(place.route, tuple(some), place.destination, place.tenant, place.priority)
+        Part(
+            place.route, tuple(some[at : at + _TOGETHER]), place.destination, place.tenant, place.priority
+        )
         for place, some in found.items()
+        for at in range(0, len(some), _TOGETHER)
     )
 
 
