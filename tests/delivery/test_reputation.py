@@ -17,7 +17,12 @@ NOW = 1_790_000_000.0
 @pytest.mark.parametrize(
     ("reply", "blocked"),
     [
-        (Reply(550, "5.7.1", "Service unavailable, client host [192.0.2.1] blocked using zen.spamhaus.org"), True),
+        (
+            Reply(
+                550, "5.7.1", "Service unavailable, client host [192.0.2.1] blocked using zen.spamhaus.org"
+            ),
+            True,
+        ),
         (Reply(421, "4.7.0", "Messages from 192.0.2.1 temporarily refused: poor reputation"), True),
         (Reply(554, "5.7.1", "Your IP address is on our block list"), True),
         (Reply(550, "5.7.25", "The sending IP has no PTR record"), True),

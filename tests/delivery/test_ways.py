@@ -10,7 +10,7 @@ from relayproxy.delivery.ways import Way, bind_problem, fitting, in_turn
 
 
 def ways(**weights: float) -> list[Way]:
-    return [Way(name, lambda shape: None, weight) for name, weight in weights.items()]  # noqa: ARG005  (never asked)
+    return [Way(name, lambda shape: None, weight) for name, weight in weights.items()]
 
 
 def first(of: list[Way], key: str) -> str:

@@ -24,7 +24,7 @@ from relayproxy.api import (
     Setup,
     hook,
 )
-from relayproxy.builtin._campaign import FROM_HEADER, METHOD, KeyedSettings, keys_of
+from relayproxy.builtin._campaign import METHOD, KeyedSettings, keys_of
 
 
 def _field(name: str) -> str:
@@ -75,7 +75,7 @@ class Campaign(Plugin[CampaignSettings]):
         known = mail.envelope.tenant, mail.envelope.campaign
         tenant, campaign = keys_of(self.options, mail)
         if (tenant, campaign) != known:
-            mail.note(METHOD, "hit", tenant=tenant, name=campaign, **{FROM_HEADER: "yes"})
+            mail.note(METHOD, "hit", tenant=tenant, name=campaign, header="yes")
         return None
 
     @hook

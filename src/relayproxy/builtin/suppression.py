@@ -26,7 +26,7 @@ from relayproxy.api import (
     hook,
     reject,
 )
-from relayproxy.builtin._campaign import FROM_HEADER, METHOD, KeyedSettings, keys_of
+from relayproxy.builtin._campaign import METHOD, KeyedSettings, keys_of
 from relayproxy.builtin._suppression import Store, Suppressed, scopes_of
 
 _SWEEP = 3600.0
@@ -110,7 +110,7 @@ class Suppression(Plugin[SuppressionSettings]):
     def _late(self, mail: Mail) -> list[tuple[Recipient, Suppressed]]:
         """Return who is on the list now, if the mail has other scopes than at RCPT."""
         told = mail.finding(METHOD)
-        if told is None or FROM_HEADER not in told.props:
+        if told is None or "header" not in told.props:
             return []
         pairs = ((recipient, self._found(mail, recipient)) for recipient in mail.envelope.recipients)
         return [(recipient, found) for recipient, found in pairs if found is not None]

@@ -252,9 +252,7 @@ def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
     and a crash repeats few transactions.
     """
     return tuple(
-        Part(
-            place.route, tuple(some[at : at + _TOGETHER]), place.destination, place.tenant, place.priority
-        )
+        Part(place.route, tuple(some[at : at + _TOGETHER]), place.destination, place.tenant, place.priority)
         for place, some in found.items()
         for at in range(0, len(some), _TOGETHER)
     )
