@@ -103,6 +103,8 @@ async def test_what_became_of_mail(tmp_path):
         "message": delivery.mail.id,
         "sender": "a@far.example",
         "recipient": "b@example.net",
+        "tenant": "",
+        "campaign": "",
         "reply": "250 2.0.0 Ok: queued as TEST",
         "upstream": "upstream",
     }

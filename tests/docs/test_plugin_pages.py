@@ -13,6 +13,7 @@ from relayproxy.builtin.arc import ArcSettings, Sealing
 from relayproxy.builtin.attachments import AttachmentsSettings
 from relayproxy.builtin.bayes import BayesSettings
 from relayproxy.builtin.bounces import BouncesSettings
+from relayproxy.builtin.campaign import CampaignSettings
 from relayproxy.builtin.clamav import ClamavSettings
 from relayproxy.builtin.compliance import ComplianceSettings
 from relayproxy.builtin.dkim_sign import Bound, DkimSignSettings, NamedKey
@@ -52,6 +53,7 @@ SINGLE_FILES = [name for name, source in FOLDER.sources.items() if source.kind =
         ("dkim_sign.md", Bound),
         ("clamav.md", ClamavSettings),
         ("bounces.md", BouncesSettings),
+        ("campaign.md", CampaignSettings),
         ("compliance.md", ComplianceSettings),
         ("dkim_verify.md", DkimVerifySettings),
         ("milter.md", MilterServer),

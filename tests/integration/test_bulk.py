@@ -1,6 +1,7 @@
 """Sources, pools, warm-up and shaping at the outer contract: a real process, and sinks that see where mail comes from."""
 
 import itertools
+import json
 import sqlite3
 import time
 from collections import Counter
@@ -197,6 +198,12 @@ async def test_what_a_source_may_send_is_all_it_sends_and_the_rest_overflows(rel
         await wait_for(lambda: sum(peers(sink).values()) == 20, "all recipients")
         assert peers(sink) == {"127.0.0.2": 7, "127.0.0.3": 13}
         await until_empty(relay)
+        status, printed = await relay.output("queue", "budget", "-C", str(relay.config_file), "--json")
+        assert status == 0
+        row = {"name": "source 127.0.0.2", "destinations": "other", "day": 1, "budget": 7, "used": 7}
+        assert json.loads(printed) == [row]
+        status, printed = await relay.output("queue", "budget", "-C", str(relay.config_file))
+        assert printed.split() == ["source", "127.0.0.2", "other", "day", "1", "7", "of", "7"]
 
 
 async def test_without_another_source_the_rest_waits_and_that_is_no_attempt(relay: Relay):

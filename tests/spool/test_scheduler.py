@@ -121,6 +121,7 @@ class Bench:
         self.hop = hop
         self.schedule = schedule
         self.log: list[dict[str, Any]] = []
+        self.lane: dict[str, Any] = {}
         self.history: Kept | None = None
         self.workers: list[tuple[SqliteSpool, Scheduler]] = []
         self.store = self.open_store()
@@ -133,7 +134,7 @@ class Bench:
     def worker(self, **options: Any) -> Scheduler:
         store, metrics = self.open_store(), Metrics()
         log = Log(lambda line: self.log.append(json.loads(line)), self.clock.time)
-        lanes = [Lane("up", self.hop, self.schedule)]
+        lanes = [Lane("up", self.hop, self.schedule, **self.lane)]
         common = {"clock": self.clock, "log": log, "metrics": metrics}
         pipeline = Pipeline([], **common)
         ids = iter(range(1000))

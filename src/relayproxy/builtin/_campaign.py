@@ -13,10 +13,7 @@ from pydantic import AfterValidator
 from relayproxy.api import HeaderField, Mail, Message, Settings, printable
 
 METHOD = "campaign"
-"""The finding of the plugin `campaign`: its properties are `tenant` and `name`."""
-
-FROM_HEADER = "header"
-"""Its property where the header told, after RCPT had been answered."""
+"""The finding of the plugin `campaign`: its properties are `tenant` and `name`, and `header` where the header told."""
 
 _LONGEST = 80
 _HEADER = re.compile(r"header:[!-9;-~]{1,76}\Z")

@@ -29,7 +29,7 @@ from relayproxy.api import (
     hook,
     reject,
 )
-from relayproxy.builtin._campaign import FROM_HEADER, METHOD, KeyedSettings, keys_of
+from relayproxy.builtin._campaign import METHOD, KeyedSettings, keys_of
 from relayproxy.builtin._remote_list import RemoteList
 from relayproxy.model.suppressed import scopes_of
 
@@ -118,7 +118,7 @@ class Suppression(Plugin[SuppressionSettings]):
     async def _late(self, mail: Mail) -> list[tuple[Recipient, Suppressed]]:
         """Return who is on the list now, if the mail has other scopes than at RCPT."""
         told = mail.finding(METHOD)
-        if told is None or FROM_HEADER not in told.props:
+        if told is None or "header" not in told.props:
             return []
         pairs = [(recipient, await self._found(mail, recipient)) for recipient in mail.envelope.recipients]
         return [(recipient, found) for recipient, found in pairs if found is not None]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.queue_budget import queue_budget
 from relayproxy.cli.queue_tls import tls_seen
 from relayproxy.cli.queue_transfer import export_queue, import_queue
 
@@ -314,6 +315,7 @@ def queue_drop(**given: Any) -> None:
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
 
 
+queue.add_command(queue_budget)
 queue.add_command(export_queue)
 queue.add_command(tls_seen)
 queue.add_command(import_queue)

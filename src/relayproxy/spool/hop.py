@@ -36,6 +36,7 @@ _WELCOME = Reply(250, "2.1.5", "Ok")
 _UNSURE = Reply(451, "4.1.1", "Recipients can't be verified now, try again later")
 _UNSURE_FOR_GOOD = Reply(550, "5.7.1", "Neither the sender nor the recipients can be verified")
 _QUEUED = Reply(250, "2.0.0", "Ok: queued")
+_TOGETHER = 500  # recipients of a part
 _AT_HAND = 262_144  # a larger message is read back when its turn comes, so that waiting costs no memory
 
 
@@ -278,10 +279,15 @@ class QueueTransaction:
 
 
 def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
-    """Return recipients that were sorted by place as parts."""
+    """Return recipients that were sorted by place as parts.
+
+    A part is leased, tried and written down as a whole, so a long list becomes several: others have their turn in between,
+    and a crash repeats few transactions.
+    """
     return tuple(
-        Part(place.route, tuple(some), place.destination, place.tenant, place.priority)
+        Part(place.route, tuple(some[at : at + _TOGETHER]), place.destination, place.tenant, place.priority)
         for place, some in found.items()
+        for at in range(0, len(some), _TOGETHER)
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from relayproxy.core.metrics import Cell
 from relayproxy.model.queued import Lease, Queued, tenant_of
+from relayproxy.spool.backlog import Backlogs
 from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.lanes import Lane
 from relayproxy.spool.pace import Paces
@@ -39,6 +40,7 @@ class LaneState:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     destinations: Destinations = field(init=False)
     paces: Paces = field(init=False)
+    backlogs: Backlogs = field(default_factory=Backlogs)
     tenants: Counter[str] = field(default_factory=Counter)
     campaigns: Counter[str] = field(default_factory=Counter)
     groups: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -85,20 +87,40 @@ class LaneState:
         group = self.groups[lease.message, lease.part] = self.lane.group(lease.destination)
         self.destinations.began(group)
         self.paces.began(group, now)
+        self.backlogs.began(group, now)
 
-    def ended(self, lease: Lease) -> None:
+    def ended(self, lease: Lease, now: float) -> None:
         """It is over."""
         self.running -= 1
         for counts, key in ((self.tenants, tenant_of(lease.tenant)), (self.campaigns, lease.tenant)):
             counts[key] -= 1
             if counts[key] <= 0:
                 del counts[key]
-        self.destinations.ended(self.groups.pop((lease.message, lease.part)))
+        group = self.groups.pop((lease.message, lease.part))
+        self.destinations.ended(group)
+        self.backlogs.ended(group, now)
 
     def put_back(self, queued: Queued, until: float) -> None:
         """Something that was begun has to wait after all, and with it all others of its group."""
         self.paces.hold(self.lane.group(queued.lease.destination), until)
         self.waiting.appendleft(queued)
+
+    def busy(self, now: float) -> dict[str, list[Queued]]:
+        """Take what can't begin as its destination is busy, but for a few for whoever is done next; sorted by group."""
+        kept: deque[Queued] = deque()
+        taken: dict[str, list[Queued]] = {}
+        few: Counter[str] = Counter()
+        for queued in self.waiting:
+            group = self.lane.group(queued.lease.destination)
+            if self.paces.may_begin(group, self.destinations.running(group), now):
+                kept.append(queued)
+            elif few.total() < self.limit and few[group] < self.paces.limit(group):
+                few[group] += 1
+                kept.append(queued)
+            else:
+                taken.setdefault(group, []).append(queued)
+        self.waiting = kept
+        return taken
 
     def rests_until(self, now: float) -> float | None:
         """Return when something that waits may begin, if its destination's pace is what it waits for."""

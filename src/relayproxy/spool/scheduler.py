@@ -28,7 +28,6 @@ LEASE = 60.0
 
 _POLL = 1.0  # seconds after which a lane looks for what other workers have put there
 _SWEEP = 60.0
-_BUSY = 10.0
 _BATCH = 100
 _LEARN = 1.0
 _AFTER_FAULT = 300.0
@@ -265,8 +264,8 @@ class Scheduler:
         self._start_waiting(state)
         room = state.room
         if room <= 0:
-            if state.lane.by_domain and state.running < state.limit:
-                await self._make_room(state)
+            if state.lane.by_domain and state.running < state.limit and await self._make_room(state):
+                return 0
             return _POLL
         due = await self._spool.due(state.lane.route)
         if due is None:
@@ -282,7 +281,9 @@ class Scheduler:
             state.backlog = False
         loaded = await self._loaded(leases)
         await self._learn(state.lane, loaded)
-        state.waiting.extend(loaded)
+        for queued in loaded:
+            state.waiting.append(queued)
+            state.backlogs.came(state.lane.group(queued.lease.destination))
         self._start_waiting(state)
         return 0 if leases else _POLL
 
@@ -405,16 +406,19 @@ class Scheduler:
             destinations.reached(destination)
         return made
 
-    async def _make_room(self, state: LaneState) -> None:
-        """All that is at hand is for busy destinations: give most of it back for a while, so that others come up."""
-        keep = state.limit
-        back = [queued.lease for queued in list(state.waiting)[keep:]]
-        while len(state.waiting) > keep:
-            self._let_go(state.waiting.pop().lease)
-        await self._spool.release(back, self._clock.time() + _BUSY)
+    async def _make_room(self, state: LaneState) -> bool:
+        """What is at hand for busy destinations is given back for a while, so that others come up; False if there is none."""
+        now = self._clock.monotonic()
+        busy = state.busy(now)
+        for group, waiting in busy.items():
+            wait = state.backlogs.put_off(group, len(waiting), state.paces.limit(group), now)
+            for queued in waiting:
+                self._let_go(queued.lease)
+            await self._spool.release([queued.lease for queued in waiting], self._clock.time() + wait)
+        return bool(busy)
 
     def _ended(self, state: LaneState, lease: Lease) -> None:
-        state.ended(lease)
+        state.ended(lease, self._clock.monotonic())
         state.running_cell.set(state.running)
         if not self._stopping and self._clock.monotonic() >= state.paused_until:
             self._start_waiting(state)
