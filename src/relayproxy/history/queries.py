@@ -29,7 +29,7 @@ _JOINS: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 
-_OUTCOMES = ("relayed", "deferred", "rejected", "discarded", "held", "resent")
+_OUTCOMES = ("relayed", "queued", "deferred", "rejected", "discarded", "held", "resent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Totals:
     key: str
     messages: int
     relayed: int
+    queued: int
     deferred: int
     rejected: int
     discarded: int
