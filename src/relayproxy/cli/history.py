@@ -5,16 +5,15 @@ Must not know which database it is kept in.
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, fail, load
 from relayproxy.cli.periods import DAY, moment, shown
 from relayproxy.history.queries import DELIVERY_KEYS, KEYS
 
@@ -52,12 +51,6 @@ def bounds(since: int | None, until: int | None) -> tuple[float, float]:
     if end <= begin:
         raise click.UsageError("the period ends before it begins")
     return begin, end
-
-
-def fail(reason: object, code: int = FAILED) -> NoReturn:
-    """Say what is wrong, and end."""
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(code)
 
 
 def opened(path: Path | None) -> "closing[Database]":

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, FAILED, find_config, load_plan
-from relayproxy.cli.history import fail, filters, period, wanted_of
+from relayproxy.cli.common import BAD_CONFIG, FAILED, fail, find_config, load_plan
+from relayproxy.cli.history import filters, period, wanted_of
 from relayproxy.cli.test import addresses, as_sent
 from relayproxy.model.message import Message
 
