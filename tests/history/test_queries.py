@@ -202,3 +202,29 @@ def test_properties_with_dots_and_odd_names(asked):
     for name in ("header.d", "a'b"):
         (found,) = queries.findings(history, *ALL, method="dkim", prop=name)
         assert found.key == odd.get(name, "")
+
+
+def test_a_message_counts_once_for_a_domain_and_for_a_rule(asked):
+    rule = Finding("rule", "hit", 1.0, {"id": "one"}, by="rules")
+    history = asked(
+        message(1, to=("a@x.example", "b@x.example", "c@y.example"), findings=(rule, rule), seconds=2.0)
+    )
+    found = queries.totals(history, *ALL, by="recipient_domain")
+    assert [(one.key, one.messages, one.octets) for one in found] == [
+        ("x.example", 1, 1000),
+        ("y.example", 1, 1000),
+    ]
+    (latency,) = queries.latencies(history, *ALL, by="rule")
+    assert (latency.messages, latency.p50) == (1, 2.0)
+
+
+def test_what_is_kept_of_findings_has_bounds(asked):
+    long = Finding("x", "hit", props={f"k{n}": "v" * 9000 for n in range(50)})
+    history = asked(message(1, findings=(long,) * 600))
+    rows = history.rows("SELECT CAST(props AS TEXT) FROM finding")
+    assert len(rows) == 500
+    assert {len(row[0]) for row in rows} <= set(range(25_000))
+    record = "v=DMARC1; p=none; rua=" + ",".join(f"mailto:r{n}@example.org" for n in range(200))
+    history = asked(message(2, findings=(Finding("dmarc", "pass", props={"record": record}),)))
+    (found,) = queries.findings(history, *ALL, method="dmarc", prop="record")
+    assert found.key == record

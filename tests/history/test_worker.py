@@ -1,10 +1,11 @@
 """A whole worker with a history: what the file holds afterwards."""
 
+from tests.history.making import database
 from tests.test_app import MESSAGE, a_config, logging_as_before, working
 
 from relayproxy.api import Plugin, hook, reject
 from relayproxy.history import queries
-from relayproxy.history.store import SqliteDatabase
+from relayproxy.postgres import Server
 from relayproxy.testing.session import SessionDriver
 from relayproxy.testing.upstream import UpstreamSink
 
@@ -13,8 +14,19 @@ __all__ = ["logging_as_before"]
 EVER = (0.0, 1e11)
 
 
-async def test_messages_refusals_and_tls_are_kept(tmp_path):
-    history = {"url": f"sqlite://{tmp_path}/history.db"}
+def as_setting(place, folder):
+    if not isinstance(place, Server):
+        return {"url": f"sqlite://{place}"}
+    host, port = place.hosts[0]
+    secret = folder / "password"
+    secret.touch(mode=0o600)
+    secret.write_text(place.password)
+    url = f"postgresql://{host}:{port}/{place.database}"
+    return {"url": url, "login": place.login, "password": {"file": str(secret)}}
+
+
+async def test_messages_refusals_and_tls_are_kept(place, tmp_path):
+    history = as_setting(place, tmp_path)
     async with UpstreamSink(refusals={"no@example.net": b"550 5.1.1 nobody\r\n"}) as sink:
         config = a_config(
             history=history, upstreams={"sink": {"address": sink.address, "tls": "opportunistic"}}
@@ -22,7 +34,7 @@ async def test_messages_refusals_and_tls_are_kept(tmp_path):
         async with working(config) as running, await running.client() as client:
             assert (await client.message(MESSAGE)).code == 250
             assert (await client.message(MESSAGE, recipients=("no@example.net",))).code == 550
-    connection = SqliteDatabase(tmp_path / "history.db")
+    connection = database(place)
     try:
         (total,) = queries.totals(connection, *EVER, by="route")
         assert (total.key, total.messages, total.relayed) == ("sink", 1, 1)

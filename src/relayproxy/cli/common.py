@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -32,6 +32,12 @@ def find_config(path: Path | None) -> Path | None:
     if path is not None:
         return path
     return next((place for place in PLACES if place.is_file()), None)
+
+
+def fail(reason: object, code: int = FAILED) -> NoReturn:
+    """Say what is wrong, and end."""
+    click.echo(f"relayproxy: {reason}", err=True)
+    sys.exit(code)
 
 
 def colored() -> bool:

@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from relayproxy import __version__
 from relayproxy.api import Resolver
-from relayproxy.cli.report_send import Fate, Sender, foreseen, once, resolving, sending
+from relayproxy.cli.report_send import Sender, foreseen, once, resolving, sending
+from relayproxy.cli.reports import Fate, Job
 from relayproxy.config.history import DmarcReports, History
 from relayproxy.history.database import Database
 from relayproxy.history.dmarc import collect
@@ -39,17 +39,6 @@ class Outcome:
     def octets(self) -> int:
         """What size limits are about."""
         return len(self.attachment)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to do: reports of since <= time < until, of one policy domain or all; send them, write them, or neither."""
-
-    since: int
-    until: int
-    domain: str = ""
-    send: bool = False
-    folder: Path | None = None
 
 
 async def run(plan: Plan, settings: DmarcReports, kept: History, job: Job) -> list[Outcome]:

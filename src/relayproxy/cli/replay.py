@@ -1,9 +1,10 @@
-"""`relayproxy replay FOLDER --with NEW.yaml`: stored mail through two configurations, and what ends differently.
+"""`relayproxy replay`: mail of a folder or of the history through two configurations, and what ends differently.
 
 Nothing is sent. Plugins whose findings are recorded are not asked again, so that what they found at the time counts.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import sys
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, find_config, load_plan
+from relayproxy.cli.common import BAD_CONFIG, FAILED, fail, find_config, load_plan
+from relayproxy.cli.history import filters, period, wanted_of
 from relayproxy.cli.test import addresses, as_sent
 from relayproxy.model.message import Message
 
 if TYPE_CHECKING:
     from relayproxy.cli.test_drive import Question, Rehearsal
+    from relayproxy.history.messages import Kept, Wanted
     from relayproxy.model.finding import Finding
     from relayproxy.supervisor import Plan
 
@@ -29,59 +32,183 @@ _OURS = frozenset({"received"})  # with the time and the id of each play
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--with", "other", type=click.Path(path_type=Path), required=True, help="The configuration to try."
 )
-@CONFIG_OPTION
+@click.option(
+    "--history", is_flag=True, help="Take what the history kept. With FOLDER, contents are ID.eml there."
+)
+@period
+@filters
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.option("--strict", is_flag=True, help="Exit 1 when anything ends differently.")
-def replay(folder: Path, other: Path, path: Path | None, output: str, *, strict: bool) -> None:
-    """Show which messages of FOLDER would end differently under another configuration.
+def replay(
+    folder: Path | None,
+    other: Path,
+    path: Path | None,
+    output: str,
+    since: int | None,
+    until: int | None,
+    limit: int,
+    *,
+    history: bool,
+    strict: bool,
+    **wanted: Any,
+) -> None:
+    """Show which messages would end differently under another configuration.
 
-    Each NAME.eml is a message; NAME.json beside it, if there is one, has what is known of it: sender, recipients, ip,
-    helo, tls, login, listener, and findings as `relayproxy test -o json` prints them. Without it the envelope is taken
-    from the header.
+    Of FOLDER, each NAME.eml is a message; NAME.json beside it, if there is one, has what is known of it: sender,
+    recipients, ip, helo, tls, login, listener, and findings as `relayproxy test -o json` prints them. Without it the
+    envelope is taken from the header.
+
+    With --history, the messages are those that the history of the configuration kept, within a period and by filters.
+    The rules of both configurations are asked about the envelope, the client and the findings of the time; a rule that
+    needs something that was not kept is named as undecided. A message that is still held is played whole.
     """
     if find_config(path) is None:
         raise click.UsageError("no configuration to compare with: name one with -C")
     before, after = load_plan(path, {}), load_plan(other, {})
+    if history:
+        rows = _from_history(before, after, wanted_of(since, until, wanted), limit, folder)
+    elif since is not None or until is not None or any(wanted.values()):
+        raise click.UsageError("a period and filters go with --history")
+    elif folder is None:
+        raise click.UsageError("name a FOLDER, or --history")
+    else:
+        rows = _from_folder(folder, before, after)
+    _print(rows, as_json=output == "json")
+    if strict and any(row["changes"] for row in rows):
+        sys.exit(FAILED)
+
+
+def _from_folder(folder: Path, before: "Plan", after: "Plan") -> list[dict[str, Any]]:
     files = sorted(folder.glob("*.eml"))
     if not files:
         raise click.UsageError(f"there is no .eml file in {folder}")
     rows = []
     for file in files:
         try:
-            rows.append(asyncio.run(_compare(file, before, after)))
+            question, findings = _question(file)
+            rows.append({"message": file.name, "changes": _played(question, findings, before, after)})
         except LookupError as error:
             raise click.UsageError(f"{file.name}: {error.args[0]}") from error
-        except (OSError, RuntimeError) as error:
-            click.echo(f"relayproxy: can't start: {error}", err=True)
-            sys.exit(BAD_CONFIG)
+    return rows
+
+
+def _from_history(
+    before: "Plan", after: "Plan", wanted: "Wanted", limit: int, folder: Path | None
+) -> list[dict[str, Any]]:
+    from relayproxy.cli.replay_history import Contents, compare, rulebook_of
+    from relayproxy.history.database import StoreError
+    from relayproxy.history.messages import messages
+    from relayproxy.spool.protocol import SpoolError
+    from relayproxy.stores import history_of, listing_of
+
+    kept, spool = before.config.history, before.config.spool
+    if kept is None:
+        fail(f"{before.source} keeps no history", BAD_CONFIG)
+    rows = []
+    with contextlib.ExitStack() as stack:
+        try:
+            old, new = rulebook_of(before), rulebook_of(after)
+            database = stack.enter_context(contextlib.closing(history_of(kept)))
+            found = list(messages(database, wanted, limit))
+        except (StoreError, OSError, ValueError) as error:
+            fail(error)
+        contents = Contents(None)
+        if spool is not None:
+            try:
+                contents = Contents(stack.enter_context(listing_of(spool)))
+            except SpoolError as error:
+                click.echo(f"relayproxy: without the contents of held messages: {error}", err=True)
+        asked = frozenset(entry.name for entry in before.config.pipeline)
+        for one in reversed(found):
+            content = _file_of(folder, one.id) or contents.of(one.id)
+            row: dict[str, Any] = {"message": one.id, "at": one.at, "whole": content is not None}
+            if content is None:
+                compared = compare(one, old, new, asked)
+                row |= {"changes": compared.changes, "undecided": compared.undecided}
+            else:
+                findings = tuple(found for found in one.findings if found.by != "rules")
+                row |= {
+                    "changes": _played(_kept_question(one, content, before, after), findings, before, after),
+                    "undecided": [],
+                }
+            rows.append(row)
+    return rows
+
+
+def _file_of(folder: Path | None, identity: str) -> bytes | None:
+    """Return the content of a message from a folder, or None."""
+    if folder is None or "/" in identity:
+        return None
+    file = folder / f"{identity}.eml"
+    return as_sent(file.read_bytes())[0] if file.is_file() else None
+
+
+def _kept_question(one: "Kept", content: bytes, *plans: "Plan") -> "Question":
+    """Return what to play; through the first listener where a configuration doesn't know the one that it came through."""
+    from relayproxy.cli.test_drive import Question
+
+    known = all(any(one.listener == listener.name for listener in plan.config.listeners) for plan in plans)
+    recipients = tuple(address for address, _, _ in one.recipients)
+    return Question(
+        content,
+        one.sender,
+        recipients,
+        one.ip or "127.0.0.1",
+        one.helo,
+        bool(one.tls),
+        one.login,
+        one.listener if known else "",
+    )
+
+
+def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     changed = [row for row in rows if row["changes"]]
-    if output == "json":
-        click.echo(json.dumps({"messages": len(rows), "changed": changed}, indent=2))
-    else:
-        for row in changed:
+    undecided = [row for row in rows if row.get("undecided")]
+    if as_json:
+        value: dict[str, Any] = {"messages": len(rows), "changed": changed}
+        if any("undecided" in row for row in rows):
+            value["whole"] = sum(row["whole"] for row in rows)
+            value["undecided"] = undecided
+        click.echo(json.dumps(value, indent=2))
+        return
+    for row in rows:
+        if row["changes"] or row.get("undecided"):
             click.echo(row["message"])
-            for line in row["changes"]:
-                click.echo(f"  {line}")
-        click.echo(f"{len(rows)} message{'s' * (len(rows) != 1)}, {len(changed)} would end differently")
-    if strict and changed:
-        sys.exit(FAILED)
+        for line in row["changes"]:
+            click.echo(f"  {line}")
+        for line in row.get("undecided", ()):
+            click.echo(f"  ? {line}")
+    doubt = f", {len(undecided)} can't be told" if undecided else ""
+    click.echo(f"{len(rows)} message{'s' * (len(rows) != 1)}, {len(changed)} would end differently{doubt}")
 
 
-async def _compare(file: Path, before: "Plan", after: "Plan") -> dict[str, Any]:
+def _played(
+    question: "Question", findings: "tuple[Finding, ...]", before: "Plan", after: "Plan"
+) -> list[str]:
+    """Play a message through both configurations; return what ends differently. Raises LookupError."""
+    try:
+        return asyncio.run(_compare(question, findings, before, after))
+    except (OSError, RuntimeError) as error:
+        click.echo(f"relayproxy: can't start: {error}", err=True)
+        sys.exit(BAD_CONFIG)
+
+
+async def _compare(
+    question: "Question", findings: "tuple[Finding, ...]", before: "Plan", after: "Plan"
+) -> list[str]:
     from relayproxy.cli.starting import StartupError
     from relayproxy.cli.test_drive import rehearse
 
-    question, findings = _question(file)
     try:
         old = await rehearse(_recorded(before, findings), question)
         new = await rehearse(_recorded(after, findings), question)
     except StartupError as error:
         raise RuntimeError(str(error)) from error
-    return {"message": file.name, "changes": list(_changes(old, new))}
+    return list(_changes(old, new))
 
 
 def _question(file: Path) -> "tuple[Question, tuple[Finding, ...]]":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from relayproxy.api import Resolver
 from relayproxy.app import SystemClock, log_style, make_resolver
 from relayproxy.build import app_for, entries_of, node_of, relay_of, routes_of, upstream_settings
+from relayproxy.cli.reports import Fate
 from relayproxy.cli.starting import start_plugins
 from relayproxy.core.ids import COMMAND, Ids
 from relayproxy.core.ledger import REGION, SharedLedger
@@ -29,15 +30,6 @@ from relayproxy.model.mail import Origin
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 from relayproxy.supervisor import Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of a report at one destination: sent, would-send, already-sent, refused, too-large or failed."""
-
-    destination: str
-    state: str
-    detail: str = ""
 
 
 def foreseen(database: Database, errand: Errand) -> Fate:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "dns": ("relayproxy.cli.dns", "dns"),
     "dmarc": ("relayproxy.cli.dmarc", "dmarc"),
     "tls": ("relayproxy.cli.tls", "tls"),
+    "history": ("relayproxy.cli.history", "history"),
     "queue": ("relayproxy.cli.queue", "queue"),
     "quarantine": ("relayproxy.cli.queue", "quarantine"),
     "suppression": ("relayproxy.cli.suppression", "suppression"),

@@ -6,17 +6,23 @@ Must not know how a report is made or sent.
 import asyncio
 import json
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, USAGE, load, plan_of
-from relayproxy.cli.periods import moment, report_period, shown
+from relayproxy.cli.common import BAD_CONFIG, FAILED, fail, load, plan_of
+from relayproxy.cli.reports import (
+    Job,
+    fates_as_data,
+    fates_as_text,
+    headline,
+    job_of,
+    report_options,
+)
 
 if TYPE_CHECKING:
-    from relayproxy.cli.tls_job import Job, Outcome
+    from relayproxy.cli.tls_job import Outcome
     from relayproxy.supervisor import Plan
 
 
@@ -26,19 +32,7 @@ def tls() -> None:
 
 
 @tls.command()
-@CONFIG_OPTION
-@click.option("--since", callback=moment, help="The beginning: a day or a time, UTC. Default: yesterday.")
-@click.option("--until", callback=moment, help="The end, not included. Default: a day after the beginning.")
-@click.option("--domain", default="", help="Only the report of this policy domain.")
-@click.option("--send", is_flag=True, help="Send the reports. Each goes to a destination once.")
-@click.option("--dry-run", is_flag=True, help="Send nothing, whatever else is said.")
-@click.option(
-    "-o",
-    "folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder to write the compressed reports to.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@report_options
 def report(
     path: Path | None,
     since: int | None,
@@ -54,13 +48,7 @@ def report(
     Without --send it shows which reports there are and where they would go. Exits 1 if a report could not be sent, so
     that the same command may be run again: what was sent is not sent twice.
     """
-    from relayproxy.cli.tls_job import Job
-    from relayproxy.model.address import to_a_label
-
-    since, until = report_period(since, until)
-    if send and not dry_run and until > time.time():
-        _fail("the period has not ended: its report would be incomplete, and is sent only once", USAGE)
-    job = Job(since, until, to_a_label(domain.rstrip(".").lower()), send and not dry_run, folder)
+    job = job_of(since, until, domain, folder, send=send, dry_run=dry_run)
     outcomes = _work(plan_of(load(path, {})), job)
     click.echo(
         json.dumps([_as_data(one) for one in outcomes], indent=2) if as_json else _as_text(outcomes, job)
@@ -69,12 +57,7 @@ def report(
         sys.exit(FAILED)
 
 
-def _fail(reason: object, code: int = FAILED) -> NoReturn:
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(code)
-
-
-def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
+def _work(plan: "Plan", job: Job) -> "list[Outcome]":
     """Do the job; say what keeps it from being done."""
     from relayproxy.catalogue import PluginError
     from relayproxy.cli.starting import StartupError
@@ -83,7 +66,7 @@ def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
 
     settings, kept = plan.config.tls_reports, plan.config.history
     if settings is None or kept is None:
-        _fail("reports need the settings history and tls_reports", BAD_CONFIG)
+        fail("reports need the settings history and tls_reports", BAD_CONFIG)
     if job.send and not any(entry.name == "dkim_sign" for entry in plan.config.pipeline):
         click.echo(
             "relayproxy: dkim_sign is not in the pipeline: reports by mail have to be signed", err=True
@@ -91,7 +74,7 @@ def _work(plan: "Plan", job: "Job") -> "list[Outcome]":
     try:
         return asyncio.run(run(plan, settings, kept, job))
     except (StoreError, StartupError, PluginError, OSError) as error:
-        _fail(error)
+        fail(error)
 
 
 def _as_data(outcome: "Outcome") -> dict[str, Any]:
@@ -105,19 +88,14 @@ def _as_data(outcome: "Outcome") -> dict[str, Any]:
         "successful": report.successes,
         "failed": report.failures,
         "policies": [one.policy.type for one in report.seen],
-        "destinations": [
-            {"destination": fate.destination, "state": fate.state, "detail": fate.detail}
-            for fate in outcome.fates
-        ],
+        "destinations": fates_as_data(outcome.fates),
     }
 
 
-def _as_text(outcomes: "list[Outcome]", job: "Job") -> str:
-    lines = [f"{len(outcomes)} reports for {shown(job.since)} to {shown(job.until)} UTC"]
+def _as_text(outcomes: "list[Outcome]", job: Job) -> str:
+    lines = [headline(len(outcomes), job)]
     for one in outcomes:
         report = one.report
         lines.append(f"{report.domain}: {report.successes} connections succeeded, {report.failures} failed")
-        for fate in one.fates:
-            detail = f"  ({fate.detail})" if fate.detail else ""
-            lines.append(f"  {fate.state:<12}  {fate.destination}{detail}")
+        lines += fates_as_text(one.fates)
     return "\n".join(lines)

@@ -8,11 +8,11 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 
 from relayproxy import __version__
 from relayproxy.api import Resolver
-from relayproxy.cli.report_send import Fate, Sender, foreseen, once, resolving, sending
+from relayproxy.cli.report_send import Sender, foreseen, once, resolving, sending
+from relayproxy.cli.reports import Fate, Job
 from relayproxy.config.history import History, TlsReports
 from relayproxy.history.database import Database
 from relayproxy.history.sent import Errand
@@ -34,17 +34,6 @@ class Outcome:
 
     report: Report
     fates: list[Fate] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to do: reports of since <= time < until, of one policy domain or all; send them, write them, or neither."""
-
-    since: int
-    until: int
-    domain: str = ""
-    send: bool = False
-    folder: Path | None = None
 
 
 async def run(plan: Plan, settings: TlsReports, kept: History, job: Job) -> list[Outcome]:

@@ -19,14 +19,8 @@ KEYS: Final = ("day", "hour", *_COLUMNS, "recipient_domain", "rule")
 for each rule that matched (and not at all, if none did)."""
 
 _JOINS: Final[Mapping[str, tuple[str, str]]] = {
-    "recipient_domain": (
-        "x.domain",
-        "JOIN (SELECT DISTINCT event, domain FROM recipient) x ON x.event = e.id",
-    ),
-    "rule": (
-        "x.rule",
-        "JOIN (SELECT DISTINCT event, props ->> 'id' AS rule FROM finding WHERE method = 'rule') x ON x.event = e.id",
-    ),
+    "recipient_domain": ("r.domain", "JOIN recipient r ON r.event = e.id"),
+    "rule": ("f.props ->> 'id'", "JOIN finding f ON f.event = e.id AND f.method = 'rule'"),
 }
 
 _OUTCOMES = ("relayed", "queued", "deferred", "rejected", "discarded", "held", "resent")
@@ -141,20 +135,24 @@ class Entry:
     details: Mapping[str, Any]
 
 
-def _grouped(database: Database, by: str) -> tuple[str, str]:
-    """Return the expression to group by and what has to be joined for it. Raises KeyError for an unknown key."""
+def _messages(database: Database, by: str) -> str:
+    """Return the table `one` of the messages of a period with their key `k`; takes since and until. Raises KeyError."""
     if by not in KEYS:
         raise KeyError(by)
-    return _JOINS.get(by) or (database.keys.get(by, f"e.{by}"), "")
+    key, join = _JOINS.get(by) or (database.keys.get(by, f"e.{by}"), "")
+    distinct = "DISTINCT" if join else ""  # two recipients of one domain, a rule that matched for both
+    return (
+        f"one AS (SELECT {distinct} e.id, {key} AS k, e.outcome, e.size, e.seconds FROM event e {join}"
+        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ?)"
+    )
 
 
 def totals(database: Database, since: float, until: float, by: str) -> tuple[Totals, ...]:
     """Return what came of all messages, grouped by one of KEYS, in the order of the key. Raises KeyError."""
-    key, join = _grouped(database, by)
-    counts = ", ".join(f"COUNT(*) FILTER (WHERE e.outcome = '{outcome}')" for outcome in _OUTCOMES)
+    counts = ", ".join(f"COUNT(*) FILTER (WHERE outcome = '{outcome}')" for outcome in _OUTCOMES)
     rows = database.rows(
-        f"SELECT {key} AS k, COUNT(*), {counts}, CAST(SUM(e.size) AS BIGINT) FROM event e {join}"
-        " WHERE e.kind = 'message' AND e.at >= ? AND e.at < ? GROUP BY k ORDER BY k",
+        f"WITH {_messages(database, by)}"
+        f" SELECT k, COUNT(*), {counts}, CAST(SUM(size) AS BIGINT) FROM one GROUP BY k ORDER BY k",
         (since, until),
     )
     return tuple(Totals(*row) for row in rows)
@@ -164,14 +162,13 @@ def latencies(
     database: Database, since: float, until: float, by: str, outcome: str = "relayed"
 ) -> tuple[Latency, ...]:
     """Return how long messages of one outcome took, grouped by one of KEYS. Raises KeyError."""
-    key, join = _grouped(database, by)
-    ranks = ", ".join(f"MIN(CASE WHEN n * 100 >= {p} * c THEN s END)" for p in (50, 90, 95, 99))
+    ranks = ", ".join(f"MIN(CASE WHEN n * 100 >= {p} * c THEN seconds END)" for p in (50, 90, 95, 99))
     rows = database.rows(
-        f"WITH ranked AS (SELECT {key} AS k, e.seconds AS s,"
-        f" ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY e.seconds) AS n, COUNT(*) OVER (PARTITION BY {key}) AS c"
-        f" FROM event e {join} WHERE e.kind = 'message' AND e.outcome = ? AND e.at >= ? AND e.at < ?)"
-        f" SELECT k, MAX(c), {ranks}, MAX(s) FROM ranked GROUP BY k ORDER BY k",
-        (outcome, since, until),
+        f"WITH {_messages(database, by)}, ranked AS (SELECT k, seconds,"
+        " ROW_NUMBER() OVER (PARTITION BY k ORDER BY seconds) AS n, COUNT(*) OVER (PARTITION BY k) AS c"
+        " FROM one WHERE outcome = ?)"
+        f" SELECT k, MAX(c), {ranks}, MAX(seconds) FROM ranked GROUP BY k ORDER BY k",
+        (since, until, outcome),
     )
     return tuple(Latency(*row) for row in rows)
 

@@ -18,6 +18,8 @@ from relayproxy.model.outcome import state_of
 from relayproxy.model.reply import Reply, printable
 
 _LONGEST = 1000  # characters of a text that others wrote
+_MOST_FINDINGS = 500
+_LONGEST_JSON = 20_000  # characters; DNS records that were found are well below
 _UNKNOWN = "\ufffd"  # U+FFFD, for a character that can't be kept
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -146,7 +148,7 @@ def _message(event: MessageEvent) -> tuple[dict[str, Any], list[tuple[Any, ...]]
             _text(finding.reason),
             _json(finding.props),
         )
-        for finding in event.findings
+        for finding in event.findings[:_MOST_FINDINGS]
     ]
     return row, _recipients(addresses, event.replies), findings
 
@@ -214,4 +216,6 @@ def _json(value: Mapping[str, object]) -> str:
     except TypeError:
         # A lone surrogate, or a number of more than 64 bits.
         text = orjson.dumps({_text(str(key)): _text(str(one)) for key, one in value.items()}).decode()
+    if len(text) > _LONGEST_JSON:
+        text = orjson.dumps({_text(str(key)): _text(str(one)) for key, one in [*value.items()][:20]}).decode()
     return _NUL.sub(rf"\1{_UNKNOWN}", text) if "\\u0000" in text else text
