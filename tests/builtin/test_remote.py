@@ -8,7 +8,7 @@ from tests.builtin.scanning import an_app, scripted
 
 from relayproxy.api import Plugin, ServiceError, Settings, hook
 from relayproxy.build import meters_of
-from relayproxy.builtin._remote import Breaker, Pause, Service, Where, send, service_of
+from relayproxy.builtin._remote import Breaker, Pause, Service, Where, connected, send, service_of
 from relayproxy.core.metrics import Metrics
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.session import SessionDriver, entry_for
@@ -205,7 +205,7 @@ def test_a_connection_that_is_lost_while_we_write_is_a_service_error(loop):
     async def write():
         async with scripted(hangs_up) as address:
             place = TypeAdapter(Where).validate_python(address)
-            async with place.connected() as (_, writer):
+            async with connected(place) as (_, writer):
                 for _ in range(1000):
                     await send(writer, b"x" * 100_000)
 

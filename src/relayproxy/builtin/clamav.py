@@ -26,7 +26,7 @@ from relayproxy.api import (
     printable,
     reject,
 )
-from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, send, service_of
 
 _ANSWER: Final = re.compile(rb"stream: (?:(OK)|(.+) FOUND)\Z", re.DOTALL)
 _LIMIT = b"size limit exceeded"
@@ -88,7 +88,7 @@ class Clamav(Plugin[ClamavSettings]):
 
     async def _scan(self, message: Message) -> bytes:
         """Return what clamd says to the message. Raises ServiceError, OSError and EOFError."""
-        async with self.options.address.connected() as (reader, writer):
+        async with connected(self.options.address) as (reader, writer):
             # It may answer, and hang up, before it has everything: the answer must not be lost to that.
             reading = asyncio.ensure_future(reader.readuntil(b"\0"))
             try:

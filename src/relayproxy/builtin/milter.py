@@ -25,8 +25,9 @@ from relayproxy.api import (
 )
 from relayproxy.builtin._changes import Kept, weight
 from relayproxy.builtin._milter_talk import Said, Talk
-from relayproxy.builtin._remote import Breaker, Place, Service, Where, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, service_of
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
+from relayproxy.model.endpoint import Endpoint
 
 
 class MilterServer(Settings):
@@ -122,10 +123,10 @@ class Milter(Plugin[MilterSettings]):
         return held, edits
 
     async def _ask(self, server: MilterServer, mail: Mail) -> Said:
-        place: Place = server.address
+        place: Endpoint = server.address
 
         async def talk() -> Said:
-            async with place.connected() as (reader, writer):
+            async with connected(place) as (reader, writer):
                 return await Talk(reader, writer, mail, self._hostname).held()
 
         return await self._services[server.name].ask(talk)

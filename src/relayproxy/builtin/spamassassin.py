@@ -32,7 +32,7 @@ from relayproxy.api import (
     reject,
 )
 from relayproxy.builtin._changes import added, dropped
-from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, send, service_of
 
 _STATUS: Final = re.compile(rb"SPAMD/[0-9.]+ ([0-9]+) ?(.*)\Z")
 _SPAM: Final = re.compile(
@@ -135,7 +135,7 @@ class Spamassassin(Plugin[SpamassassinSettings]):
         request = f"SYMBOLS SPAMC/1.5\r\nContent-length: {len(trace) + mail.message.size}\r\n"
         if self.options.user:
             request += f"User: {self.options.user}\r\n"
-        async with self.options.address.connected() as (reader, writer):
+        async with connected(self.options.address) as (reader, writer):
             await send(writer, f"{request}\r\n".encode(), trace)
             for chunk in mail.message.chunks():
                 await send(writer, chunk)

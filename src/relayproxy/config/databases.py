@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from relayproxy.config.base import quoted, refusal
+from relayproxy.config.base import refusal
 from relayproxy.config.values import parse_endpoint
+from relayproxy.model.refused import quoted
 
 _POSTGRES_PORT = 5432
 _POSTGRES = re.compile(r"postgresql://(?P<places>[^/@?#]+)/(?P<name>[^/@?#]+)\Z")

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from relayproxy.api import Mistake, Plugin, Settings, Setup
 from relayproxy.catalogue import Catalogue, PluginError
 from relayproxy.config import yaml
-from relayproxy.config.base import Context, quoted
+from relayproxy.config.base import Context
 from relayproxy.config.checks import ABSENCE, Chosen, check_config, named
 from relayproxy.config.files import check_files, check_secrets
 from relayproxy.config.layers import Layers
@@ -28,6 +28,7 @@ from relayproxy.config.problems import Found, Problem, guesses, render
 from relayproxy.config.shape import misread
 from relayproxy.config.translate import Translation, spoken
 from relayproxy.config.values import expanded
+from relayproxy.model.refused import quoted
 
 _COMMON = tuple(Common.model_fields)
 
