@@ -1,7 +1,7 @@
 import orjson
 import pytest
 from pydantic import ValidationError
-from tests.builtin.scanning import RAW, asked, http_saying, scripted, started
+from tests.builtin.scanning import RAW, asked, http_saying, released, scripted, started
 
 from relayproxy.api import Action, Message, ServiceError, TlsInfo
 from relayproxy.builtin.rspamd import DEEDS, Rspamd, RspamdSettings
@@ -178,3 +178,21 @@ async def test_what_is_too_large_is_let_through_and_said_so():
 def test_settings_that_are_refused(options):
     with pytest.raises(ValidationError):
         RspamdSettings.model_validate(options)
+
+
+async def test_what_a_human_released_leaves_as_rspamd_wants_it():
+    body = orjson.dumps({"action": "quarantine", "score": 9, "milter": {"add_headers": {"X-Why": "9"}}})
+    async with scripted(http_saying(body)) as address:
+        plugin = started(Rspamd, url=f"http://{address}", actions={"quarantine": "hold"})
+        verdict, _, _ = await asked(plugin)
+        assert verdict.action is Action.HOLD
+        message = await released(plugin)
+        await plugin.shutdown()
+    assert message.header("X-Why") == "9"
+
+
+async def test_a_released_message_waits_for_rspamd():
+    plugin = started(Rspamd, url="http://127.0.0.1:9")
+    with pytest.raises(ServiceError):
+        await released(plugin)
+    await plugin.shutdown()

@@ -17,6 +17,7 @@ from relayproxy.api import (
     Mail,
     Message,
     Opinion,
+    Origin,
     Plugin,
     ServiceError,
     Settings,
@@ -92,8 +93,15 @@ class Milter(Plugin[MilterSettings]):
 
     @hook
     async def before_forward(self, mail: Mail) -> Edits:
-        """Return the edits that the milters asked for at `message`, and ask those of this stage."""
-        edits = [*(self._kept.get(mail, self.name) or ())]
+        """Return the edits that the milters asked for at `message`, and ask those of this stage.
+
+        About what a human has released, those of `message` are asked again; that they refuse it doesn't count any more.
+        """
+        if mail.origin is Origin.RELEASE:
+            await self.message(mail)
+        edits: list[Edit] = []
+        if any(one.at == "message" for one in self.options.milters):
+            edits += self._kept.get(mail, self.name) or ()
         servers = [one for one in self.options.milters if one.at == "before_forward"]
         if not servers:
             return edits

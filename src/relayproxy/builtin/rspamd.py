@@ -19,6 +19,7 @@ from relayproxy.api import (
     Finding,
     Mail,
     Opinion,
+    Origin,
     Plugin,
     SecretRef,
     ServiceError,
@@ -127,8 +128,10 @@ class Rspamd(Plugin[RspamdSettings]):
         return _verdict(deed, action, printable(text) if isinstance(text, str) else "")
 
     @hook
-    def before_forward(self, mail: Mail) -> Edits:
-        """Return the edits that Rspamd asked for, and the mark."""
+    async def before_forward(self, mail: Mail) -> Edits:
+        """Return the edits that Rspamd asked for, and the mark; about what a human has released it is asked again."""
+        if mail.origin is Origin.RELEASE:
+            await self.message(mail)
         answer = self._kept.get(mail, "rspamd")
         return None if answer is None else [*self._mark(mail, answer), *self._changes(mail, answer)]
 

@@ -40,6 +40,7 @@ class SpoolQuarantine:
             reason or "held by a plugin",
             vouched(mail.client, lead),
             raw=True,
+            findings=mail.findings,
         )
         failed = await refusal(self._queue, deposit)
         return failed or Reply(250, "2.0.0", "Ok: held for review")
