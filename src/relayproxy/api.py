@@ -337,11 +337,13 @@ class Meter:
     """Counts what an external service does: the metrics relayproxy_service_*.
 
     `asked(result, seconds)` takes how a question ended ("ok", "error", "timeout" or "refused", when the breaker kept it
-    from being asked) and how long it took; `breaker(is_open)` the state of the circuit breaker.
+    from being asked) and how long it took; `breaker(is_open)` the state of the circuit breaker; `remembered(hit)` whether
+    an answer that was given lately could be used again.
     """
 
     asked: Callable[[str, float], None] = _uncounted
     breaker: Callable[[bool], None] = _uncounted
+    remembered: Callable[[bool], None] = _uncounted
 
 
 def _unmetered(service: str) -> Meter:  # noqa: ARG001  (the shape of App.meter)

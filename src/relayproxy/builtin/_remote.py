@@ -7,9 +7,10 @@ asked, nor in which protocol.
 
 import asyncio
 import logging
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -21,6 +22,7 @@ from relayproxy.model.endpoint import Endpoint, read_endpoint
 T = TypeVar("T")
 
 _MARGIN: Final = 0.95  # of the hook's time: what is left is for the log line that says why there is no answer
+_LAST_WORDS: Final = 4096  # octets
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _FAULTS = (OSError, EOFError, asyncio.LimitOverrunError)
 
@@ -144,6 +146,26 @@ class Service:
                 text,
             )
         self._retry_at = self._clock.monotonic() + self._settings.retry
+
+
+@contextmanager
+def last_words(writer: asyncio.StreamWriter) -> Iterator[Callable[[], bytes]]:
+    """Give a function that returns what the peer said before it hung up, once a write has failed.
+
+    A peer that hangs up with something unread breaks the connection, and asyncio drops what has come in by then. The
+    system still has it, as long as the socket is open: here by a second descriptor of it.
+    """
+    sock = writer.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(sock.fileno())) as again:
+
+        def words() -> bytes:
+            heard = b""
+            with suppress(OSError):
+                while len(heard) < _LAST_WORDS and (piece := again.recv(_LAST_WORDS, socket.MSG_DONTWAIT)):
+                    heard += piece
+            return heard
+
+        yield words
 
 
 async def send(writer: asyncio.StreamWriter, *octets: bytes | memoryview) -> None:
