@@ -162,7 +162,7 @@ class Setup:
 
     `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are,
     `plugins` those in the pipeline. `can_hold` says whether there is a spool for messages that are held.
-    `read_yaml(path)` is that of App.
+    `read_yaml(path)` is that of App. `queue_routes` are the names of the routes with `delivery: queue`.
     """
 
     folder: Path
@@ -170,6 +170,7 @@ class Setup:
     plugins: frozenset[str] = frozenset()
     can_hold: bool = False
     read_yaml: Callable[[Path], Any] = _no_yaml
+    queue_routes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

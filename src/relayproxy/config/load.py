@@ -6,7 +6,7 @@ settings are used for.
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -120,6 +120,7 @@ class _Loading:
                         frozenset(one.name for one in chosen),
                         can_hold=raw.get("spool") is not None,
                         read_yaml=yaml.read_file,
+                        queue_routes=frozenset(_queue_routes(raw)),
                     ),
                 )
         problems = tuple(sorted(self._problems, key=self._layers.rank))
@@ -396,3 +397,11 @@ def _left(shaped: dict[str, Any], unnamed: set[yaml.Path]) -> dict[str, Any]:
         for number, entry in enumerate(shaped["pipeline"])
     ]
     return {**shaped, "pipeline": pipeline}
+
+
+def _queue_routes(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what routes that queue are called, as far as they can be read."""
+    routes = raw.get("routes")
+    for route in routes if isinstance(routes, list) else ():
+        if isinstance(route, dict) and route.get("delivery") == "queue":
+            yield str(route.get("name") or route.get("upstream"))
