@@ -417,6 +417,8 @@ def test_a_service_has_its_numbers():
     meter.asked("ok", 0.5)
     meter.asked("refused", 0.0)
     meter.breaker(True)
+    meter.remembered(True)
+    assert metrics.cell("service_answers_total", "scanner", "hit").value == 1
     assert metrics.cell("service_requests_total", "scanner", "ok").value == 1
     assert metrics.cell("service_requests_total", "scanner", "refused").value == 1
     assert metrics.cell("service_breaker_open", "scanner").value == 1

@@ -177,7 +177,7 @@ class Setup:
 
     `folder` is that of the configuration file: relative paths start there. `listeners` are the names there are,
     `plugins` those in the pipeline. `can_hold` says whether there is a spool for messages that are held.
-    `read_yaml(path)` is that of App.
+    `read_yaml(path)` is that of App. `queue_routes` are the names of the routes with `delivery: queue`.
     """
 
     folder: Path
@@ -185,6 +185,7 @@ class Setup:
     plugins: frozenset[str] = frozenset()
     can_hold: bool = False
     read_yaml: Callable[[Path], Any] = _no_yaml
+    queue_routes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,11 +362,13 @@ class Meter:
     """Counts what an external service does: the metrics relayproxy_service_*.
 
     `asked(result, seconds)` takes how a question ended ("ok", "error", "timeout" or "refused", when the breaker kept it
-    from being asked) and how long it took; `breaker(is_open)` the state of the circuit breaker.
+    from being asked) and how long it took; `breaker(is_open)` the state of the circuit breaker; `remembered(hit)` whether
+    an answer that was given lately could be used again.
     """
 
     asked: Callable[[str, float], None] = _uncounted
     breaker: Callable[[bool], None] = _uncounted
+    remembered: Callable[[bool], None] = _uncounted
 
 
 def _unmetered(service: str) -> Meter:  # noqa: ARG001  (the shape of App.meter)

@@ -397,7 +397,10 @@ def meters_of(metrics: Metrics) -> Callable[[str], Meter]:
             if result != "refused":
                 durations.observe(seconds)
 
-        return Meter(asked, lambda is_open: opened.set(float(is_open)))
+        def remembered(hit: bool) -> None:
+            metrics.cell("service_answers_total", service, "hit" if hit else "miss").inc()
+
+        return Meter(asked, lambda is_open: opened.set(float(is_open)), remembered)
 
     return meter
 

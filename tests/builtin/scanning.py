@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from relayproxy.api import App, Finding, Message, Plugin, Verdict
+from relayproxy.api import App, Finding, Message, Origin, Plugin, Verdict
 from relayproxy.model.edits import apply_to_message
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import call, make_mail
@@ -45,6 +45,13 @@ async def asked(
     verdict = await call(plugin, "message", mail=mail)
     edits = await call(plugin, "before_forward", mail=mail, route="default")
     return verdict, mail.finding(plugin.name), apply_to_message(mail.message, edits)
+
+
+async def released(plugin: Plugin[Any], raw: bytes = RAW, **facts: Any) -> Message:
+    """Return a held message as it leaves when a human lets it go: only `before_forward` is called, in another process."""
+    mail = make_mail(raw, **facts)
+    mail.origin = Origin.RELEASE
+    return apply_to_message(mail.message, await call(plugin, "before_forward", mail=mail, route="default"))
 
 
 @asynccontextmanager

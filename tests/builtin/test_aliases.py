@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from relayproxy.api import App, Setup
+from relayproxy.api import App, Reply, SetRoute, Setup
 from relayproxy.builtin._alias_table import AliasTable, read_lines
 from relayproxy.builtin.address_rewrite import AddressRewrite, AddressRewriteSettings
 from relayproxy.builtin.aliases import Aliases, AliasesSettings
 from relayproxy.testing import FakeClock, FakeResolver
 from relayproxy.testing.mail import call, make_mail
 from relayproxy.testing.session import SessionDriver
+from relayproxy.testing.standin import Standin
 
 FILE = """\
 # Basic system aliases
@@ -156,6 +157,94 @@ async def test_behind_a_rewriter_the_new_address_is_looked_up():
             "jane@example.net",
             "john@example.net",
         ]
+
+
+TEAM = {"team": ["jane", "john"], "desk": ["ann"]}
+
+
+def driver(answers=None, before=(), after=(), clock=None, **settings):
+    made = Aliases(AliasesSettings(domains=["example.net"], aliases=TEAM, **settings))
+    upstream = Standin(
+        answers={"john@example.net": Reply(550, "5.1.1", "No such user")} if answers is None else answers
+    )
+    return SessionDriver(*before, made, *after, domains=("example.net",), upstream=upstream, clock=clock)
+
+
+async def heard(one, *recipients):
+    """Return the codes of RCPT, without a message after them."""
+    await one.say("MAIL FROM:<a@example.org>")
+    replies = [(await one.say(f"RCPT TO:<{recipient}>"))[-1] for recipient in recipients]
+    await one.say("RSET")
+    return [f"{reply.code} {reply.status}" for reply in replies]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reply"),
+    [
+        ({}, "451 4.2.4 A member of team@example.net is refused, try again later"),
+        ({"refused_member": "reject"}, "550 5.2.4 A member of team@example.net is refused"),
+    ],
+)
+async def test_a_refused_member_means_that_nobody_gets_it(settings, reply, caplog):
+    delivery = await driver(**settings).deliver(MESSAGE, recipients=("team@example.net",))
+    assert str(delivery.reply).startswith(reply)
+    assert delivery.sent is None
+    assert "team@example.net leads to john@example.net, which the next hop refuses" in caplog.text
+
+
+async def test_a_refused_member_can_be_left_to_the_log():
+    delivery = await driver(refused_member="deliver").deliver(MESSAGE, recipients=("team@example.net",))
+    assert delivery.reply.ok
+    assert [str(one.address) for one in delivery.sent.recipients] == ["jane@example.net"]
+
+
+async def test_an_alias_whose_first_member_is_refused_is_refused_at_once():
+    answers = {"jane@example.net": Reply(550, "5.1.1", "No such user")}
+    delivery = await driver(answers).deliver(MESSAGE, recipients=("team@example.net", "ann@example.net"))
+    assert delivery.reply.ok
+    assert [str(one.address) for one in delivery.sent.recipients] == ["ann@example.net"]
+
+
+async def test_others_are_kept_apart_from_an_alias_that_failed_lately():
+    clock = FakeClock()
+    one = driver(clock=clock)
+    both = ("team@example.net", "ann@example.net")
+    assert (await one.deliver(MESSAGE, recipients=both)).reply.code == 451
+    assert await heard(one, *both) == ["250 2.1.5", "452 4.5.3"]
+    assert await heard(one, *both[::-1]) == ["250 2.1.5", "452 4.5.3"]
+    assert (await one.deliver(MESSAGE, recipients=both[::-1])).reply.ok
+    clock.advance(90_000)
+    assert await heard(one, *both) == ["250 2.1.5", "250 2.1.5"]
+
+
+async def test_an_alias_that_is_whole_again_is_as_before():
+    one = driver()
+    await one.deliver(MESSAGE, recipients=("team@example.net",))
+    one.upstream.answers.clear()
+    assert (await one.deliver(MESSAGE, recipients=("team@example.net",))).reply.ok
+    assert await heard(one, "team@example.net", "ann@example.net") == ["250 2.1.5", "250 2.1.5"]
+
+
+async def test_a_member_that_another_plugin_has_renamed_is_not_missing():
+    renamed = AddressRewrite(
+        AddressRewriteSettings(recipients={"addresses": {"john@example.net": "j@example.net"}})
+    )
+    delivery = await driver({}, after=[renamed]).deliver(MESSAGE, recipients=("team@example.net",))
+    assert delivery.reply.ok
+    assert [str(one.address) for one in delivery.sent.recipients] == ["jane@example.net", "j@example.net"]
+
+
+async def test_what_leads_to_several_can_go_into_the_queue():
+    mail = make_mail(recipients=["team@example.net"])
+    made = plugin(aliases=TEAM, route="queued")
+    edits = await call(made, "rewrite_envelope", mail=mail, rcpt=mail.envelope.recipients[0])
+    assert edits[-1] == SetRoute("queued")
+    mail = make_mail(recipients=["desk@example.net"])
+    edits = await call(made, "rewrite_envelope", mail=mail, rcpt=mail.envelope.recipients[0])
+    assert not any(isinstance(edit, SetRoute) for edit in edits)
+    [mistake] = made.check(Setup(Path()))
+    assert mistake.at == ("route",)
+    assert list(made.check(Setup(Path(), queue_routes=frozenset({"queued"})))) == []
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e@example.net", "f@far.example"])

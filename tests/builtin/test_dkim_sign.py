@@ -151,7 +151,7 @@ async def test_senders_choose_a_key(folder):
 async def test_time_and_expiry(folder):
     head = (await signed(await plugin(folder, expire="7d"), mail_from())).head
     assert head.count(f"t={NOW}; x={NOW + 604_800};".encode()) == 2
-    head = (await signed(await plugin(folder, expire=3600), mail_from())).head
+    head = (await signed(await plugin(folder, expire="1h"), mail_from())).head
     assert head.count(f"x={NOW + 3600};".encode()) == 2
     assert b"x=" not in (await signed(await plugin(folder), mail_from())).head
 
@@ -500,7 +500,7 @@ async def test_no_folder_no_key_and_no_file_keep_it_from_starting(folder):
         {"keys": ""},
         {"keys": "keys", "expire": "soon"},
         {"keys": "keys", "expire": "0d"},
-        {"keys": "keys", "expire": -1},
+        {"keys": "keys", "expire": 3600},
         {"keys": "keys", "headers": ["Sub ject"]},
         {"keys": "keys", "headers": ["Received"]},
         {"keys": "keys", "headers_if_present": ["DKIM-Signature"]},

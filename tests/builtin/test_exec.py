@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 from pydantic import ValidationError
-from tests.builtin.scanning import RAW, an_app, asked, started
+from tests.builtin.scanning import RAW, an_app, asked, released, started
 from tests.servers.process import wait_for
 
 from relayproxy.api import Action, Mistake, ServiceError, Setup
@@ -246,3 +246,11 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_what_a_human_released_leaves_as_the_program_wants_it(program):
+    plugin = program(
+        "sys.stdin.readline()\n"
+        "print(json.dumps({'verdict': 'hold', 'edits': [{'edit': 'add_header', 'name': 'X-A', 'value': 'x'}]}))"
+    )
+    assert (await released(plugin)).header("X-A") == "x"

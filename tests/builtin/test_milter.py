@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.builtin.scanning import RAW, an_app, asked, scripted, started
+from tests.builtin.scanning import RAW, an_app, asked, released, scripted, started
 
 from relayproxy.api import (
     Action,
@@ -396,3 +396,12 @@ def test_each_milter_is_counted_by_its_name():
     meter = app.meter
     started(Milter, milters=milters, app=an_app(meter=lambda what: seen.append(what) or meter(what)))
     assert seen == ["milter a", "milter b"]
+
+
+@pytest.mark.parametrize(
+    "end", [[edit(b"h", "X-A", "x"), b"c"], [edit(b"h", "X-A", "x"), b"qsee to it\0", b"c"]]
+)
+async def test_what_a_human_released_leaves_as_the_milters_want_it(end):
+    async with scripted(Filter(end=end)) as address:
+        plugin = started(Milter, milters=[{"name": "one", "address": address}])
+        assert (await released(plugin)).header("X-A") == "x"

@@ -50,7 +50,7 @@ async def test_the_refusal_says_how_long_to_wait():
     verdict = await limiter.rcpt(identity="alice")
     assert verdict.action is Action.DEFER
     assert str(verdict.reply) == "450 4.7.1 Too many recipients in a short time, try again in 30 minutes"
-    assert verdict.reason == "login: alice has used up 1/1800s (burst 1)"
+    assert verdict.reason == "login: alice has used up 1/30m (burst 1)"
     (finding,) = limiter.mail.findings
     assert (finding.method, finding.result) == ("ratelimit", "hit")
     assert dict(finding.props) == {"limit": "login", "key": "alice", "wait": "1800", "mode": "enforce"}

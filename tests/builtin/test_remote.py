@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import socket
 
 import pytest
 import uvloop
@@ -8,8 +9,9 @@ from tests.builtin.scanning import an_app, scripted
 
 from relayproxy.api import Plugin, ServiceError, Settings, hook
 from relayproxy.build import meters_of
-from relayproxy.builtin._remote import Breaker, Pause, Service, Where, send, service_of
+from relayproxy.builtin._remote import Breaker, Pause, Service, Where, connected, last_words, send, service_of
 from relayproxy.core.metrics import Metrics
+from relayproxy.model.endpoint import Endpoint
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.session import SessionDriver, entry_for
 
@@ -205,7 +207,7 @@ def test_a_connection_that_is_lost_while_we_write_is_a_service_error(loop):
     async def write():
         async with scripted(hangs_up) as address:
             place = TypeAdapter(Where).validate_python(address)
-            async with place.connected() as (_, writer):
+            async with connected(place) as (_, writer):
                 for _ in range(1000):
                     await send(writer, b"x" * 100_000)
 
@@ -216,6 +218,33 @@ def test_a_connection_that_is_lost_while_we_write_is_a_service_error(loop):
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(ask())
+
+
+async def write_on(writer):
+    while True:
+        await send(writer, b"y")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("said", [b"too large\0", b""])
+def test_what_a_peer_said_before_it_hung_up_is_heard(loop, said):
+    async def talk():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            place = Endpoint(*server.getsockname())
+            async with connected(place) as (_, writer):
+                peer, _ = server.accept()
+                with last_words(writer) as words:
+                    writer.write(b"x" * 1000)
+                    peer.recv(10)
+                    peer.send(said)
+                    peer.close()  # with something unread: the connection breaks
+                    with pytest.raises(ConnectionError):
+                        await write_on(writer)
+                    assert words() == said
+                    assert words() == b""
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(talk())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 import orjson
 import pytest
 from pydantic import ValidationError
-from tests.builtin.scanning import RAW, asked, http_saying, scripted, started
+from tests.builtin.scanning import RAW, an_app, asked, http_saying, released, scripted, started
 
 from relayproxy.api import Action, Message, ServiceError, TlsInfo
 from relayproxy.builtin.rspamd import DEEDS, Rspamd, RspamdSettings
+from relayproxy.testing import MemoryState
 from relayproxy.testing.mail import call, make_mail
 
 
@@ -178,3 +179,52 @@ async def test_what_is_too_large_is_let_through_and_said_so():
 def test_settings_that_are_refused(options):
     with pytest.raises(ValidationError):
         RspamdSettings.model_validate(options)
+
+
+async def test_what_a_human_released_leaves_as_rspamd_wants_it():
+    body = orjson.dumps({"action": "quarantine", "score": 9, "milter": {"add_headers": {"X-Why": "9"}}})
+    async with scripted(http_saying(body)) as address:
+        plugin = started(Rspamd, url=f"http://{address}", actions={"quarantine": "hold"})
+        verdict, _, _ = await asked(plugin)
+        assert verdict.action is Action.HOLD
+        message = await released(plugin)
+        await plugin.shutdown()
+    assert message.header("X-Why") == "9"
+
+
+async def test_a_released_message_waits_for_rspamd():
+    plugin = started(Rspamd, url="http://127.0.0.1:9")
+    with pytest.raises(ServiceError):
+        await released(plugin)
+    await plugin.shutdown()
+
+
+async def test_the_same_question_is_asked_once_where_that_is_wanted():
+    seen = []
+    body = orjson.dumps({"action": "add header", "score": 9, "milter": {"add_headers": {"X-Why": "9"}}})
+    async with scripted(http_saying(body, seen=seen)) as address:
+        plugin = started(Rspamd, app=with_state(), url=f"http://{address}", remember="5m")
+        first = await asked(plugin)
+        again = await asked(plugin)
+        assert [bytes(one[2]) for one in (first, again)] == [bytes(first[2])] * 2
+        assert first[1] == again[1]
+        assert len(seen) == 1
+        for facts in ({"sender": "c@example.org"}, {"recipients": ["c@example.net"]}, {"ip": "192.0.2.2"}):
+            await asked(plugin, **facts)
+        assert len(seen) == 4
+        await plugin.shutdown()
+
+
+async def test_what_is_put_off_is_asked_again():
+    seen = []
+    body = orjson.dumps({"action": "soft reject", "score": 4})
+    async with scripted(http_saying(body, seen=seen)) as address:
+        plugin = started(Rspamd, app=with_state(), url=f"http://{address}", remember="5m")
+        await asked(plugin)
+        await asked(plugin)
+        await plugin.shutdown()
+    assert len(seen) == 2
+
+
+def with_state():
+    return an_app(state=MemoryState(lambda: 0.0))

@@ -1,10 +1,11 @@
 import pytest
 from pydantic import ValidationError
-from tests.builtin.scanning import RAW, asked, scripted, started
+from tests.builtin.scanning import RAW, an_app, asked, scripted, started
 from tests.servers.spamd import Spamd
 
 from relayproxy.api import Action, Finding, Message, ServiceError, TlsInfo
 from relayproxy.builtin.spamassassin import Spamassassin, SpamassassinSettings
+from relayproxy.testing import MemoryState
 from relayproxy.testing.mail import call, make_mail
 
 FORGED = b"X-Spam-Flag: NO\r\nX-Spam-Status: No, score=-100\r\n"
@@ -186,3 +187,15 @@ async def test_a_real_spamd():
         }
     finally:
         await spamd.stop()
+
+
+async def test_the_same_question_is_asked_once_where_that_is_wanted():
+    seen = []
+    async with scripted(saying(spamd_says("7.1"), seen)) as address:
+        app = an_app(state=MemoryState(lambda: 0.0))
+        plugin = started(Spamassassin, app=app, address=address, remember="5m")
+        first = await asked(plugin)
+        assert (await asked(plugin))[1] == first[1]
+        assert len(seen) == 1
+        await asked(plugin, sender="c@example.org")
+        assert len(seen) == 2

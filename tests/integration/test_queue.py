@@ -355,6 +355,7 @@ from relayproxy.api import hold, hook
 
 @hook
 def message(mail):
+    mail.note("oddity", "hit", reason="looks odd")
     return hold("looks odd")
 """
 
@@ -374,7 +375,7 @@ async def test_what_a_plugin_holds_is_stored_and_not_sent(relay: Relay):
 async def test_a_held_message_is_listed_and_released_through_the_rewriting_hooks(relay: Relay):
     marker = HOLDER + (
         "from relayproxy.api import AddHeader\n\n"
-        "@hook\ndef before_forward(mail, route):\n    return AddHeader('X-Passed', mail.origin)\n"
+        "@hook\ndef before_forward(mail, route):\n    return AddHeader('X-Passed', f'{mail.origin} {mail.finding(\"oddity\").reason}')\n"
     )
     async with UpstreamSink() as sink:
         (relay.folder / "plugins").mkdir()
@@ -390,7 +391,7 @@ async def test_a_held_message_is_listed_and_released_through_the_rewriting_hooks
         status, text = await relay.output("quarantine", "release", "--yes", "--json", id_, *config)
         assert (status, json.loads(text)) == (0, {"found": 1, "changed": 1})
         await sink.until_messages(1)
-        assert sink.messages[0].content.startswith(b"X-Passed: release\r\nReceived: ")
+        assert sink.messages[0].content.startswith(b"X-Passed: release looks odd\r\n")
         assert sink.messages[0].content.endswith(MESSAGE)
         await until_empty(relay)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.spool.making import CLIENT, LEAD, NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.message import Message
 from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Settlement, Standing, share_key
@@ -62,6 +63,10 @@ class StoreConformance:
             direction=Direction.OUTBOUND,
             vouched=True,
             raw=True,
+            findings=(
+                Finding("score", "hit", 5.5, {"total": "5.5"}, "of \xe4", "score"),
+                Finding("odd", "none", reason="\udcff"),
+            ),
         )
         await store.store(given)
         (lease,) = await store.claim("up", "w1", NOW + MINUTE, 10)
@@ -75,6 +80,7 @@ class StoreConformance:
             NOW,
         )
         assert (found.vouched, found.raw) == (True, True)
+        assert found.findings == (given.findings[0], Finding("odd", "none", reason="?"))
         assert len(found.numbers) == 2
 
     @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 3_000_000])

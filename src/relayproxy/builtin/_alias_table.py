@@ -102,8 +102,7 @@ def read_lines(lines: Iterable[tuple[int, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def _members(text: str) -> Iterator[str]:
-    for member in text.split(","):
-        if member.strip():
-            yield read_member(member)
-    if not text.strip(" ,"):
+    members = [member for member in text.split(",") if member.strip()]
+    if not members:
         raise ValueError("it has no members")
+    yield from map(read_member, members)

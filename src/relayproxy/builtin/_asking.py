@@ -17,6 +17,7 @@ from relayproxy.api import (
     Finding,
     Mail,
     Opinion,
+    Origin,
     Plugin,
     Recipient,
     Settings,
@@ -105,8 +106,10 @@ class Asking(Plugin[S], Generic[S, C]):
         return verdict
 
     @hook
-    def before_forward(self, mail: Mail) -> Edits:
-        """Return the edits."""
+    async def before_forward(self, mail: Mail) -> Edits:
+        """Return the edits; about what a human has released the scripts are asked again."""
+        if mail.origin is Origin.RELEASE:
+            await self.message(mail)
         return self._kept.get(mail, self.name)
 
     @hook

@@ -1,6 +1,7 @@
 """What a foreign program wants changed in a message: made into edits, and kept from the check to the forwarding.
 
-A decide hook can't edit, so what a scanner said at `message` waits here for `before_forward`. Must not know which
+A decide hook can't edit, so what a scanner said at `message` waits here for `before_forward`. A message that is held is
+stored as it arrived, and its wait can be long: on its release the scanner is asked again. Must not know which
 program wants it, nor how edits are applied.
 """
 
@@ -14,7 +15,6 @@ from relayproxy.api import (
     Edit,
     Mail,
     Message,
-    Origin,
     ReplaceBody,
     ReplaceHeader,
     ServiceError,
@@ -59,11 +59,11 @@ class Kept(Generic[T]):
         """Return the value; None for a message that was not asked about.
 
         Raises ServiceError when a finding of `method` says that it was, and the value is gone: the message must not
-        leave without what was wanted. What a human released has been seen, and goes as it is.
+        leave without what was wanted.
         """
         if mail.id in self._values:
             return self._values[mail.id][2]
-        if mail.finding(method) is None or mail.origin is not Origin.SMTP:
+        if mail.finding(method) is None:
             return None
         raise ServiceError(f"{method}: what was wanted for this message is no longer known")
 

@@ -7,92 +7,45 @@ asked, nor in which protocol.
 
 import asyncio
 import logging
-import re
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.api import App, Plugin, ServiceError, Settings
+from relayproxy.builtin._quantities import Duration
+from relayproxy.model.endpoint import Endpoint, read_endpoint
 
 T = TypeVar("T")
 
 _MARGIN: Final = 0.95  # of the hook's time: what is left is for the log line that says why there is no answer
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([0-9]{1,6})\s*(ms|s|m|h)\Z")
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
-_PATH_ROOM = 107  # octets of sun_path on Linux, without its NUL
+_LAST_WORDS: Final = 4096  # octets
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _FAULTS = (OSError, EOFError, asyncio.LimitOverrunError)
 
 
-def _seconds(value: object) -> object:
-    found = _DURATION.match(value.strip()) if isinstance(value, str) else None
-    if found is None:  # a bare number would hide its unit
-        raise ValueError("write a number and a unit: 30s, 5m")
-    return int(found[1]) * _UNIT_SECONDS[found[2]]
+Pause = Annotated[Duration, Field(le=86_400)]
 
 
-Pause = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(gt=0, le=86_400),
-    WithJsonSchema({"type": "string", "examples": ["30s", "5m"], "title": "duration"}),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a service listens: `host` and `port`, or the `path` of a Unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Open a connection, which ends with the block, whatever is on its way. Raises OSError."""
-        if self.path:
-            reader, writer = await asyncio.open_unix_connection(self.path)
-        else:
-            reader, writer = await asyncio.open_connection(self.host, self.port)
-        try:
-            yield reader, writer
-        finally:
-            writer.transport.abort()
-
-
-def _place(value: object) -> Place:
-    """Read `host:port`, `[v6]:port` or `unix:/path`."""
-    if isinstance(value, Place):
-        return value
-    text = value.strip() if isinstance(value, str) else ""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/") or len(path.encode()) > _PATH_ROOM or "\0" in path:
-            raise ValueError(f"{text!r} is not the absolute path of a socket, as in unix:/run/service.sock")
-        return Place(path=path)
-    found = _HOST_PORT.match(text)
-    if found is None or not 0 < int(found[2]) < 65_536:
-        raise ValueError("write host:port, [v6]:port or unix:/path")
-    host = found[1]
-    if host.startswith("["):
-        host = str(ip_address(host[1:-1]))
-    return Place(host, int(found[2]))
+@asynccontextmanager
+async def connected(place: Endpoint) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a connection, which ends with the block, whatever is on its way. Raises OSError."""
+    if place.path:
+        reader, writer = await asyncio.open_unix_connection(place.path)
+    else:
+        reader, writer = await asyncio.open_connection(place.host, place.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 Where = Annotated[
-    Place,
-    PlainValidator(_place),
+    Endpoint,
+    PlainValidator(read_endpoint),
     PlainSerializer(str),
     WithJsonSchema(
         {"type": "string", "examples": ["127.0.0.1:3310", "unix:/run/service.sock"], "title": "address"}
@@ -193,6 +146,26 @@ class Service:
                 text,
             )
         self._retry_at = self._clock.monotonic() + self._settings.retry
+
+
+@contextmanager
+def last_words(writer: asyncio.StreamWriter) -> Iterator[Callable[[], bytes]]:
+    """Give a function that returns what the peer said before it hung up, once a write has failed.
+
+    A peer that hangs up with something unread breaks the connection, and asyncio drops what has come in by then. The
+    system still has it, as long as the socket is open: here by a second descriptor of it.
+    """
+    sock = writer.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(sock.fileno())) as again:
+
+        def words() -> bytes:
+            heard = b""
+            with suppress(OSError):
+                while len(heard) < _LAST_WORDS and (piece := again.recv(_LAST_WORDS, socket.MSG_DONTWAIT)):
+                    heard += piece
+            return heard
+
+        yield words
 
 
 async def send(writer: asyncio.StreamWriter, *octets: bytes | memoryview) -> None:

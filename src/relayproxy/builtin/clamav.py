@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from relayproxy.api import (
     App,
+    Clock,
     Mail,
     Message,
     Opinion,
@@ -26,11 +27,13 @@ from relayproxy.api import (
     printable,
     reject,
 )
-from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
+from relayproxy.builtin._answers import Answers, Remembered
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, last_words, send, service_of
 
 _ANSWER: Final = re.compile(rb"stream: (?:(OK)|(.+) FOUND)\Z", re.DOTALL)
 _LIMIT = b"size limit exceeded"
 _LONGEST_CHUNK = 262_144
+_VERSION_HOLDS = 60.0  # seconds
 
 
 def _pattern(text: str) -> str:
@@ -54,6 +57,8 @@ class ClamavSettings(Settings):
     """How many octets a message may have to be looked at. Not above clamd's own `StreamMaxLength`."""
     too_large: Literal["reject", "hold", "pass"] = "reject"
     """What becomes of a message that is larger than that, or than clamd takes."""
+    remember: Remembered = 300.0
+    """For how long an answer is used again for the very same message, as when a client tries again. `0s`: never."""
     breaker: Breaker = Breaker()
     """When a daemon that fails is left alone."""
 
@@ -66,37 +71,74 @@ class Clamav(Plugin[ClamavSettings]):
     after = ()
     default_timeout = 30.0
     _service: Service
+    _answers: Answers
+    _clock: Clock
+    _version: tuple[float, str] | None = None
 
     @hook
     def startup(self, app: App) -> None:
         """Meet the service."""
         self._service = service_of(self, self.options.breaker, app)
+        self._answers = Answers("clamav", self.options.remember, app)
+        self._clock = app.clock
 
     @hook
     async def message(self, mail: Mail) -> Opinion:
         """Ask clamd; a message that is too large for it is never let through unsaid."""
         if mail.message.size > self.options.max_size:
             return self._too_large(mail)
-        answer = await self._service.ask(lambda: self._scan(mail.message))
-        if _LIMIT in answer:
+        answer = await self._answer(mail.message)
+        if answer is None:
             return self._too_large(mail)
-        found = _ANSWER.match(answer)
-        if found is None or found[1]:
+        if not answer:
             mail.note("clamav", "miss")
             return None
-        return self._found(mail, printable(found[2].decode("ascii", "replace"), 100))
+        return self._found(mail, answer)
+
+    async def _answer(self, message: Message) -> str | None:
+        """Return the name of what is found, "" for nothing, None for a message that is too large for clamd."""
+        key = ""
+        if self._answers.are_kept:
+            key = await self._answers.key(message, [await self._signatures()])
+            if (known := await self._answers.find(key)) is not None:
+                return known
+        answer = await self._service.ask(lambda: self._scan(message))
+        if _LIMIT in answer:
+            return None
+        found = _ANSWER.match(answer)
+        name = "" if found is None or found[1] else printable(found[2].decode("ascii", "replace"), 100)
+        if key:
+            await self._answers.keep(key, name)
+        return name
+
+    async def _signatures(self) -> str:
+        """Return clamd's version and that of its signatures, as it said within the last minute. Raises ServiceError."""
+        now = self._clock.monotonic()
+        if self._version is None or now - self._version[0] > _VERSION_HOLDS:
+            self._version = now, (await self._service.ask(self._ask_version)).decode("ascii", "replace")
+        return self._version[1]
+
+    async def _ask_version(self) -> bytes:
+        async with connected(self.options.address) as (reader, writer):
+            await send(writer, b"zVERSION\0")
+            return await reader.readuntil(b"\0")
 
     async def _scan(self, message: Message) -> bytes:
         """Return what clamd says to the message. Raises ServiceError, OSError and EOFError."""
-        async with self.options.address.connected() as (reader, writer):
+        async with connected(self.options.address) as (reader, writer):
             # It may answer, and hang up, before it has everything: the answer must not be lost to that.
-            reading = asyncio.ensure_future(reader.readuntil(b"\0"))
-            try:
-                await _send(writer, message, reading)
-                answer = (await reading)[:-1]
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+            with last_words(writer) as said_at_last:
+                reading = asyncio.ensure_future(reader.readuntil(b"\0"))
+                try:
+                    await _send(writer, message, reading)
+                    answer = (await reading)[:-1]
+                except ConnectionError:
+                    answer, end, _ = said_at_last().partition(b"\0")
+                    if not end:
+                        raise
+                finally:
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
         if _ANSWER.match(answer) or _LIMIT in answer:
             return answer
         raise ServiceError(f"said {printable(answer.decode('ascii', 'replace'), 200)!r}")

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from relayproxy.api import (
     AddHeader,
@@ -34,27 +34,16 @@ from relayproxy.api import (
 from relayproxy.builtin._dkim_files import KeyFile, find_keys
 from relayproxy.builtin._dkim_ring import Held, KeyRing
 from relayproxy.builtin._lookup import ON_THE_LOOP
+from relayproxy.builtin._quantities import Duration
 from relayproxy.mailauth.canonical import body_digest
 from relayproxy.mailauth.dkim_keys import KeyFault
 from relayproxy.mailauth.dkim_sign import HEADERS, IF_PRESENT, check_names, sign
 from relayproxy.mailauth.from_header import Author, read_author
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]{1,9})\s*([smhdw])\Z")
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
 _NAMED = re.compile(r"@\s*([^\s<>()\[\],;:@\"\\?=]+)")
 _LONGEST_FROM = 8192
 _NEVER_SIGNED = frozenset({"dkim-signature", "received", "return-path"})  # RFC 6376 section 5.4.1
-
-
-def _seconds(value: object) -> object:
-    """Read `7d`, `12h`, `30m`, `90s`, or a number of seconds."""
-    if not isinstance(value, str):
-        return value
-    found = _DURATION.match(value)
-    if found is None:
-        raise ValueError("write a number and a unit: 7d, 12h")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _domain(value: str) -> str:
@@ -77,12 +66,6 @@ def _sender(value: str) -> str:
 Domain = Annotated[str, AfterValidator(_domain)]
 Sender = Annotated[str, AfterValidator(_sender)]
 HeaderName = Annotated[str, AfterValidator(_signable)]
-Duration = Annotated[
-    int,
-    BeforeValidator(_seconds),
-    Field(gt=0, lt=10**9),
-    WithJsonSchema({"type": ["string", "integer"], "examples": ["7d", "12h"], "title": "duration"}),
-]
 
 
 class NamedKey(Settings):
@@ -275,7 +258,7 @@ class DkimSign(Plugin[DkimSignSettings]):
                 domain=held.file.domain,
                 selector=held.file.selector,
                 now=now,
-                expire=None if expire is None else now + expire,
+                expire=None if expire is None else now + int(expire),
                 headers=self.options.headers,
                 if_present=self.options.headers_if_present,
                 body=body,

@@ -17,6 +17,7 @@ from relayproxy.api import (
     Mail,
     Message,
     Opinion,
+    Origin,
     Plugin,
     ServiceError,
     Settings,
@@ -25,8 +26,9 @@ from relayproxy.api import (
 )
 from relayproxy.builtin._changes import Kept, weight
 from relayproxy.builtin._milter_talk import Said, Talk
-from relayproxy.builtin._remote import Breaker, Place, Service, Where, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, service_of
 from relayproxy.model.edits import apply_to_envelope, apply_to_message
+from relayproxy.model.endpoint import Endpoint
 
 
 class MilterServer(Settings):
@@ -91,8 +93,15 @@ class Milter(Plugin[MilterSettings]):
 
     @hook
     async def before_forward(self, mail: Mail) -> Edits:
-        """Return the edits that the milters asked for at `message`, and ask those of this stage."""
-        edits = [*(self._kept.get(mail, self.name) or ())]
+        """Return the edits that the milters asked for at `message`, and ask those of this stage.
+
+        About what a human has released, those of `message` are asked again; that they refuse it doesn't count any more.
+        """
+        if mail.origin is Origin.RELEASE:
+            await self.message(mail)
+        edits: list[Edit] = []
+        if any(one.at == "message" for one in self.options.milters):
+            edits += self._kept.get(mail, self.name) or ()
         servers = [one for one in self.options.milters if one.at == "before_forward"]
         if not servers:
             return edits
@@ -122,10 +131,10 @@ class Milter(Plugin[MilterSettings]):
         return held, edits
 
     async def _ask(self, server: MilterServer, mail: Mail) -> Said:
-        place: Place = server.address
+        place: Endpoint = server.address
 
         async def talk() -> Said:
-            async with place.connected() as (reader, writer):
+            async with connected(place) as (reader, writer):
                 return await Talk(reader, writer, mail, self._hostname).held()
 
         return await self._services[server.name].ask(talk)

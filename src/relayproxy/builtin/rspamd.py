@@ -19,6 +19,7 @@ from relayproxy.api import (
     Finding,
     Mail,
     Opinion,
+    Origin,
     Plugin,
     SecretRef,
     ServiceError,
@@ -31,6 +32,7 @@ from relayproxy.api import (
     printable,
     reject,
 )
+from relayproxy.builtin._answers import Answers, Remembered
 from relayproxy.builtin._changes import Kept, added, dropped, replaced
 from relayproxy.builtin._http import Caller, Url
 from relayproxy.builtin._remote import Breaker, Service, service_of
@@ -49,6 +51,7 @@ DEEDS: Final[Mapping[str, Deed]] = {
 """What an action of Rspamd's means here, unless the settings say otherwise."""
 
 _MOST_SYMBOLS = 200
+_OUR_OWN = ("Password", "Queue-Id")  # what is asked with, and says nothing about the message
 
 
 class RspamdSettings(Settings):
@@ -69,6 +72,8 @@ class RspamdSettings(Settings):
     """What Rspamd's score is multiplied with before it is added to the message's."""
     max_size: int = Field(50_000_000, gt=0)
     """How many octets a message may have to be looked at; larger ones are let through, with a finding."""
+    remember: Remembered = 0.0
+    """For how long an answer is used again for the same message from the same client to the same recipients: `5m`."""
     breaker: Breaker = Breaker()
     """When a service that fails is left alone."""
 
@@ -89,6 +94,7 @@ class Rspamd(Plugin[RspamdSettings]):
     directions = frozenset({Direction.INBOUND})
     default_timeout = 20.0
     _service: Service
+    _answers: Answers
     _caller: Caller
     _kept: Kept[Mapping[str, Any]]
     _password: bytes = b""
@@ -99,6 +105,7 @@ class Rspamd(Plugin[RspamdSettings]):
         if self.options.password is not None:
             self._password = self.options.password.reveal().encode()
         self._service = service_of(self, self.options.breaker, app)
+        self._answers = Answers("rspamd", self.options.remember, app)
         self._caller = Caller()
         self._kept = Kept(app.clock.monotonic)
 
@@ -114,9 +121,9 @@ class Rspamd(Plugin[RspamdSettings]):
             mail.note("rspamd", "policy", reason="too large to be looked at")
             self._kept.put(mail, {})
             return None
-        answer = await self._service.ask(lambda: self._check(mail))
+        answer = await self._answer(mail)
         action = answer["action"]
-        deed = self.options.actions.get(action, DEEDS.get(action))
+        deed = self._deed(action)
         if deed is None:
             raise ServiceError(f"rspamd: the action {action!r} has no meaning; give it one in `actions`")
         mail.noted.append(_finding(answer, deed, self.options.weight))
@@ -127,8 +134,10 @@ class Rspamd(Plugin[RspamdSettings]):
         return _verdict(deed, action, printable(text) if isinstance(text, str) else "")
 
     @hook
-    def before_forward(self, mail: Mail) -> Edits:
-        """Return the edits that Rspamd asked for, and the mark."""
+    async def before_forward(self, mail: Mail) -> Edits:
+        """Return the edits that Rspamd asked for, and the mark; about what a human has released it is asked again."""
+        if mail.origin is Origin.RELEASE:
+            await self.message(mail)
         answer = self._kept.get(mail, "rspamd")
         return None if answer is None else [*self._mark(mail, answer), *self._changes(mail, answer)]
 
@@ -136,6 +145,23 @@ class Rspamd(Plugin[RspamdSettings]):
     def after_forward(self, mail: Mail) -> None:
         """Forget the message."""
         self._kept.drop(mail)
+
+    def _deed(self, action: str) -> Deed | None:
+        return self.options.actions.get(action, DEEDS.get(action))
+
+    async def _answer(self, mail: Mail) -> Mapping[str, Any]:
+        """Return what Rspamd says, or said lately. Raises ServiceError."""
+        if not self._answers.are_kept:
+            return await self._service.ask(lambda: self._check(mail))
+        facts = [f"{name}:{value!r}" for name, value in self._request_headers(mail) if name not in _OUR_OWN]
+        key = await self._answers.key(mail.message, facts)
+        if (known := await self._answers.find(key)) is not None:
+            return dict(orjson.loads(known))
+        answer = await self._service.ask(lambda: self._check(mail))
+        # What is put off now (greylisting, rate limits) shall pass when it comes again.
+        if self._deed(answer["action"]) not in (None, "defer"):
+            await self._answers.keep(key, orjson.dumps(answer).decode())
+        return answer
 
     async def _check(self, mail: Mail) -> Mapping[str, Any]:
         answer = await self._caller.post(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Annotated, Final, Literal
 
+import orjson
 from pydantic import AfterValidator, Field
 
 from relayproxy.api import (
@@ -31,8 +32,9 @@ from relayproxy.api import (
     printable,
     reject,
 )
+from relayproxy.builtin._answers import Answers, Remembered
 from relayproxy.builtin._changes import added, dropped
-from relayproxy.builtin._remote import Breaker, Service, Where, send, service_of
+from relayproxy.builtin._remote import Breaker, Service, Where, connected, send, service_of
 
 _STATUS: Final = re.compile(rb"SPAMD/[0-9.]+ ([0-9]+) ?(.*)\Z")
 _SPAM: Final = re.compile(
@@ -70,6 +72,8 @@ class SpamassassinSettings(Settings):
     """What the score is multiplied with before it is added to the message's."""
     max_size: int = Field(512_000, gt=0)
     """How many octets a message may have to be looked at; larger ones are let through, with a finding."""
+    remember: Remembered = 0.0
+    """For how long an answer is used again for the same message from the same client and sender: `5m`."""
     breaker: Breaker = Breaker()
     """When a daemon that fails is left alone."""
 
@@ -83,6 +87,7 @@ class Spamassassin(Plugin[SpamassassinSettings]):
     directions = frozenset({Direction.INBOUND})
     default_timeout = 30.0
     _service: Service
+    _answers: Answers
     _clock: Clock
     _hostname: str = ""
 
@@ -92,6 +97,7 @@ class Spamassassin(Plugin[SpamassassinSettings]):
         self._hostname = app.hostname
         self._clock = app.clock
         self._service = service_of(self, self.options.breaker, app)
+        self._answers = Answers("spamassassin", self.options.remember, app)
 
     @hook
     async def message(self, mail: Mail) -> Opinion:
@@ -99,7 +105,7 @@ class Spamassassin(Plugin[SpamassassinSettings]):
         if mail.message.size > self.options.max_size:
             mail.note("spamassassin", "policy", reason="too large to be looked at")
             return None
-        finding = await self._service.ask(lambda: self._check(mail))
+        finding = await self._finding(mail)
         mail.noted.append(finding)
         score, limit = float(finding.props["score"]), self.options.reject_score
         reason = f"spamassassin: {score:.1f}"
@@ -129,13 +135,29 @@ class Spamassassin(Plugin[SpamassassinSettings]):
             if finding.result != "policy":
                 yield added(self.options.status_header, _status(finding))
 
+    async def _finding(self, mail: Mail) -> Finding:
+        """Return what spamd finds, or found lately. Raises ServiceError."""
+        if not self._answers.are_kept:
+            return await self._service.ask(lambda: self._check(mail))
+        client = mail.client
+        tls = "tls" if client.tls else ""
+        facts = (str(mail.envelope.sender), client.ip, client.ptr, client.helo, client.identity, tls)
+        key = await self._answers.key(mail.message, facts)
+        if (known := await self._answers.find(key)) is not None:
+            result, score, props = orjson.loads(known)
+            return Finding("spamassassin", result, score, props)
+        finding = await self._service.ask(lambda: self._check(mail))
+        answer = (finding.result, finding.score, dict(finding.props))
+        await self._answers.keep(key, orjson.dumps(answer).decode())
+        return finding
+
     async def _check(self, mail: Mail) -> Finding:
         """Return what spamd found. Raises ServiceError, OSError and EOFError."""
         trace = self._trace(mail)
         request = f"SYMBOLS SPAMC/1.5\r\nContent-length: {len(trace) + mail.message.size}\r\n"
         if self.options.user:
             request += f"User: {self.options.user}\r\n"
-        async with self.options.address.connected() as (reader, writer):
+        async with connected(self.options.address) as (reader, writer):
             await send(writer, f"{request}\r\n".encode(), trace)
             for chunk in mail.message.chunks():
                 await send(writer, chunk)

@@ -33,7 +33,7 @@ from relayproxy.mailauth.audit.report import Record
 if TYPE_CHECKING:
     from relayproxy.api import Resolver
     from relayproxy.builtin._dkim_files import KeyFile
-    from relayproxy.config.values import Endpoint
+    from relayproxy.model.endpoint import Endpoint
 
 _SHORT_RSA = 2048
 

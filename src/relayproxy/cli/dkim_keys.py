@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relayproxy.builtin._dkim_files import KeyFile
     from relayproxy.builtin.dkim_sign import DkimSignSettings
     from relayproxy.config.load import Loaded
-    from relayproxy.config.values import Endpoint
     from relayproxy.mailauth.dkim_keys import SigningKey
+    from relayproxy.model.endpoint import Endpoint
     from relayproxy.resolver import CachingResolver
 
 FOLDER_OPTION = click.option(

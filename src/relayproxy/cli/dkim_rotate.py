@@ -26,7 +26,7 @@ from relayproxy.cli.dkim_keys import (
 
 if TYPE_CHECKING:
     from relayproxy.cli.dkim_rotation import Keys, Step
-    from relayproxy.config.values import Endpoint
+    from relayproxy.model.endpoint import Endpoint
 
 
 @click.command()

@@ -26,9 +26,9 @@ from relayproxy.cli.dkim_keys import (
 if TYPE_CHECKING:
     from relayproxy.builtin._dkim_files import KeyFile
     from relayproxy.config.load import Loaded
-    from relayproxy.config.values import Endpoint
     from relayproxy.mailauth.audit.records import Facts
     from relayproxy.mailauth.audit.report import Line, Record
+    from relayproxy.model.endpoint import Endpoint
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

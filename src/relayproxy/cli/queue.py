@@ -73,16 +73,15 @@ def _fail(reason: object) -> NoReturn:
 
 
 def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
-    from pydantic_core import PydanticCustomError
-
-    from relayproxy.config.quantities import parse_duration
+    from relayproxy.model.durations import parse_duration
     from relayproxy.model.queued import Standing
+    from relayproxy.model.refused import Refused
     from relayproxy.spool.listing import Filter
 
     try:
         older = parse_duration(given["older"]) if given["older"] else 0.0
-    except PydanticCustomError as error:
-        raise click.BadParameter(error.message(), param_hint="--older") from error
+    except Refused as error:
+        raise click.BadParameter(error.message, param_hint="--older") from error
     chosen = standing or given.get("standing", ())
     return Filter(
         tuple(given["ids"]),

@@ -17,7 +17,7 @@ from relayproxy.model.message import Message
 
 if TYPE_CHECKING:
     from relayproxy.cli.test_drive import Question
-    from relayproxy.config.values import Endpoint
+    from relayproxy.model.endpoint import Endpoint
 
 VERDICTS = ("accept", "discard", "hold", "defer", "reject")
 

@@ -18,7 +18,6 @@ from relayproxy.cli.starting import start_plugins
 from relayproxy.cli.test_watch import Believes, Memory, Recorder, Review, Watched
 from relayproxy.config.models import Config, Listener
 from relayproxy.config.models import Upstream as UpstreamConfig
-from relayproxy.config.values import Endpoint
 from relayproxy.core.entry import Entry
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import REGION, SharedLedger
@@ -30,6 +29,7 @@ from relayproxy.core.session import Session
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.hookspecs import REPORT, REWRITE
 from relayproxy.model.client import Client, Credentials, TlsInfo
+from relayproxy.model.endpoint import Endpoint
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Step

@@ -46,15 +46,14 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _filter(given: dict[str, Any]) -> "Filter":
-    from pydantic_core import PydanticCustomError
-
     from relayproxy.builtin._outbox import Filter
-    from relayproxy.config.quantities import parse_duration
+    from relayproxy.model.duration import parse_duration
+    from relayproxy.model.refused import Refused
 
     try:
         before = time.time() - parse_duration(given["older"]) if given["older"] else None
-    except PydanticCustomError as error:
-        raise click.BadParameter(error.message(), param_hint="--older") from error
+    except Refused as error:
+        raise click.BadParameter(error.message, param_hint="--older") from error
     return Filter(tuple(given["ids"]), given["event"], given["recipient"], before)
 
 

@@ -33,15 +33,3 @@ def context_of(info: ValidationInfo) -> Context:
 def refusal(code: str, message: str, hint: str = "") -> PydanticCustomError:
     """Return the error that a validator raises: pydantic adds the path, the loader turns it into a Problem."""
     return PydanticCustomError(code, "{text}", {"text": message, "hint": hint})
-
-
-_LONGEST = 60
-
-
-def quoted(value: object) -> str:
-    """Return a foreign value as a message shows it: on one line, printable, in quotes, not too long."""
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST - 3] + "..."
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
-    return f"'{shown}'"

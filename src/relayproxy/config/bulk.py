@@ -7,9 +7,10 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, PlainSerializ
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.base import Model, refusal
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import Domain, FilePath, HostName, IpAddress, Name
+from relayproxy.model.refused import quoted
 
 
 def _day(value: Any) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.base import Model, refusal
 from relayproxy.config.values import FilePath, parse_endpoint
+from relayproxy.model.refused import quoted
 from relayproxy.secrets import SecretRef
 
 _POSTGRES_PORT = 5432

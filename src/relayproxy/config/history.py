@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.base import Model, refusal
 from relayproxy.config.databases import Database, database_url
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import HostName
 from relayproxy.model.address import Address, to_a_label
+from relayproxy.model.refused import quoted
 
 
 class History(Database):

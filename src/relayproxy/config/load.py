@@ -6,7 +6,7 @@ settings are used for.
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from relayproxy.api import Mistake, Plugin, Settings, Setup
 from relayproxy.catalogue import Catalogue, PluginError
 from relayproxy.config import yaml
-from relayproxy.config.base import Context, quoted
+from relayproxy.config.base import Context
 from relayproxy.config.checks import ABSENCE, Chosen, check_config, named
 from relayproxy.config.files import check_files, check_secrets
 from relayproxy.config.layers import Layers
@@ -28,6 +28,7 @@ from relayproxy.config.problems import Found, Problem, guesses, render
 from relayproxy.config.shape import misread
 from relayproxy.config.translate import Translation, spoken
 from relayproxy.config.values import expanded
+from relayproxy.model.refused import quoted
 
 _COMMON = tuple(Common.model_fields)
 
@@ -119,6 +120,7 @@ class _Loading:
                         frozenset(one.name for one in chosen),
                         can_hold=raw.get("spool") is not None,
                         read_yaml=yaml.read_file,
+                        queue_routes=frozenset(_queue_routes(raw)),
                     ),
                 )
         problems = tuple(sorted(self._problems, key=self._layers.rank))
@@ -395,3 +397,11 @@ def _left(shaped: dict[str, Any], unnamed: set[yaml.Path]) -> dict[str, Any]:
         for number, entry in enumerate(shaped["pipeline"])
     ]
     return {**shaped, "pipeline": pipeline}
+
+
+def _queue_routes(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what routes that queue are called, as far as they can be read."""
+    routes = raw.get("routes")
+    for route in routes if isinstance(routes, list) else ():
+        if isinstance(route, dict) and route.get("delivery") == "queue":
+            yield str(route.get("name") or route.get("upstream"))

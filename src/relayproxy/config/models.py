@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.base import Model, refusal
 from relayproxy.config.bulk import Bulk, PoolMember, Shape, Source, Warmup
 from relayproxy.config.history import DmarcReports, History, TlsReports
 from relayproxy.config.limits import Limits
@@ -20,7 +20,9 @@ from relayproxy.config.quantities import Duration, Grace
 from relayproxy.config.routes import Queue, Relay, Route
 from relayproxy.config.unsubscribe import Unsubscribe
 from relayproxy.config.upstreams import Breaker, Pool, Timeouts, Upstream, WeightedAddress
-from relayproxy.config.values import Endpoint, FilePath, HostName, Name
+from relayproxy.config.values import FilePath, HostName, Name
+from relayproxy.model.endpoint import Endpoint
+from relayproxy.model.refused import quoted
 from relayproxy.secrets import Secret, SecretError
 
 __all__ = [

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from relayproxy.config.base import Model, quoted, refusal
+from relayproxy.config.base import Model, refusal
 from relayproxy.config.databases import Database, database_url, is_sqlite, sqlite_path, without_login
 from relayproxy.config.quantities import Duration, Grace, Size
-from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
+from relayproxy.config.values import FilePath, NameServer, parse_endpoint
+from relayproxy.model.endpoint import Endpoint
+from relayproxy.model.refused import quoted
 from relayproxy.secrets import SecretRef
 
 _SERVER_PORT = 6379

@@ -4,52 +4,30 @@ Each parser takes what a person writes and returns a number or raises a refusal 
 """
 
 import re
-from typing import Annotated, TypeAlias
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
-from relayproxy.config.base import quoted, refusal
-
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_PART = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(ms|min|s|m|h|d|w)(?![a-z])", re.ASCII)
-_LONGEST_TIME = 10 * 365 * 86400
+from relayproxy.config.base import refusal
+from relayproxy.model import durations
+from relayproxy.model.refused import Refused, quoted
 
 
-def parse_duration(value: object) -> float:
-    """Return seconds for `5s`, `2m`, `1h30m`, `250ms`; refuse a bare number, as it hides its unit."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise refusal("RP205", "a duration is wanted", "write a number and a unit: 30s, 5m, 1h30m")
-    if not isinstance(value, str):
-        raise refusal("RP205", f"{quoted(value)} has no unit", f"for seconds write {value}s")
-    seconds, at = 0.0, 0
-    while at < len(value) and (part := _PART.match(value, at)):
-        seconds += float(part[1]) * _UNIT_SECONDS[part[2]]
-        at = part.end()
-    if not value or at < len(value):
-        raise refusal(
-            "RP205", f"{quoted(value)} is not a duration", "write a number and a unit: 30s, 5m, 1h30m"
-        )
-    if seconds > _LONGEST_TIME:
-        raise refusal("RP203", f"{quoted(value)} is too long", "at most ten years")
-    return round(seconds, 6)
+def read_duration(value: object) -> float:
+    """Return seconds for `5s`, `2m`, `1h30m`, `250ms`; refuse what is none."""
+    return _said(durations.parse_duration, value)
 
 
 def _positive(seconds: float) -> float:
-    if seconds <= 0:
-        raise refusal("RP203", "a time of zero ends everything at once", "write a duration above zero")
-    return seconds
+    return _said(durations.positive, seconds)
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds as parse_duration reads them: `90.0` as `1m30s`."""
-    if seconds != int(seconds):
-        return f"{seconds * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
-    rest, parts = int(seconds), []
-    for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, length)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
+def _said(read: Callable[[Any], float], value: object) -> float:
+    try:
+        return read(value)
+    except Refused as error:
+        raise refusal("RP203" if error.beyond else "RP205", error.message, error.hint) from None
 
 
 _DURATION_SCHEMA = WithJsonSchema(
@@ -60,10 +38,10 @@ _DURATION_SCHEMA = WithJsonSchema(
         "title": "duration",
     }
 )
-_DURATION_TEXT = PlainSerializer(format_duration, when_used="json")
-Grace: TypeAlias = Annotated[float, BeforeValidator(parse_duration), _DURATION_TEXT, _DURATION_SCHEMA]
+_DURATION_TEXT = PlainSerializer(durations.format_duration, when_used="json")
+Grace: TypeAlias = Annotated[float, BeforeValidator(read_duration), _DURATION_TEXT, _DURATION_SCHEMA]
 Duration: TypeAlias = Annotated[
-    float, BeforeValidator(parse_duration), AfterValidator(_positive), _DURATION_TEXT, _DURATION_SCHEMA
+    float, BeforeValidator(read_duration), AfterValidator(_positive), _DURATION_TEXT, _DURATION_SCHEMA
 ]
 
 _SIZE = re.compile(r"\s*(\d{1,16}(?:\.\d{1,6})?)\s*([kmgt]?)(i?b|)\s*", re.ASCII | re.IGNORECASE)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainValidator, WrapValidator
 
-from relayproxy.config.base import quoted
 from relayproxy.config.values import one_or_many
 from relayproxy.config.yaml import Path
+from relayproxy.model.refused import quoted
 
 _CHANGES_INPUT = (BeforeValidator, PlainValidator, WrapValidator)
 _TRUE, _FALSE = frozenset({"yes", "on", "y", "true"}), frozenset({"no", "off", "n", "false"})

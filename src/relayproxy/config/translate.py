@@ -12,6 +12,7 @@ from relayproxy.config import yaml
 from relayproxy.config.masking import is_secret_name, key_shown
 from relayproxy.config.problems import guesses, is_like
 from relayproxy.config.shape import keys_at, wants_list
+from relayproxy.model.refused import Refused
 
 _LONGEST_NAME = 40
 _KINDS = {
@@ -121,6 +122,8 @@ class Translation:
             self._choice(at, given, str(context.get("expected_tags", "")).replace("'", "").split(", "))
         elif kind.startswith("RP"):
             self._report(at, kind, item["msg"], str(context.get("hint", "")), on_key=on_key)
+        elif isinstance(refused := context.get("error"), Refused):
+            self._report(at, "RP203" if refused.beyond else "RP210", refused.message, refused.hint)
         elif "greater" in kind or "less" in kind:
             self._report(at, "RP203", _first_lower(item["msg"]))
         elif kind.endswith(("_type", "_parsing")):

@@ -54,6 +54,12 @@ FAMILIES: Final = {
         ),
         Family("plugin_errors_total", "counter", "Faults of plugins", ("plugin", "kind")),
         Family(
+            "service_answers_total",
+            "counter",
+            "Looks for an answer that an external service gave lately to the same message",
+            ("service", "result"),
+        ),
+        Family(
             "service_breaker_open",
             "gauge",
             "1 while a service that failed again and again is not asked",

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.message import Message
 
@@ -74,7 +75,8 @@ class Deposit:
 
     The stored octets are `lead` and the message behind it. `vouched` says that the sender was authenticated or
     verified, so that it may be told of a failure. `raw` says that the rewriting hooks have not run. `due` is when it
-    may be tried first (seconds since the epoch); with an `owner` it is that worker's until then.
+    may be tried first (seconds since the epoch); with an `owner` it is that worker's until then. `findings` are what the
+    rewriting hooks will want to know of a raw message.
     """
 
     id: str
@@ -92,6 +94,7 @@ class Deposit:
     vouched: bool = False
     raw: bool = False
     owner: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class Queued:
     vouched: bool = False
     raw: bool = False
     replies: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

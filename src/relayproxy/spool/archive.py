@@ -13,7 +13,14 @@ from typing import IO, Any, Self
 import orjson
 
 from relayproxy.model.queued import Standing
-from relayproxy.spool.codec import read_client, read_direction, read_envelope, read_meta, read_origin
+from relayproxy.spool.codec import (
+    read_client,
+    read_direction,
+    read_envelope,
+    read_findings,
+    read_meta,
+    read_origin,
+)
 
 FORMAT = "relayproxy-queue"
 VERSION = 1
@@ -186,6 +193,7 @@ def _kept(name: str, octets: bytes) -> Kept:
         read_client(meta)
         read_envelope(meta, kept.sender, ())
         read_direction(meta)
+        read_findings(meta)
         read_origin(kept.origin)
         bytes.fromhex(kept.digest)
         for part in parts:

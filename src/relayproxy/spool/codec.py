@@ -8,6 +8,7 @@ import orjson
 from relayproxy.model.address import Address
 from relayproxy.model.client import Client, TlsInfo
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.queued import Deposit
 
@@ -29,7 +30,20 @@ def meta_of(deposit: Deposit) -> str:
     }
     if client.tls is not None:
         kept["tls"] = asdict(client.tls)
+    if deposit.findings:
+        kept["findings"] = [_plain(finding) for finding in deposit.findings]
     return orjson.dumps(kept).decode()
+
+
+def _plain(finding: Finding) -> list[Any]:
+    props = {_text(name): _text(value) for name, value in finding.props.items()}
+    texts = (finding.reason, finding.by)
+    return [_text(finding.method), finding.result, finding.score, props, *map(_text, texts)]
+
+
+def _text(text: str) -> str:
+    """Return a text of a plugin's as UTF-8 can say it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_meta(text: str) -> dict[str, Any]:
@@ -46,6 +60,11 @@ def read_client(kept: dict[str, Any]) -> Client:
 def read_envelope(kept: dict[str, Any], sender: str, recipients: tuple[Recipient, ...]) -> Envelope:
     """Return the envelope. Raises TypeError and KeyError where `meta_of` did not write this."""
     return Envelope(read_address(sender), recipients, **kept["envelope"])
+
+
+def read_findings(kept: dict[str, Any]) -> tuple[Finding, ...]:
+    """Return the findings. Raises TypeError and ValueError where `meta_of` did not write this."""
+    return tuple(Finding(*one) for one in kept.get("findings", ()))
 
 
 def read_direction(kept: dict[str, Any]) -> Direction:

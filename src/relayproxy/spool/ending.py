@@ -137,6 +137,7 @@ class Endings:
             origin=Origin.RELEASE,
             direction=queued.direction,
             received_at=queued.received_at,
+            findings=queued.findings,
         )
         made = await self._bounces.passed_on(mail, vouched=queued.vouched)
         if isinstance(made, Deposit):

@@ -41,6 +41,7 @@ class SpoolQuarantine:
             reason or "held by a plugin",
             vouched(mail),
             raw=True,
+            findings=mail.findings,
         )
         failed = await refusal(self._queue, deposit)
         return failed or Reply(250, "2.0.0", "Ok: held for review")

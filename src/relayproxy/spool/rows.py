@@ -13,6 +13,7 @@ from relayproxy.spool.codec import (
     read_client,
     read_direction,
     read_envelope,
+    read_findings,
     read_meta,
     read_origin,
     read_recipient,
@@ -130,4 +131,5 @@ def queued_of(
         bool(kept["vouched"]),
         bool(kept["raw"]),
         tuple(one[4] for one in recipients),
+        read_findings(kept),
     )
