@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -10,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 from tests.spool.conformance import MINUTE, StoreConformance
-from tests.spool.making import NOW, deposit, stored_octets
+from tests.spool.making import NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Settlement
-from relayproxy.spool.database import Keys, key_at
+from relayproxy.model.queued import Part, Settlement
+from relayproxy.spool import tables
+from relayproxy.spool.database import Keys, key_at, prepare
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.clock import FakeClock
@@ -277,3 +279,37 @@ def test_opening_waits_for_whoever_opens_the_file_at_the_same_time(open_store, d
     )
     open_store()
     assert naps
+
+
+async def test_no_change_goes_through_all_that_waits(database):
+    """However much waits, each statement finds its rows by a key or an index."""
+    plans: dict[str, str] = {}
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql, *arguments):
+            if sql.startswith(("SELECT", "UPDATE", "DELETE")):
+                plans[sql] = "\n".join(
+                    str(row[3]) for row in super().execute(f"EXPLAIN QUERY PLAN {sql}", *arguments)
+                )
+            return super().execute(sql, *arguments)
+
+    prepare(database)
+    db = sqlite3.connect(database, factory=Watched, isolation_level=None)
+    items = []
+    for number in range(20):
+        given = deposit(number, parts=(Part("up", recipients("b@example.net"), tenant=f"t{number % 5}"),))
+        items.append((number, given, b"", b"content"))
+    tables.store(db, items)
+    ((few, _),) = tables.claim(db, [("up", "w1", NOW + 1, NOW + 60, 8, 0, "")])
+    (aged,) = tables.claim_aged(db, [("up", "w1", NOW + 1, NOW + 60, 4, 100, False)])
+    assert len(few) == 8
+    assert len(aged) == 4
+    tables.renew(db, [(few, NOW + 90)])
+    tables.settle(db, [(lease, Settlement((0,)), True, ()) for lease in few[:4]])
+    tables.settle(db, [(few[4], Settlement((), ((0, "450 no"),), NOW), False, ())])
+    tables.set_aside(db, [(few[5], "broken")])
+    db.close()
+    assert len(plans) > 12
+    assert {
+        sql: plan for sql, plan in plans.items() if re.search("SCAN (part|message|recipient)", plan)
+    } == {}

@@ -82,9 +82,10 @@ def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[tuple[list[Lea
         leases: list[Lease] = []
         for some in _slices(keys):
             rows = db.execute(
-                "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1"
-                f" WHERE (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {LEASE}",
-                [owner, until, *(value for key in some for value in key)],
+                # Pairs alone would have SQLite go through all parts: the first condition finds them by their key.
+                f"UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE message IN ({_marks(len(some))})"
+                f" AND (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {LEASE}",
+                [owner, until, *(key for key, _ in some), *(value for key in some for value in key)],
             ).fetchall()
             leases += leases_of(rows)
         place = {key: number for number, key in enumerate(keys)}
