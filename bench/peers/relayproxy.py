@@ -12,7 +12,7 @@ from bench.peers.base import Relay
 from bench.programs import Program, first_line, free_port
 from bench.rules import make_rules
 
-_COMMAND = Path(sys.executable).parent / "relayproxy"
+COMMAND = Path(sys.executable).parent / "relayproxy"
 _CHECKS = ("spf", "dkim_verify", "dmarc")
 
 
@@ -52,10 +52,10 @@ class RelayProxy(Relay):
     def missing(self) -> str:
         if self._check and (why := missing_names()):
             return why
-        return "" if _COMMAND.exists() else f"{_COMMAND} does not exist: make .venv/.installed"
+        return "" if COMMAND.exists() else f"{COMMAND} does not exist: make .venv/.installed"
 
     def version(self) -> str:
-        return first_line(str(_COMMAND), "version")
+        return first_line(str(COMMAND), "version")
 
     def start(self, place: Place) -> Running:
         folder = self.folder(place.lab)
@@ -63,7 +63,7 @@ class RelayProxy(Relay):
         config = folder / "relayproxy.yaml"
         # JSON is YAML, and needs no library here
         config.write_text(json.dumps(self._config(place, folder, port), indent=2))
-        program = Program([_COMMAND, "run", "-C", config], folder / "log")
+        program = Program([COMMAND, "run", "-C", config], folder / "log")
         place.stack.callback(program.end)
         program.wait_for_banner(port)
         return Running(port, program.pid)

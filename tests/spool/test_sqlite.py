@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -15,7 +16,8 @@ from tests.spool.making import NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Settlement, share_key, tenant_of
-from relayproxy.spool.database import Keys, key_at
+from relayproxy.spool import tables
+from relayproxy.spool.database import Keys, key_at, prepare
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.clock import FakeClock
@@ -293,3 +295,37 @@ async def test_tenants_come_before_campaigns(open_store):
     order = [lease for _ in range(60) for lease in await store.claim("up", "w", NOW + 60, 1)]
     assert Counter(tenant_of(lease.tenant) for lease in order) == {"many": 30, "one": 30}
     assert len({lease.tenant for lease in order}) == 31
+
+
+async def test_no_change_goes_through_all_that_waits(database):
+    """However much waits, each statement finds its rows by a key or an index."""
+    plans: dict[str, str] = {}
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql, *arguments):
+            if sql.startswith(("SELECT", "UPDATE", "DELETE")):
+                plans[sql] = "\n".join(
+                    str(row[3]) for row in super().execute(f"EXPLAIN QUERY PLAN {sql}", *arguments)
+                )
+            return super().execute(sql, *arguments)
+
+    prepare(database)
+    db = sqlite3.connect(database, factory=Watched, isolation_level=None)
+    items = []
+    for number in range(20):
+        given = deposit(number, parts=(Part("up", recipients("b@example.net"), tenant=f"t{number % 5}"),))
+        items.append((number, given, b"", b"content"))
+    tables.store(db, items)
+    ((few, _),) = tables.claim(db, [("up", "w1", NOW + 1, NOW + 60, 8, 0, "")])
+    (aged,) = tables.claim_aged(db, [("up", "w1", NOW + 1, NOW + 60, 4, 100, False)])
+    assert len(few) == 8
+    assert len(aged) == 4
+    tables.renew(db, [(few, NOW + 90)])
+    tables.settle(db, [(lease, Settlement((0,)), True, ()) for lease in few[:4]])
+    tables.settle(db, [(few[4], Settlement((), ((0, "450 no"),), NOW), False, ())])
+    tables.set_aside(db, [(few[5], "broken")])
+    db.close()
+    assert len(plans) > 12
+    assert {
+        sql: plan for sql, plan in plans.items() if re.search("SCAN (part|message|recipient)", plan)
+    } == {}

@@ -47,7 +47,7 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 def _filter(given: dict[str, Any]) -> "Filter":
     from relayproxy.builtin._outbox import Filter
-    from relayproxy.model.duration import parse_duration
+    from relayproxy.model.durations import parse_duration
     from relayproxy.model.refused import Refused
 
     try:

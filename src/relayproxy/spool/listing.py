@@ -241,7 +241,7 @@ class Listing:
         return dropped
 
     def _drop_empty(self, keys: list[int]) -> set[int]:
-        """Delete those of these messages of which no part is left; return their keys."""
+        """Delete those of these messages of which no part is left; return the keys of those that had a file."""
         return drop_messages(self._db, keys)
 
     def _remove(self, keys: set[int]) -> None:

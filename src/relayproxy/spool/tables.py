@@ -82,9 +82,10 @@ def claim(db: sqlite3.Connection, items: Sequence[Claim]) -> list[tuple[list[Lea
         leases: list[Lease] = []
         for some in _slices(keys):
             rows = db.execute(
-                "UPDATE part SET owner = ?, due = ?, epoch = epoch + 1"
-                f" WHERE (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {LEASE}",
-                [owner, until, *(value for key in some for value in key)],
+                # Pairs alone would have SQLite go through all parts: the first condition finds them by their key.
+                f"UPDATE part SET owner = ?, due = ?, epoch = epoch + 1 WHERE message IN ({_marks(len(some))})"
+                f" AND (message, part) IN (VALUES {','.join(['(?,?)'] * len(some))}) RETURNING {LEASE}",
+                [owner, until, *(key for key, _ in some), *(value for key in some for value in key)],
             ).fetchall()
             leases += leases_of(rows)
         place = {key: number for number, key in enumerate(keys)}
@@ -146,7 +147,7 @@ Settled: TypeAlias = tuple[Lease, Settlement, bool, Sequence[Stored]]
 
 
 def settle(db: sqlite3.Connection, items: Sequence[Settled]) -> list[list[int] | LeaseLostError]:
-    """Write what leases came to; each result is the list of keys of messages that are gone, or that it was lost."""
+    """Write what leases came to; each result has the key of the message if it is gone and had a file, or is a loss."""
     whole = [item for item in items if item[2] and not item[3]]
     answers: dict[tuple[int, int], list[int] | LeaseLostError] = {}
     for some in _slices([item[0] for item in whole]):
@@ -160,45 +161,54 @@ def settle(db: sqlite3.Connection, items: Sequence[Settled]) -> list[list[int] |
 def _finish(
     db: sqlite3.Connection, leases: Sequence[Lease]
 ) -> dict[tuple[int, int], list[int] | LeaseLostError]:
-    """Delete whole parts, and messages of which no part is left."""
+    """Delete whole parts, and messages of which no part is left. Each result has the keys of those with a file.
+
+    Usually all leases are good and all of their messages gone: then nothing is asked for row by row.
+    """
     keys = [lease.message for lease in leases]
     count = len(leases)
-    rows = db.execute(
-        f"DELETE FROM part WHERE message IN ({_marks(count)})"
-        f" AND (message, part, epoch) IN (VALUES {','.join(['(?,?,?)'] * count)}) RETURNING message, part",
-        [*keys, *(value for lease in leases for value in (lease.message, lease.part, lease.epoch))],
-    ).fetchall()
-    deleted = {(message, part) for message, part in rows}
-    gone = drop_messages(db, list({message for message, _ in deleted}))
-    for message, part in deleted:
-        if message not in gone:
+    these = (
+        f"FROM part WHERE message IN ({_marks(count)})"
+        f" AND (message, part, epoch) IN (VALUES {','.join(['(?,?,?)'] * count)})"
+    )
+    values = [*keys, *(value for lease in leases for value in (lease.message, lease.part, lease.epoch))]
+    places = {(lease.message, lease.part) for lease in leases}
+    if db.execute(f"SELECT count(*) {these}", values).fetchone()[0] < len(places):
+        places = {(row[0], row[1]) for row in db.execute(f"SELECT message, part {these}", values)}
+    db.execute(f"DELETE {these}", values)
+    left, files = _drop(db, list({message for message, _ in places}))
+    for message, part in places:
+        if message in left:
             db.execute("DELETE FROM recipient WHERE message = ? AND part = ?", (message, part))
     return {
         (lease.message, lease.part): (
-            ([lease.message] if lease.message in gone else [])
-            if (lease.message, lease.part) in deleted
+            ([lease.message] if lease.message in files else [])
+            if (lease.message, lease.part) in places
             else LeaseLostError("another worker has taken it over")
         )
         for lease in leases
     }
 
 
-def drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
-    """Delete those of these messages that have no part left; return their keys."""
+def _drop(db: sqlite3.Connection, keys: Sequence[int]) -> tuple[set[int], set[int]]:
+    """Delete those of these messages that have no part left; return the keys of those that stay, and of the files."""
     if not keys:
-        return set()
-    rows = db.execute(
-        f"DELETE FROM message WHERE seq IN ({_marks(len(keys))})"
-        " AND NOT EXISTS (SELECT 1 FROM part WHERE part.message = message.seq) RETURNING seq",
-        list(keys),
-    ).fetchall()
-    gone = {row[0] for row in rows}
+        return set(), set()
+    these = f"IN ({_marks(len(keys))})"
+    alone = f"seq {these} AND NOT EXISTS (SELECT 1 FROM part WHERE part.message = message.seq)"
+    files = {row[0] for row in db.execute(f"SELECT seq FROM message WHERE content IS NULL AND {alone}", keys)}
+    left: set[int] = set()
+    if db.execute(f"DELETE FROM message WHERE {alone}", keys).rowcount < len(keys):
+        left = {row[0] for row in db.execute(f"SELECT seq FROM message WHERE seq {these}", keys)}
+    gone = [key for key in keys if key not in left]
     if gone:
-        db.execute(
-            f"DELETE FROM recipient WHERE message IN ({_marks(len(gone))})",
-            list(gone),
-        )
-    return gone
+        db.execute(f"DELETE FROM recipient WHERE message IN ({_marks(len(gone))})", gone)
+    return left, files
+
+
+def drop_messages(db: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
+    """Delete those of these messages that have no part left; return the keys of those that had a file."""
+    return _drop(db, keys)[1]
 
 
 def _settle(
@@ -260,7 +270,7 @@ def clamp(db: sqlite3.Connection, items: Sequence[float]) -> list[int]:
 def expire_held(
     db: sqlite3.Connection, items: Sequence[tuple[float, int]]
 ) -> list[tuple[list[Expired], set[int]]]:
-    """Delete parts that are held since before a time, at most so many; with them the keys of messages that are gone."""
+    """Delete parts that are held since before a time, at most so many; with them the keys of files to be deleted."""
     found = []
     for before, limit in items:
         rows = db.execute(
