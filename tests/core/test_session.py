@@ -334,6 +334,13 @@ async def test_a_message_that_is_refused_is_refused_also_where_some_of_it_was_to
         assert (delivery.reply.code, delivery.sent) == (550, None)
 
 
+async def test_what_is_discarded_for_all_is_not_held_for_them():
+    driver = SessionDriver(judge_of_recipients(), plugin("holds", message=lambda _self: hold("look")))
+    assert (await driver.deliver(RAW, recipients=["gone@example.net"])).reply.code == 250
+    assert [event["outcome"] for event in events(driver, "message")] == ["discarded"]
+    assert (await driver.deliver(RAW, recipients=["b@example.net"])).reply.code == 451
+
+
 async def test_lmtp_answers_each_recipient_also_those_whose_mail_is_discarded():
     upstream = Standin(
         per_recipient=True, finals={"c@example.net": Reply(552, "5.2.2", "The mailbox of c is full")}

@@ -164,6 +164,7 @@ def dmarc(result="fail", policy="reject", record="v=DMARC1; p=reject", reason=""
     ("finding", "outcome", "disposition", "overrides"),
     [
         (dmarc("pass", aligned="spf"), "relayed", "pass", []),
+        (dmarc("pass", aligned="spf"), "queued", "pass", []),
         (dmarc("pass", "none", "v=DMARC1; p=none", aligned="spf"), "relayed", "none", []),
         (dmarc("pass", aligned="spf"), "rejected", "pass", []),
         (dmarc(disposition="reject"), "rejected", "reject", []),

@@ -100,6 +100,9 @@ class _Job:
         verdict: Verdict | None = None
         if pipeline.decides_message:
             verdict = strongest((await pipeline.judge(mail, self._draft.scope), self._draft.fate))
+            if verdict is not None and verdict.action is Action.HOLD and not self._draft.targets:
+                # Nobody is left whom a human could let it go to.
+                verdict = self._draft.discarded
         if verdict is None or verdict.action is Action.ACCEPT:
             envelope = mail.envelope
             if b"authentication-results" in head or b"received-spf" in head or b"bimi-" in head:
