@@ -160,3 +160,36 @@ def test_a_failing_test_is_a_failing_check(config):
     assert code == 78
     assert f"{config}:{text.count(chr(10))}:23: error[RP815]" in err
     assert "no rule matched" in err
+
+
+def test_an_expression_is_checked_tested_and_explained(tmp_path):
+    pytest.importorskip("cel")
+    path = tmp_path / "relayproxy.yaml"
+    path.write_text(
+        HEAD
+        + """\
+rules:
+  - id: large
+    match: {direction: inbound}
+    when: |
+      size > 10 &&
+      subject == 'hello'
+    then: {reject: "Too large"}
+tests:
+  - given: {headers: {Subject: hello}}
+    expect: {rule: large, code: 550}
+"""
+    )
+    assert run("check", "-C", path)[0] == 0
+    code, said, _ = run("rules", "explain", "large", "-C", path)
+    assert code == 0
+    assert "  evaluates size > 10 && subject == 'hello'\n" in said
+    assert "  asks about size: octets of the message\n" in said
+    message = tmp_path / "m.eml"
+    message.write_bytes(b"From: a@example.org\r\nSubject: hello\r\n\r\nHi\r\n")
+    _, said, _ = run("test", message, "-C", path, "--to", "b@example.net")
+    assert f"{path}:9" in said
+    path.write_text(path.read_text().replace("subject == 'hello'\n    then", "subject == 5\n    then"))
+    code, said, problems = run("check", "-C", path)
+    assert code == 78
+    assert 'large" > when' in problems, problems

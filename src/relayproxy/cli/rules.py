@@ -121,6 +121,8 @@ def _explained(rule: "Rule", ruleset: "Ruleset") -> Iterator[str]:
     for name in sorted(rule.condition.facts):
         fact = FACTS.get(name)
         yield f"  asks about {name}" + (f": {fact.doc}" if fact else "")
+    for expression in _expressions(rule.condition.written):
+        yield f"  evaluates {' '.join(expression.split())}"
     if rule.condition.constant:
         yield "  matches all mail"
     yield f"  does: {said(rule)}" + ("  (observe: only says so)" if rule.observe else "")
@@ -136,3 +138,12 @@ def _explained(rule: "Rule", ruleset: "Ruleset") -> Iterator[str]:
 
         yield f"  until {datetime.fromtimestamp(rule.until, UTC):%Y-%m-%d %H:%M} UTC"
     yield f"  when it can't be asked: {rule.on_error}"
+
+
+def _expressions(written: Any) -> Iterator[str]:
+    """Yield what stands under `when` in a condition."""
+    if written and written[0] == "cel":
+        yield written[1]
+    elif written and written[0] == "all":
+        for part in written[1]:
+            yield from _expressions(part)

@@ -45,7 +45,7 @@ class Watched(Pipeline):
     """A pipeline that remembers which mail it was asked about, and what was asked before there was a mail."""
 
     def __init__(self, entries: Sequence[Entry], memory: Memory, metrics: Metrics) -> None:
-        super().__init__(entries, clock=SystemClock(), log=memory, metrics=metrics)
+        super().__init__(entries, clock=SystemClock(), log=memory, metrics=metrics, tells_idle=True)
         self.mail: Mail | None = None
         self.noted: tuple[Finding, ...] = ()
         self._scopes: list[Scope] = []

@@ -60,14 +60,17 @@ async def live(call: Call, **arguments: Any) -> None:
 
 
 class Pipeline:
-    """All entries, arranged by hook."""
+    """All entries, arranged by hook. `tells_idle`: hooks that had nothing to do are steps of the trace too."""
 
-    def __init__(self, entries: Sequence[Entry], *, clock: Clock, log: Log, metrics: Metrics) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], *, clock: Clock, log: Log, metrics: Metrics, tells_idle: bool = False
+    ) -> None:
         self.entries = tuple(entries)
+        self._tells_idle = tells_idle
         self._monotonic = clock.monotonic
         self._log = log
         self._fence = Fence(clock, log)
-        self._stage = Stage(self._fence, log)
+        self._stage = Stage(self._fence, log, tells_idle=tells_idle)
         self._calls: dict[str, tuple[Call, ...]] = {}
         for hook in (*DECIDE, *PREPARE, *REWRITE, *REPORT, *LIFE, *IDENTIFY, *SERVE):
             users = [entry for entry in entries if hook in entry.hooks]
@@ -135,8 +138,9 @@ class Pipeline:
                 return None
             screened = call.screen is not None and not call.skippers
             if screened and self._fence.is_idle(call, mail, more):
-                # Most mail has nothing to do with most of what is looked for.
-                mail.trace.append(call.idle)
+                # Most mail has nothing to do with most of what is looked for, and the log has no use for that.
+                if self._tells_idle:
+                    mail.trace.append(call.idle)
                 return None
         start = self._monotonic()
         if scope.left:

@@ -19,7 +19,8 @@ from relayproxy.model.verdict import Verdict, defer, hold, reject
 class Stage:
     """Runs the calls of one stage behind the fence."""
 
-    def __init__(self, fence: Fence, log: Log) -> None:
+    def __init__(self, fence: Fence, log: Log, *, tells_idle: bool = False) -> None:
+        self._tells_idle = tells_idle
         self._fence = fence
         self._log = log
 
@@ -161,7 +162,8 @@ class Stage:
                     trace.append(Step(call.hook, name, 0.0, "skipped"))
                     return Result(call)
             if screen and self._fence.is_idle(call, view or mail, arguments):
-                trace.append(call.idle)
+                if self._tells_idle:
+                    trace.append(call.idle)
                 return Result(call)
             view = view or mail.view(name)
             notes = view.noted

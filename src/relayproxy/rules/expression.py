@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from relayproxy.rules.condition import Scope
 from relayproxy.rules.conditions import find_fact
 from relayproxy.rules.fact_table import FACTS
-from relayproxy.rules.facts import CHECKS, Fact
+from relayproxy.rules.facts import CHECKS, Fact, Kind
 from relayproxy.rules.patterns import PatternError, check
 from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
 
@@ -30,6 +30,7 @@ _WORDS = frozenset({"true", "false", "null", "in"})
 _MEANT = {"&": "write && for and", "|": "write || for or", "=": "write == for equal"}
 _MEANT |= dict.fromkeys("'\"", "a text ends with the quote that it begins with")
 _INDEXED = ("header", "first_header", "header_count", "finding", *CHECKS)
+_KINDS = {Kind.BOOL: "true or false", Kind.NUMBER: "number", Kind.SIZE: "number"}
 _TOKEN = re.compile(
     r"""(?P<blank>\s+|//[^\n]*)
     |(?P<text>[rR]"[^"\n]*"|[rR]'[^'\n]*'|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
@@ -75,6 +76,8 @@ class _Reading:
         self._open: list[str] = []
         self._opens = ""
         self._repeated = self._added = 0
+        self._starts: dict[int, Fact] = {}
+        self._ends: dict[int, Fact] = {}
 
     def read(self) -> Expression:
         tokens = list(self._tokens())
@@ -89,10 +92,26 @@ class _Reading:
             elif token.kind == "sign":
                 self._sign(token, tokens[place - 1] if place else None)
             place += used
+        for left, sign, right in zip(tokens, tokens[1:], tokens[2:], strict=False):
+            if sign.text in ("==", "!="):
+                self._same_kind(self._ends.get(left.at + len(left.text)), right)
+                self._same_kind(self._starts.get(right.at), left)
         source = self._source
         for start, end, text in sorted(self._swaps, reverse=True):
             source = source[:start] + text + source[end:]
         return Expression(source, self._facts, tuple(self._texts))
+
+    def _same_kind(self, fact: Fact | None, other: _Token) -> None:
+        """Refuse what CEL takes for never equal: a fact and a literal of another kind."""
+        if fact is None or not (other.kind in ("text", "number") or other.text in ("true", "false")):
+            return
+        kind = "text" if other.kind == "text" else "number" if other.kind == "number" else "true or false"
+        own = "list" if fact.many else _KINDS.get(fact.kind, "text")
+        if own != kind:
+            raise self._wrong(
+                other.at,
+                f"{fact.name} is {'' if own == 'true or false' else 'a '}{own}, and never equal to {shown(other.text)}",
+            )
 
     def _tokens(self) -> Iterator[_Token]:
         place = 0
@@ -227,6 +246,7 @@ class _Reading:
         while self._facts.setdefault(variable, fact).name != fact.name:
             variable += "_"
         self._swaps.append((start, end, variable))
+        self._starts[start] = self._ends[end] = fact
 
 
 _REST = re.compile(r"\.([\w.-]+)")

@@ -19,9 +19,13 @@ from relayproxy.rules.facts import CHECKS, Fact, Facts, Family, Ip, Kind, Phase,
 
 def _display_name(facts: Facts) -> str:
     raws = facts.fields(b"from")
-    if not raws:
-        return ""
-    name, bracket, _ = decoded(raws[0]).rpartition("<")
+    return _shown_name(raws[0]) if raws else ""
+
+
+@lru_cache(maxsize=2000)
+def _shown_name(raw: bytes) -> str:
+    """Most senders write again."""
+    name, bracket, _ = decoded(raw).rpartition("<")
     return " ".join(name.strip().strip('"').split()) if bracket else ""
 
 
@@ -118,7 +122,7 @@ _MIME = (b"content-type", b"content-disposition", b"content-transfer-encoding")
 _DIRECTIONS = tuple(direction.value for direction in Direction)
 
 _ROWS = (
-    Fact("client.ip", Kind.IP, _R, "the client's address", _ip, steady=True),
+    Fact("client.ip", Kind.IP, _R, "the client's address", _ip),
     Fact("client.port", Kind.NUMBER, _R, "the client's port", _client("port")),
     Fact(
         "client.ptr",
@@ -126,9 +130,8 @@ _ROWS = (
         _R,
         "the client's verified reverse name, or empty",
         _client("ptr"),
-        steady=True,
     ),
-    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo"), steady=True),
+    Fact("client.helo", Kind.DOMAIN, _R, "the name given at EHLO or HELO", _client("helo")),
     Fact("client.login", Kind.TEXT, _R, "the login, or empty", _client("identity")),
     Fact(
         "client.authenticated",
@@ -182,7 +185,6 @@ _ROWS = (
         _R,
         "its domain",
         lambda f: f.mail.envelope.sender.ascii_domain,
-        steady=True,
     ),
     Fact("sender.local", Kind.TEXT, _R, "what stands before its @", lambda f: f.mail.envelope.sender.local),
     Fact(
@@ -200,7 +202,6 @@ _ROWS = (
         "its domain",
         lambda f: f.rcpt.address.ascii_domain if f.rcpt else "",
         rcpt=True,
-        steady=True,
     ),
     Fact(
         "recipient.local",
@@ -242,9 +243,7 @@ _ROWS = (
         _from_address,
         fields=(b"from",),
     ),
-    Fact(
-        "from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], steady=True, fields=(b"from",)
-    ),
+    Fact("from.domain", Kind.DOMAIN, _M, "its domain", lambda f: f.author()[1], fields=(b"from",)),
     Fact("from.name", Kind.TEXT, _M, "the display name in From, decoded", _display_name, fields=(b"from",)),
     Fact("score", Kind.NUMBER, _M, "the sum of all scores so far", lambda f: f.mail.score + f.added),
     Fact(

@@ -68,9 +68,8 @@ CHECKS: Mapping[str, tuple[str, Phase]] = {
 class Fact:
     """One row: `many` facts have any number of values, `rcpt` ones differ between recipients.
 
-    `words` are the values that a WORD can have; empty where only the configuration knows them. `steady` facts have
-    the same values again and again (of a client, of a domain), so that what follows from one is worth keeping. `fields`
-    are the names, in lower case, of the header fields that it looks at.
+    `words` are the values that a WORD can have; empty where only the configuration knows them. `fields` are the names, in
+    lower case, of the header fields that it looks at.
     """
 
     name: str
@@ -81,7 +80,6 @@ class Fact:
     many: bool = False
     rcpt: bool = False
     words: tuple[str, ...] = ()
-    steady: bool = False
     fields: tuple[bytes, ...] = ()
     folded: bool = field(init=False)
     grows: bool = field(init=False)

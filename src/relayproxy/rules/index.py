@@ -19,12 +19,12 @@ Look: TypeAlias = Callable[[Any, list[int]], None]
 _CHANGING = frozenset({"score", "tags"})
 """Facts that rules themselves change: what they were before the first rule says nothing."""
 _MOST_KEPT = 2000
-"""Values of a steady fact whose candidates are remembered."""
+"""Values of a fact whose candidates are remembered."""
 _LONGEST_KEPT = 255
 
 
 class _Kept(dict[Any, tuple[int, ...]]):
-    """What the values of a steady fact lead to, found once for each."""
+    """What the values of a fact lead to, found once for each: clients, domains, senders and subjects come again."""
 
     def __init__(self, exact: Mapping[Any, Sequence[int]], looks: tuple[Look, ...]) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ _Row: TypeAlias = tuple[
     Callable[[Any], Any] | None,
     bool,
     Mapping[Any, Sequence[int]],
-    tuple[Look, ...],
     _Kept | None,
 ]
-"""Of one fact: name, how to get and (if text) to fold it, whether it has many values, and where they lead."""
+"""Of one fact: name, how to get and (if text) to fold it, whether it has many values, and where they lead: by `exact` alone
+where there is nothing else to look up."""
 
 
 class Index:
@@ -72,7 +72,7 @@ class Index:
     def candidates(self, facts: Facts) -> Sequence[int]:
         """Return the numbers of the conditions that may hold, in order."""
         found: list[int] = []
-        for name, get, fold, many, exact, looks, kept in self._rows:
+        for name, get, fold, many, exact, kept in self._rows:
             # What Facts does for a fact that is missing, here without a call for each.
             if name in facts:
                 value = facts[name]
@@ -81,19 +81,11 @@ class Index:
                 if fold is not None and value:
                     value = fold(value)
                 facts[name] = value
-            if many:
-                for one in value:
-                    if one in exact:
-                        found += exact[one]
-                    for look in looks:
-                        look(one, found)
-            elif kept is not None:
-                found += kept[value]
-            else:
-                if value in exact:
-                    found += exact[value]
-                for look in looks:
-                    look(value, found)
+            for one in value if many else (value,):
+                if kept is not None:
+                    found += kept[one]
+                elif one in exact:
+                    found += exact[one]
         if not found:
             return self._always
         return sorted({*self._always, *found})
@@ -102,9 +94,8 @@ class Index:
 def _row(fact: Fact, kinds: dict[str, list[tuple[Key, int]]]) -> _Row:
     exact = _table(kinds.pop("is", []))
     looks = tuple(_MAKERS[kind](pairs) for kind, pairs in kinds.items())
-    keeps = fact.steady and bool(looks) and not fact.many
-    kept = _Kept(exact, looks) if keeps else None
-    return fact.name, fact.get, fact.fold if fact.folded else None, fact.many, exact, looks, kept
+    kept = _Kept(exact, looks) if looks else None
+    return fact.name, fact.get, fact.fold if fact.folded else None, fact.many, exact, kept
 
 
 def _table(pairs: list[tuple[Key, int]]) -> dict[Any, list[int]]:
