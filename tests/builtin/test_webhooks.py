@@ -142,7 +142,7 @@ async def test_a_receiver_that_fails_gets_all_of_them_in_order_later(tmp_path):
 
 
 async def test_28_a_receiver_that_fails_for_an_hour_gets_all_events_in_order(tmp_path, monkeypatch):
-    """Test 28 of the list in reference/relaying.md."""
+    """Test 28 of the list that the queue and its neighbours are held to."""
     monkeypatch.setattr(webhooks, "_FIRST_WAIT", 1.0)
     monkeypatch.setattr(webhooks, "_BATCH", 7)
     failing = [500] * 1000

@@ -75,3 +75,21 @@ SHARED = "suppression: {url: 'postgresql://db.example/list'%s}\n"
 )
 def test_where_the_list_is(tmp_path, text, found):
     assert codes(tmp_path, text) == found
+
+
+@pytest.mark.parametrize(
+    ("looking", "writing", "found"),
+    [
+        ("{tenant: login}", "tenant: login", []),
+        ("{tenant: login}", "tenant: none", []),
+        ("{}", "tenant: login, scope: global", []),
+        ("{}", "tenant: login", ["RP309"]),
+        ("{tenant: sender-domain}", "tenant: login", ["RP309"]),
+        ("{tenant: login}", "tenant: login, campaign: envid, scope: tenant", []),
+        ("{tenant: login}", "tenant: login, campaign: envid, scope: campaign", ["RP309"]),
+        ("{}", "tenant: login, campaign: envid, scope: campaign", ["RP309", "RP309"]),
+    ],
+)
+def test_what_is_written_is_looked_for(tmp_path, looking, writing, found):
+    page = READS.replace("{url", f"{{{writing}, url")
+    assert codes(tmp_path, f"pipeline: [suppression: {looking}, {page}]\n") == found

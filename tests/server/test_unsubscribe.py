@@ -1,8 +1,11 @@
 """The unsubscribe page: what changes something and what doesn't, and how much one client may ask (RFC 8058)."""
 
+import asyncio
 from ipaddress import ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relayproxy.mailauth.unsubscribe_token import Unsubscription, make_token
 from relayproxy.server.http import Request
@@ -160,3 +163,18 @@ async def test_a_trusted_proxy_says_who_asks_and_nobody_else_does():
 
 def test_every_result_is_counted_somewhere():
     assert len(set(RESULTS)) == 6
+
+
+@given(
+    st.sampled_from(["GET", "POST"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=80),
+    st.binary(max_size=300),
+    st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60),
+)
+def test_whatever_is_asked_there_is_an_answer(method, target, body, rest):
+    desk = Desk()
+    for kind in (rest, f"multipart/form-data; boundary={rest}"):
+        for path in (target, f"/{TOKEN}{target}"):
+            answer = asyncio.run(desk.ask(method, path, body, kind, x_forwarded_for=rest))
+            assert answer.code in (200, 400, 404)
+    assert desk.kept == []

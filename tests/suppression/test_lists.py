@@ -228,3 +228,13 @@ def test_a_server_that_failed_a_moment_ago_is_left_alone():
         with pytest.raises(ListFault, match=said):
             store.find("a@b.example", ["global"], NOW)
     store.close()
+
+
+async def test_a_server_that_stores_nothing_is_refused(own_postgres):
+    await own_postgres.end()
+    await own_postgres.start("fsync=off")
+    own_postgres.create_database("list")
+    store = PostgresList(Server((("127.0.0.1", own_postgres.port),), "list", LOGIN, PASSWORD))
+    with pytest.raises(ListFault, match="fsync = off"):
+        await asyncio.to_thread(store.add, [Suppressed("a@b.example")])
+    store.close()

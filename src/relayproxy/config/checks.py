@@ -48,6 +48,7 @@ def check_config(
     yield from _routes(config, whole=whole)
     yield from _reports(config)
     yield from _unsubscribe(config)
+    yield from _scopes(chosen)
     yield from _suppression(config, chosen)
     yield from _queue(config)
     yield from check_bulk(config)
@@ -183,6 +184,23 @@ def _unsubscribe(config: Config) -> Iterator[Found]:
         if name not in names:
             message = f"nobody {what}: {name} is not in the pipeline"
             yield "RP309", "error", ("unsubscribe",), message, f"add {name}"
+
+
+def _scopes(chosen: Sequence[Chosen]) -> Iterator[Found]:
+    """Who is put on the list for a tenant or a campaign is found there when mail of that tenant or campaign comes."""
+    settings = {entry.name: entry for entry in chosen if entry.settings is not None}
+    looking = settings.get("suppression")
+    for name in ("bounces", "list_unsubscribe"):
+        writing = settings.get(name)
+        if looking is None or writing is None:
+            continue
+        for key in ("tenant", "campaign"):
+            wanted, given = getattr(looking.settings, key, None), getattr(writing.settings, key, None)
+            uses = getattr(writing.settings, "scope", "") in (key, "campaign") and given != "none"
+            if uses and wanted != given:
+                message = f"'suppression' has {key}: {wanted}, and would not find who is put on the list here"
+                at: yaml.Path = ("pipeline", writing.number, name, key)
+                yield "RP309", "error", at, message, f"write {key}: {given} there, too"
 
 
 def _queue(config: Config) -> Iterator[Found]:

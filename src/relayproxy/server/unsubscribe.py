@@ -8,8 +8,6 @@ import html
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from email.parser import BytesParser
-from email.policy import HTTP
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import parse_qs
@@ -25,6 +23,10 @@ RESULTS: Final = ("unsubscribed", "shown", "bad_token", "bad_request", "throttle
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{22}(?![A-Za-z0-9_-])")
 _FIELD, _VALUE = "List-Unsubscribe", "One-Click"
+_BOUNDARY = re.compile(r'boundary="?([^";\s]{1,70})', re.IGNORECASE)
+_NAMED = re.compile(
+    rb'^content-disposition:.*[;\s]name="?List-Unsubscribe"?\s*(?:;|$)', re.IGNORECASE | re.MULTILINE
+)
 _MOST_CLIENTS = 10_000  # of which it is remembered how much they asked
 _HTML = "text/html; charset=utf-8"
 _SAFE = (
@@ -143,15 +145,19 @@ def _is_one_click(request: Request) -> bool:
     """Whether the body is what RFC 8058 section 3.2 has a mail program send, in either of its two forms."""
     kind = request.headers.get("content-type", "")
     if kind.lower().lstrip().startswith("multipart/form-data"):
-        lead = b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n"
-        form = BytesParser(policy=HTTP).parsebytes(lead + request.body)
-        return any(
-            part.get_param("name", header="content-disposition") == _FIELD
-            and str(part.get_payload()).strip() == _VALUE
-            for part in (form.iter_parts() if form.is_multipart() else ())
-        )
+        found = _BOUNDARY.search(kind)
+        # RFC 7578: what stands between the delimiters is a part, its head ends with an empty line.
+        parts = request.body.split(b"--" + found[1].encode("latin-1"))[1:-1] if found else []
+        return [value.strip() for head, value in map(_halves, parts) if _NAMED.search(head)] == [
+            _VALUE.encode()
+        ]
     fields = parse_qs(request.body.decode("ascii", "replace"))
     return [value.strip() for value in fields.get(_FIELD, [])] == [_VALUE]
+
+
+def _halves(part: bytes) -> tuple[bytes, bytes]:
+    head, _, value = part.partition(b"\r\n\r\n")
+    return head, value
 
 
 def _about(wish: Unsubscription) -> str:

@@ -234,9 +234,12 @@ class _Line:
 
 def _prepare(connection: Connection) -> None:
     """Make the tables where there are none, and commits durable. Raises psycopg.Error and ListFault."""
-    connection.execute(
-        "SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END"
-    )
+    durable = connection.execute(
+        "SELECT current_setting('fsync'), CASE current_setting('synchronous_commit')"
+        " WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END"
+    ).fetchone()
+    if durable is None or durable[0] != "on":
+        raise ListFault("the database server runs with fsync = off, so nothing it takes is stored")
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         found = connection.execute(
