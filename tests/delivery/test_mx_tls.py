@@ -244,6 +244,7 @@ class TestDane:
                 place = (f"_{sink.port}._tcp.localhost", "TLSA")
                 world = World({place: [(1, 1, 1, b"x" * 32)]}, trusted=certificates, port=sink.port)
                 assert (await world.deliver()).startswith(answer)
+                assert world.told[0].result == "tlsa-invalid"
 
     async def test_no_answer_puts_that_host_off_and_the_next_has_it(self, certificates, strangers):
         async with a_sink(strangers) as sink:
@@ -304,6 +305,7 @@ class TestMtaSts:
             world = World(STS, trusted=certificates, port=sink.port, mode="testing", mx="other.test")
             assert "250" in await world.deliver()
             assert "doesn't name" in world.events("tls_policy_testing")[0]["problem"]
+            assert [e.result for e in world.told] == ["validation-failure", "success"]
 
     async def test_a_policy_outlives_an_outage_and_a_restart(self, certificates, strangers):
         async with a_sink(strangers) as sink:

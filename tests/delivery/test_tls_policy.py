@@ -15,8 +15,10 @@ from tests.servers.tls import Certificates, make_certificates
 from relayproxy.api import DnsStatus
 from relayproxy.core.log import Log
 from relayproxy.delivery.connect import ConnectError, connect
+from relayproxy.delivery.demand import Demand
 from relayproxy.delivery.settings import Address
 from relayproxy.delivery.tls_policy import TlsPolicies
+from relayproxy.mailauth.dane import Dane, Standing, Tlsa
 from relayproxy.mailauth.mta_sts import PolicyFile
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.resolver import FakeResolver
@@ -284,3 +286,32 @@ class TestMtaSts:
             assert "DNS gave no answer" in await outcome(world, sink, "mta-sts", certificates)
             world = World(RECORD | tlsa(sink, strangers), secure=False)
             assert await outcome(world, sink, "mta-sts", certificates) == "TLSv1.3"
+
+
+class TestRatchet:
+    """To see whether a certificate is good takes nothing away from what `tls` asks for."""
+
+    @pytest.mark.parametrize("tls", ["opportunistic", "required"])
+    async def test_a_certificate_that_nobody_has_to_vouch_for(self, certificates, strangers, tls):
+        told = []
+        more = {"ratchet": "warn", "on_tls": told.append, "login": "me", "password": "a password of ours"}
+        auth = {"me": "a password of ours"}
+        async with UpstreamSink(Capabilities(starttls=strangers.server_context(), auth=auth)) as sink:
+            assert await outcome(World({}), sink, tls, certificates, **more) == "TLSv1.3"
+            assert sink.reached[Step.AUTH] == 1
+        assert [(event.policy, event.result) for event in told] == [(tls, "success")]
+
+    async def test_no_password_in_the_clear(self, certificates):
+        plan = FaultPlan(Fault(Step.STARTTLS, answer(454, "4.7.0 not now"), times=0))
+        more = {"ratchet": "warn", "login": "me", "password": "a password of ours"}
+        async with a_sink(certificates, plan=plan) as sink:
+            assert "454" in await outcome(World({}), sink, "opportunistic", certificates, **more)
+            assert sink.reached[Step.AUTH] == 0
+
+    async def test_records_that_nobody_could_compare(self, certificates):
+        async with a_sink(certificates) as sink:
+            found = Dane(Standing.USABLE, (Tlsa(3, 1, 1, b"x" * 32),), ("localhost",), base="localhost")
+            settings = settings_of(World({}), sink, "opportunistic", certificates, demand=Demand(dane=found))
+            with pytest.raises(ConnectError, match="nobody can tell"):
+                await connect(settings, settings.addresses[0], None, ())
+            assert sink.sessions == 0

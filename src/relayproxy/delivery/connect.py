@@ -165,36 +165,42 @@ async def _descend(
 ) -> tuple[Connection, Level]:
     """Connect in the best way that works. Raises ConnectError.
 
-    The first way is the one that is told of as a result of TLS.
+    One result of TLS is told: that of the first way that somebody asks for.
     """
-    secured = (
-        Secured(policies, demand, settings, address) if demand is not None and policies is not None else None
-    )
+    secured = None
+    if demand is not None and policies is not None:
+        secured = Secured(policies, demand, settings, address)
+    elif demand is not None and demand.dane is not None:
+        raise ConnectError(f"{address}: nobody can tell whether its certificate is the right one")
     steps = _steps(settings, demand)
+    # For a ratchet alone it is tried whether the certificate is good: nobody's policy says that it has to be.
+    asked = int(demand is not None and demand.lenient and not demand.policy)
     for place, step in enumerate(steps):
         try:
             made = await _connect(settings, address, client, key, step, outbox, secured)
         except ConnectError as error:
-            if place == 0:
+            ends = step is steps[-1] or not _may_descend(settings, steps[place + 1], error.__cause__)
+            if place == asked or (ends and place < asked):
                 tls_results.report(settings, address, demand, error=error)
-            if step is steps[-1] or not _tls_failed(settings, error.__cause__):
+            if ends:
                 raise
             if demand is not None and demand.policy == "sts" and policies is not None:
                 policies.tested(address.name or address.host, str(error))
         else:
-            if place == 0:
+            if place <= asked:
                 tls_results.report(settings, address, demand, version=made.tls)
             return made, step.level if made.tls else Level.CLEAR
     raise ConnectError(f"{address}: there is no way to connect")
 
 
-def _tls_failed(settings: UpstreamSettings, error: BaseException | None) -> bool:
-    """Whether an opportunistic connection may do without TLS: not where it would show our password to whoever broke it.
+def _may_descend(settings: UpstreamSettings, step: Step, error: BaseException | None) -> bool:
+    """Whether a lesser way may be tried: not where it would show our password to whoever broke the better one.
 
     A next hop that can't be reached or doesn't greet us won't do so the second time either.
     """
+    guarded = settings.login and (step.level is Level.CLEAR or settings.tls in FROM_DNS)
     return (
-        not settings.login
+        not guarded
         and isinstance(error, (ssl.SSLError, aiosmtplib.SMTPException, NoTlsError))
         and not isinstance(error, (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPHeloError))
     )

@@ -93,6 +93,11 @@ class MxHop:
         """What may be asked of it: what a server can't take is found out when it is reached, and reported."""
         return Capabilities(_ANY if self._settings.tls == "off" else _ANY | {"REQUIRETLS"})
 
+    @property
+    def enforces(self) -> bool:
+        """Whether a host that offers less TLS than it did gets nothing."""
+        return self._settings.ratchet == "enforce"
+
     def _make(self, host: str, ip: str, demand: Demand) -> Server:
         def judged(event: TlsEvent) -> None:
             server.judged, server.last = server.judged + 1, event
@@ -157,13 +162,26 @@ class MxHop:
         tls_results.refused(replace(self._settings, on_tls=self._tell), address, error)
 
     async def demand(self, wish: Wish, exchange: Exchange, domain: str, held: Held | None) -> Demand:
-        """Return what TLS to a host has to be. Raises PolicyError, of which the history is told."""
+        """Return what TLS to a host has to be. Raises PolicyError.
+
+        The history is told of it, and of what a policy in mode testing would have refused.
+        """
+
+        def noted(error: PolicyError) -> None:
+            self._refused(Address(exchange.host, self.port), error)
+
         try:
             return await self.policies.for_host(
-                wish, exchange.host, self.port, domain=domain, trusted=exchange.trusted, held=held
+                wish,
+                exchange.host,
+                self.port,
+                domain=domain,
+                trusted=exchange.trusted,
+                held=held,
+                noted=noted,
             )
         except PolicyError as error:
-            self._refused(Address(exchange.host, self.port), error)
+            noted(error)
             raise
 
     async def addresses(self, host: str, domain: str) -> list[str] | Reply:
@@ -290,7 +308,9 @@ class MxTransaction:
         if tried.unreached:
             self.problem, result = tried.problem, ""
             if server.judged > judged and server.last is not None and server.last.result != "success":
-                self._insecure, result = server.last.reason, server.last.result
+                result = server.last.result
+                if demand.tls or self._hop.enforces:
+                    self._insecure = server.last.reason
             if result == "starttls-not-supported" and not demand.policy:
                 self._lacking += 1
             else:

@@ -6,7 +6,7 @@ silent nor a file that can't be had may weaken anything. Must not know SMTP.
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -113,13 +113,22 @@ class TlsPolicies:
         return self._sts.problem(domain)
 
     async def for_host(
-        self, wish: Wish, host: str, port: int, *, domain: str, trusted: bool, held: Held | None
+        self,
+        wish: Wish,
+        host: str,
+        port: int,
+        *,
+        domain: str,
+        trusted: bool,
+        held: Held | None,
+        noted: Callable[[PolicyError], None] = lambda _: None,
     ) -> Demand:
         """Return what TLS to one mail server of `domain` has to be. Raises PolicyError: it is put off.
 
         `trusted` says that DNSSEC vouches for the name of the host, or that it is the domain itself; `held` is the domain's
-        policy. Of all that is asked the strictest counts, but for one thing: where TLSA records can be used, they take the
-        place of the policy (RFC 8461 section 2), so a certificate of no CA will do.
+        policy, and `noted` hears of what is wrong and yet no obstacle. Of all that is asked the strictest counts, but for one
+        thing: where TLSA records can be used, they take the place of the policy (RFC 8461 section 2), so a certificate of no
+        CA will do.
         """
         dane, policy, unusable = None, "", False
         if "dane" in wish.consults:
@@ -130,6 +139,8 @@ class TlsPolicies:
                 raise await self._without_dane(found)
             # RFC 7672 section 2.2: records that nobody can use still say that there is TLS.
             unusable = found.standing is Standing.UNUSABLE
+            if unusable:
+                noted(PolicyError(found.reason, "tlsa-invalid", "tlsa"))
         insisted = wish.tls != "opportunistic" or wish.encrypted or wish.requiretls
         encrypted = insisted or unusable or dane is not None
         verified = wish.tls == "verify" or (wish.requiretls and dane is None)
@@ -138,8 +149,10 @@ class TlsPolicies:
             policy, enforced = "sts", held.policy.mode == "enforce"
             if not held.policy.covers(host):
                 problem = f"the MTA-STS policy of {domain} doesn't name the host {host}"
+                error = PolicyError(problem, "validation-failure", "sts")
                 if enforced:
-                    raise PolicyError(problem, "validation-failure", "sts")
+                    raise error
+                noted(error)
                 self._log.warning("tls_policy_testing", domain=domain, host=host, problem=problem)
             lenient = not enforced and not verified
             encrypted, verified = encrypted or enforced, True

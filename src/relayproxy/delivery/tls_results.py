@@ -77,8 +77,8 @@ def _failure(error: BaseException | None) -> str:
             if code in _OTHER_NAME:
                 return "certificate-host-mismatch"
             return "certificate-expired" if code in (_EXPIRED, _NOT_YET) else "certificate-not-trusted"
-        if isinstance(cause, RatchetError) and cause.level is Level.CLEAR:
-            return "starttls-not-supported"
+        if isinstance(cause, RatchetError):
+            return "starttls-not-supported" if cause.level is Level.CLEAR else "certificate-not-trusted"
         if isinstance(cause, (ssl.SSLError, DaneError)):
             return "validation-failure"
         if _NOT_OFFERED in str(cause):
