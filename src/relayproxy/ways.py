@@ -15,6 +15,7 @@ from relayproxy.config.bulk import Warmup as WarmupModel
 from relayproxy.config.models import Config, Route, Source, Upstream
 from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.ports import NextHop, WatchedHop
 from relayproxy.core.shaping import Shape, Shapes
 from relayproxy.delivery import upstream as delivery
@@ -46,6 +47,7 @@ class Ways:
         slot: int,
         clock: Clock,
         log: Log,
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._settings = settings
@@ -57,7 +59,7 @@ class Ways:
         self.shared = state if config.state is not None else None
         budgets = Budgets(self.shared, clock.time, workers=workers, slot=slot)
         rests = Rests(config.bulk.rest)
-        self._terms = Terms(self.shapes, budgets, rests, (), log, clock.time)
+        self._terms = Terms(self.shapes, budgets, rests, (), log, metrics, clock.time)
         if any(self._several(route) for route in (*config.table, *self._alone())):
             self._terms = replace(self._terms, rules=rules.rules_of(read_file(refusals_of(config))))
         self.hops: dict[str, NextHop] = {}

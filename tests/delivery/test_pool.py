@@ -10,6 +10,7 @@ from relayproxy.bounces import rules
 from relayproxy.bounces.rules import rules_of
 from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.ports import Capabilities
 from relayproxy.core.shaping import Shape, Shapes
 from relayproxy.delivery.pool import PoolHop, Terms
@@ -91,6 +92,7 @@ class Bench:
             Rests(3600.0),
             RULES,
             Log(lambda line: self.log.append(json.loads(line)), self.clock.time),
+            Metrics(),
             self.clock.time,
         )
         ways = [

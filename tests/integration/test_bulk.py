@@ -15,6 +15,7 @@ from tests.servers.process import free_port, wait_for
 from tests.servers.relay import Relay
 from tests.servers.zones import ZoneServer
 
+from relayproxy.model.queued import share_key
 from relayproxy.testing.upstream import Fault, FaultPlan, Step, UpstreamSink, answer
 
 pytestmark = pytest.mark.servers
@@ -229,6 +230,42 @@ def is_leased(relay: Relay) -> bool:
         return bool(database.execute("SELECT count(*) FROM part WHERE owner <> ''").fetchone()[0])
     finally:
         database.close()
+
+
+async def test_beyond_the_budget_the_queue_takes_what_pass_through_can_not(relay: Relay):
+    async with UpstreamSink() as sink:
+        upstream = {"address": sink.address, "warmup": {"start": TODAY, "days": [1, 1]}}
+        bulk(
+            relay,
+            {"sink": upstream},
+            route={"upstream": "sink", "delivery": "pass-through", "when_down": "queue"},
+        )
+        await relay.start()
+        assert "queued" not in (await send(relay)).text
+        assert "queued" in (await send(relay)).text
+        assert len(parts(relay)) == 1
+        assert len(sink.messages) == 1
+
+
+async def test_the_header_names_the_campaign_and_does_not_leave(relay: Relay):
+    plugin = {"tenant": "sender-domain", "campaign": "header:X-Campaign", "remove": ["X-Campaign"]}
+    port = free_port()
+    bulk(
+        relay,
+        {"sink": {"address": f"127.0.0.1:{port}"}},
+        route={"upstream": "sink"},
+        pipeline=[{"campaign": plugin}],
+    )
+    await relay.start()
+    content = b"X-Campaign: Spring\r\n" + MESSAGE
+    assert (await send_same(relay, sender="a@shop.example", content=content)).code == 250
+    database = sqlite3.connect(relay.folder / "spool" / "spool.db")
+    assert database.execute("SELECT tenant FROM part").fetchall() == [(share_key("shop.example", "spring"),)]
+    database.close()
+    async with UpstreamSink(port=port) as sink:
+        await sink.until_messages(1)
+        assert b"X-Campaign" not in sink.messages[0].content
+        await until_empty(relay)
 
 
 # -- by MX -------------------------------------------------------------------------------------------------------
