@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relayproxy.api import Clock, Resolver, SharedState
 from relayproxy.bounces import rules
-from relayproxy.build import shapes_of, sourced, upstream_tls, way_of
+from relayproxy.build import addresses_of, shapes_of, sourced, upstream_tls, way_of
 from relayproxy.config.bulk import Warmup as WarmupModel
 from relayproxy.config.models import Config, Route, Source, Upstream
 from relayproxy.config.yaml import read_file
@@ -121,7 +121,9 @@ class Ways:
     ) -> Callable[[Shape | None], WatchedHop]:
         settings = self._settings[name]
         if source is not None:
-            settings = sourced(settings, source)
+            # What the worker has is for the first source.
+            whole = addresses_of(self._config.upstreams[name])
+            settings = sourced(replace(settings, addresses=whole, hostname=self._config.hostname), source)
         if not self._config.upstreams[name].mx:
             reach = Reach(self._upstream(name, settings))
             return lambda shape: reach  # noqa: ARG005  (an address is reached in one way)

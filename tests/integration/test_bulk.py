@@ -61,7 +61,7 @@ def peers(*sinks: UpstreamSink) -> Counter[str]:
 
 async def test_all_sources_are_used_and_each_says_its_name(relay: Relay):
     async with UpstreamSink() as sink:
-        sources = ["127.0.0.2", {"address": "127.0.0.3", "hostname": "three.test", "weight": 3}]
+        sources = [{"address": "127.0.0.3", "hostname": "three.test", "weight": 3}, "127.0.0.2"]
         bulk(relay, {"sink": {"address": sink.address, "sources": sources}}, route={"upstream": "sink"})
         await relay.start()
         for _ in range(40):
@@ -73,6 +73,20 @@ async def test_all_sources_are_used_and_each_says_its_name(relay: Relay):
         names = {(sunk.peer.ip, sunk.peer.helo) for sunk in sink.messages}
         assert names == {("127.0.0.2", b"relay.test"), ("127.0.0.3", b"three.test")}
         await until_empty(relay)
+
+
+async def test_each_source_reaches_the_addresses_of_its_kind(relay: Relay):
+    async with UpstreamSink() as four, UpstreamSink(host="::1") as six:
+        upstream = {"addresses": [four.address, f"[::1]:{six.port}"], "sources": ["127.0.0.2", "::1"]}
+        bulk(relay, {"sink": upstream}, route={"upstream": "sink"})
+        await relay.start()
+        for _ in range(20):
+            assert (await send(relay)).code == 250
+        await wait_for(lambda: len(four.messages) + len(six.messages) == 20, "all messages")
+        assert set(peers(four)) == {"127.0.0.2"}
+        assert set(peers(six)) == {"::1"}
+        await until_empty(relay)
+        assert "upstream_unreachable" not in relay.log
 
 
 async def test_pass_through_uses_them_too(relay: Relay):
