@@ -10,7 +10,8 @@ from tests.test_build import a_config, covered
 
 from relayproxy import build
 from relayproxy.config.models import Breaker as BreakerModel
-from relayproxy.config.models import Pool, Timeouts, Upstream
+from relayproxy.config.models import Pool, Source, Timeouts, Upstream
+from relayproxy.core.shaping import Shape
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.settings import Timeouts as Patience
 
@@ -154,3 +155,37 @@ def test_dane_and_mta_sts_have_a_context_that_verifies_and_one_that_does_not():
         )
         assert made.policy_domain == more.get("policy_domain", "")
     assert an_upstream(tls="verify").unverified_context is None
+
+
+def test_from_a_source_only_what_it_can_reach():
+    addresses = ["10.0.0.5:25", {"address": "[2001:db8::5]:25", "weight": 3}, "mx.example.org:25"]
+    sources = ["192.0.2.9", {"address": "2001:db8::9", "hostname": "six.example.org"}]
+    config = a_config(upstreams={"up": {"addresses": addresses, "sources": sources, "pool": {"size": 12}}})
+    first = build.upstream_settings(config, "up", 2)
+    assert (first.source_address, first.hostname, first.pool_size) == ("192.0.2.9", "mx.example.org", 3)
+    assert [one.host for one in first.addresses] == ["10.0.0.5", "mx.example.org"]
+
+
+def test_six_from_six():
+    settings = an_upstream(addresses=["10.0.0.5:25", "[2001:db8::5]:25"], address=None)
+    source = Source(address="2001:db8::9", hostname="six.example.org")
+    made = build.sourced(settings, source)
+    assert (made.source_address, made.hostname) == ("2001:db8::9", "six.example.org")
+    assert [one.host for one in made.addresses] == ["2001:db8::5"]
+
+
+def test_places_of_a_rule_are_shared_out_and_one_is_left():
+    rule = {
+        "name": "x",
+        "mx": [".example.org"],
+        "concurrency": 5,
+        "rate": 90,
+        "retry": ["1m"],
+        "tls": "required",
+    }
+    config = a_config(bulk={"shaping": [rule]})
+    (shape,) = build.shapes_of(config, 2)
+    assert shape == Shape(
+        "x", frozenset(), frozenset({".example.org"}), 2, 1.5, 0, 0, tls_required=True, retry=(60.0,)
+    )
+    assert build.shapes_of(config, 8)[0].concurrency == 1

@@ -193,6 +193,7 @@ class Worker:
             slot=place.slot,
             clock=self._clock,
             log=self.log,
+            metrics=metrics,
         )
         pipeline = Pipeline(entries_of(self._choices), clock=self._clock, log=self.log, metrics=metrics)
         if config.spool is not None:

@@ -158,16 +158,13 @@ def upstream_tls(upstream: Upstream, *, verify: bool = True) -> ssl.SSLContext |
 
 
 def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettings:
-    """Return how an upstream is reached; the pool's places are shared out among the workers."""
+    """Return how an upstream is reached; the pool's places are shared out among workers and sources."""
     upstream = config.upstreams[name]
     times = upstream.timeouts
     both = upstream.mx or upstream.tls in FROM_DNS or upstream.tls_ratchet != "off"
     made = UpstreamSettings(
         name=name,
-        addresses=tuple(
-            Address(t.address.host, t.address.port, str(t.address.path) if t.address.path else "", t.weight)
-            for t in upstream.targets
-        ),
+        addresses=addresses_of(upstream),
         hostname=config.hostname,
         protocol=upstream.protocol,
         tls=upstream.tls,
@@ -182,13 +179,21 @@ def upstream_settings(config: Config, name: str, workers: int) -> UpstreamSettin
         send_client=upstream.send_client,
         source_address=str(upstream.source_address or ""),
         timeouts=Timeouts(times.connect, times.command, times.data, times.final),
-        pool_size=max(1, -(-upstream.pool.size // workers)),
+        pool_size=max(1, -(-upstream.pool.size // (workers * max(1, len(upstream.sources))))),
         pool_idle=upstream.pool.idle,
         reuse=upstream.pool.reuse,
         breaker_failures=upstream.breaker.failures,
         breaker_retry=upstream.breaker.retry,
     )
     return sourced(made, upstream.sources[0]) if upstream.sources else made
+
+
+def addresses_of(upstream: Upstream) -> tuple[Address, ...]:
+    """Return all places where an upstream listens."""
+    return tuple(
+        Address(t.address.host, t.address.port, str(t.address.path) if t.address.path else "", t.weight)
+        for t in upstream.targets
+    )
 
 
 def sourced(settings: UpstreamSettings, source: Source) -> UpstreamSettings:

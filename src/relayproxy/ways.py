@@ -10,11 +10,12 @@ from pathlib import Path
 
 from relayproxy.api import Clock, Resolver, SharedState
 from relayproxy.bounces import rules
-from relayproxy.build import shapes_of, sourced, upstream_tls, way_of
+from relayproxy.build import addresses_of, shapes_of, sourced, upstream_tls, way_of
 from relayproxy.config.bulk import Warmup as WarmupModel
 from relayproxy.config.models import Config, Route, Source, Upstream
 from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.ports import NextHop, WatchedHop
 from relayproxy.core.shaping import Shape, Shapes
 from relayproxy.delivery import upstream as delivery
@@ -46,6 +47,7 @@ class Ways:
         slot: int,
         clock: Clock,
         log: Log,
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._settings = settings
@@ -57,7 +59,7 @@ class Ways:
         self.shared = state if config.state is not None else None
         budgets = Budgets(self.shared, clock.time, workers=workers, slot=slot)
         rests = Rests(config.bulk.rest)
-        self._terms = Terms(self.shapes, budgets, rests, (), log, clock.time)
+        self._terms = Terms(self.shapes, budgets, rests, (), log, metrics, clock.time)
         if any(self._several(route) for route in (*config.table, *self._alone())):
             self._terms = replace(self._terms, rules=rules.rules_of(read_file(refusals_of(config))))
         self.hops: dict[str, NextHop] = {}
@@ -119,7 +121,9 @@ class Ways:
     ) -> Callable[[Shape | None], WatchedHop]:
         settings = self._settings[name]
         if source is not None:
-            settings = sourced(settings, source)
+            # What the worker has is for the first source.
+            whole = addresses_of(self._config.upstreams[name])
+            settings = sourced(replace(settings, addresses=whole, hostname=self._config.hostname), source)
         if not self._config.upstreams[name].mx:
             reach = Reach(self._upstream(name, settings))
             return lambda shape: reach  # noqa: ARG005  (an address is reached in one way)

@@ -15,6 +15,7 @@ from tests.servers.process import free_port, wait_for
 from tests.servers.relay import Relay
 from tests.servers.zones import ZoneServer
 
+from relayproxy.model.queued import share_key
 from relayproxy.testing.upstream import Fault, FaultPlan, Step, UpstreamSink, answer
 
 pytestmark = pytest.mark.servers
@@ -60,7 +61,7 @@ def peers(*sinks: UpstreamSink) -> Counter[str]:
 
 async def test_all_sources_are_used_and_each_says_its_name(relay: Relay):
     async with UpstreamSink() as sink:
-        sources = ["127.0.0.2", {"address": "127.0.0.3", "hostname": "three.test", "weight": 3}]
+        sources = [{"address": "127.0.0.3", "hostname": "three.test", "weight": 3}, "127.0.0.2"]
         bulk(relay, {"sink": {"address": sink.address, "sources": sources}}, route={"upstream": "sink"})
         await relay.start()
         for _ in range(40):
@@ -72,6 +73,20 @@ async def test_all_sources_are_used_and_each_says_its_name(relay: Relay):
         names = {(sunk.peer.ip, sunk.peer.helo) for sunk in sink.messages}
         assert names == {("127.0.0.2", b"relay.test"), ("127.0.0.3", b"three.test")}
         await until_empty(relay)
+
+
+async def test_each_source_reaches_the_addresses_of_its_kind(relay: Relay):
+    async with UpstreamSink() as four, UpstreamSink(host="::1") as six:
+        upstream = {"addresses": [four.address, f"[::1]:{six.port}"], "sources": ["127.0.0.2", "::1"]}
+        bulk(relay, {"sink": upstream}, route={"upstream": "sink"})
+        await relay.start()
+        for _ in range(20):
+            assert (await send(relay)).code == 250
+        await wait_for(lambda: len(four.messages) + len(six.messages) == 20, "all messages")
+        assert set(peers(four)) == {"127.0.0.2"}
+        assert set(peers(six)) == {"::1"}
+        await until_empty(relay)
+        assert "upstream_unreachable" not in relay.log
 
 
 async def test_pass_through_uses_them_too(relay: Relay):
@@ -229,6 +244,42 @@ def is_leased(relay: Relay) -> bool:
         return bool(database.execute("SELECT count(*) FROM part WHERE owner <> ''").fetchone()[0])
     finally:
         database.close()
+
+
+async def test_beyond_the_budget_the_queue_takes_what_pass_through_can_not(relay: Relay):
+    async with UpstreamSink() as sink:
+        upstream = {"address": sink.address, "warmup": {"start": TODAY, "days": [1, 1]}}
+        bulk(
+            relay,
+            {"sink": upstream},
+            route={"upstream": "sink", "delivery": "pass-through", "when_down": "queue"},
+        )
+        await relay.start()
+        assert "queued" not in (await send(relay)).text
+        assert "queued" in (await send(relay)).text
+        assert len(parts(relay)) == 1
+        assert len(sink.messages) == 1
+
+
+async def test_the_header_names_the_campaign_and_does_not_leave(relay: Relay):
+    plugin = {"tenant": "sender-domain", "campaign": "header:X-Campaign", "remove": ["X-Campaign"]}
+    port = free_port()
+    bulk(
+        relay,
+        {"sink": {"address": f"127.0.0.1:{port}"}},
+        route={"upstream": "sink"},
+        pipeline=[{"campaign": plugin}],
+    )
+    await relay.start()
+    content = b"X-Campaign: Spring\r\n" + MESSAGE
+    assert (await send_same(relay, sender="a@shop.example", content=content)).code == 250
+    database = sqlite3.connect(relay.folder / "spool" / "spool.db")
+    assert database.execute("SELECT tenant FROM part").fetchall() == [(share_key("shop.example", "spring"),)]
+    database.close()
+    async with UpstreamSink(port=port) as sink:
+        await sink.until_messages(1)
+        assert b"X-Campaign" not in sink.messages[0].content
+        await until_empty(relay)
 
 
 # -- by MX -------------------------------------------------------------------------------------------------------

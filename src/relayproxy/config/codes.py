@@ -84,7 +84,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RP309": ("contradiction", "Two settings exclude each other, or one is of no use without another."),
     "RP310": (
         "remembered by one process only",
-        "A plugin counts or remembers something, and no `state` says where. Every worker then has counts of its own, and a reload or restart begins anew.",
+        "A plugin, a warm-up or a rate counts or remembers something, and no `state` says where. Every worker then has counts of its own, and a reload or restart begins anew.",
     ),
     "RP401": (
         "plugin can't be used",

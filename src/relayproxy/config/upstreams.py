@@ -28,7 +28,7 @@ class Pool(Model):
     """Connections that are kept open."""
 
     size: int = Field(default=1000, ge=1, le=10_000)
-    """Connections to one upstream at the same time, shared out among the workers."""
+    """Connections to one upstream at the same time, shared out among the workers, and the sources if there are several."""
     idle: Duration = 60.0
     """How long one is kept without work."""
     reuse: int = Field(default=1000, ge=1)

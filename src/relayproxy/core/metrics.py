@@ -83,6 +83,12 @@ FAMILIES: Final = {
             "upstream_connects_total", "counter", "Connection attempts to an upstream", ("upstream", "result")
         ),
         Family("tls_ratchet_total", "counter", "Connections with less TLS than was seen before", ("action",)),
+        Family(
+            "way_detours_total",
+            "counter",
+            "Transactions that a source or upstream was passed over for, by reason",
+            ("way", "reason"),
+        ),
         Family("state_calls_total", "counter", "Calls of the shared state", ("result",)),
         Family("state_duration_seconds", "histogram", "Time that a call of the shared state took", ()),
         Family("ledger_hits_total", "counter", "Resends answered without a second delivery", ()),

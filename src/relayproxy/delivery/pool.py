@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from relayproxy.bounces.rules import Rule
 from relayproxy.core.log import Log
+from relayproxy.core.metrics import Metrics
 from relayproxy.core.ports import Capabilities, WatchedTransaction
 from relayproxy.core.shaping import Shape, Shapes
 from relayproxy.delivery.reputation import Rests, is_block, reply_in
@@ -22,6 +23,9 @@ from relayproxy.model.reply import Reply
 
 OTHER = "other"
 """The group, in warm-up, of all domains that no shaping rule names."""
+
+REASONS = ("rests", "unusable", "budget", "unreached", "refused")
+"""Why a way is passed over."""
 
 _LONGEST_WAIT = 3600.0
 _DOWN_WAIT = 60.0
@@ -40,6 +44,7 @@ class Terms:
     rests: Rests
     rules: Sequence[Rule]
     log: Log
+    metrics: Metrics
     time: Callable[[], float]
 
 
@@ -60,6 +65,12 @@ class PoolHop:
         self.per_recipient = per_recipient
         self._numbers = itertools.count()
         self._unusable: dict[str, float] = {}
+        self.detours = {
+            way.name: {
+                reason: terms.metrics.cell("way_detours_total", way.name, reason) for reason in REASONS
+            }
+            for way in ways
+        }
 
     @property
     def capabilities(self) -> Capabilities | None:
@@ -163,21 +174,27 @@ class PoolTransaction:
         down = False
         for way in in_turn(pool.ways, self._key):
             rests = terms.rests.until(way.name, self._group, now)
+            detours = pool.detours[way.name]
             if rests:
                 waits.append(rests - now)
+                detours["rests"].inc()
                 continue
             if not pool.usable(way):
                 down = True
+                detours["unusable"].inc()
                 continue
             tried = way.hop(shape).begin(self._mail, self._size)
             replies = await self._offer(way, tried, recipients, groups)
             if not replies:
                 waits.append(until_tomorrow(now))
+                detours["budget"].inc()
             elif tried.unreached:
                 down = True
+                detours["unreached"].inc()
                 pool.unreached(way, self._group, getattr(tried, "problem", ""))
             elif self._is_refused(way, replies):
                 blocked = replies
+                detours["refused"].inc()
             else:
                 self._way, self._current = way, tried
                 return replies

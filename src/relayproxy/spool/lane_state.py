@@ -96,7 +96,8 @@ class LaneState:
             counts[key] -= 1
             if counts[key] <= 0:
                 del counts[key]
-        group = self.groups.pop((lease.message, lease.part))
+        # A part whose lease was lost may have been begun twice.
+        group = self.groups.pop((lease.message, lease.part), None) or self.lane.group(lease.destination)
         self.destinations.ended(group)
         self.backlogs.ended(group, now)
 

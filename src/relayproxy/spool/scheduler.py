@@ -162,6 +162,8 @@ class Scheduler:
             if late:
                 self._log.warning("queue_drain_timeout", deliveries=len(late), seconds=patience)
             await asyncio.gather(*late, return_exceptions=True)
+        for question in self._learning:
+            question.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

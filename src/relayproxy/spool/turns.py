@@ -128,6 +128,8 @@ def _campaigns(db: sqlite3.Connection, lane: tuple[str, int], tenant: str, curso
     for _ in range(_CAMPAIGNS):
         following = _after(db, lane, at) if at else None
         if following is None or following > end:
+            if keys and not cursor:
+                break  # all round
             following = tenant if _has(db, lane, tenant) else _after(db, lane, tenant)
         if following is None or following in keys:
             break
