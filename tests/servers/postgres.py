@@ -55,7 +55,26 @@ class Postgres(Process):
         )
         assert done.returncode == 0, done.stderr
 
-    async def start(self, *settings: str) -> None:
+    def copy(self, primary: "Postgres") -> None:
+        """Become a standby of `primary`, with all that it has."""
+        self._run(
+            *(str(_found("pg_basebackup")), "-D", str(self.folder / "data"), "-R", "-X", "stream"),
+            *("-d", f"host=127.0.0.1 port={primary.port} user={LOGIN} password={PASSWORD}"),
+        )
+
+    def promote(self) -> None:
+        """Take writes from now on."""
+        self._run(str(_found("pg_ctl")), "promote", "-w", "-D", str(self.folder / "data"))
+
+    def _run(self, *command: str) -> None:
+        if not os.geteuid():
+            shutil.chown(self.folder, _USER, "nogroup")
+        done = subprocess.run(
+            (*self._as_user(), *command), capture_output=True, text=True, check=False, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+
+    async def start(self, *settings: str, ready: str = "ready to accept connections") -> None:
         options = (f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *settings)
         self.spawn(
             *self._as_user(),
@@ -63,9 +82,7 @@ class Postgres(Process):
             *(word for option in options for word in ("-c", option)),
             cwd=Path("/"),
         )
-        await self.until_logged(
-            "ready to accept connections", self.log.count("ready to accept connections") + 1
-        )
+        await self.until_logged(ready, self.log.count(ready) + 1)
 
     async def end(self) -> int:
         """Have it end at once, clients or not, and without tidying up: its next start recovers as after a crash."""

@@ -30,7 +30,8 @@ def say(text: str) -> None:
 
 def server_of(text: str) -> Server:
     given: dict[str, Any] = json.loads(text)
-    return Server(((given["host"], given["port"]),), given["database"], given["login"], given["password"])
+    hosts = tuple((host, port) for host, port in given["hosts"])
+    return Server(hosts, given["database"], given["login"], given["password"])
 
 
 async def fill(store: PostgresSpool, count: int) -> None:

@@ -29,7 +29,7 @@ POINTS = {
     "the log is truncated or deleted": ("unlink", "*/spool.db-wal", 1),
     "the file of what was delivered is deleted": ("unlink", "*/content/??/*", 1),
 }
-"""By name: kind of call, pattern of the path, and how often it comes in a run of twenty messages at least."""
+"""By name: kind of call, pattern of the path, and how often it comes in a run at least."""
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

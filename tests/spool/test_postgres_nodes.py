@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.servers.postgres import LOGIN, PASSWORD
+from tests.servers.postgres import LOGIN, PASSWORD, Postgres
+from tests.servers.process import wait_for
 from tests.spool.child import content
 
 from relayproxy.postgres import Server
@@ -26,8 +28,7 @@ class Node:
     """A process of node.py, and what it has said."""
 
     def __init__(self, server: Server, *words: str) -> None:
-        ((host, port),) = server.hosts
-        place = {"host": host, "port": port, "database": server.database}
+        place = {"hosts": server.hosts, "database": server.database}
         given_to = json.dumps({**place, "login": server.login, "password": server.password})
         self.popen = subprocess.Popen(
             (sys.executable, "-m", "tests.spool.node", words[0], given_to, *words[1:]),
@@ -170,6 +171,51 @@ async def test_a_server_that_crashes_and_comes_back_under_load_loses_nothing(own
     assert len(delivered) - len(set(delivered)) <= 2 * 20
     assert not set(found) & set(worker.names("settled"))
     assert PASSWORD not in filler.said + worker.said
+
+
+@pytest.fixture
+async def standby(own_postgres) -> AsyncIterator[Postgres]:
+    """A copy of `own_postgres` that follows it; a commit waits for it."""
+    server = Postgres()
+    try:
+        server.copy(own_postgres)
+        await server.start(ready="ready to accept read-only connections")
+        with own_postgres.connect() as database:
+            database.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            database.execute("SELECT pg_reload_conf()")
+            await wait_for(
+                lambda: (
+                    database.execute("SELECT sync_state FROM pg_stat_replication").fetchone() == ("sync",)
+                ),
+                "a standby that is waited for",
+            )
+        yield server
+        await server.end()
+    finally:
+        server.remove()
+
+
+async def test_a_server_that_is_lost_for_good_amid_commits_loses_nothing(own_postgres, standby, start):
+    """Its standby takes over; the nodes find it by themselves, and what was acknowledged is there."""
+    hosts = (("127.0.0.1", own_postgres.port), ("127.0.0.1", standby.port))
+    server = Server(hosts, "postgres", LOGIN, PASSWORD)
+    filler = start(server, "store", "500")
+    worker = start(server, "work", "60", "0")
+    await filler.until_said("^ack", 150)
+    await own_postgres.kill()
+    await filler.until_said("^no", 1)
+    standby.promote()
+    await filler.until_said("^end$", seconds=120)
+    await worker.until_said("^idle", worker.said.count("idle") + 2, seconds=120)
+    worker.end()
+    acknowledged, delivered, found = (
+        set(filler.names("ack")),
+        worker.names("delivered"),
+        await stored(server),
+    )
+    assert acknowledged == {str(n) for n in range(500)}
+    assert acknowledged <= set(delivered) | set(found), "acknowledged and lost"
+    assert not set(found) & set(worker.names("settled"))
 
 
 async def test_terminated_connections_lose_and_double_nothing(postgres_database, postgres_server, start):
