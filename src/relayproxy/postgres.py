@@ -1,12 +1,14 @@
-"""Where a PostgreSQL database is and how to log in, as the queue and the history are told.
+"""Where a PostgreSQL server is and how to log in, as every store of ours wants it.
 
-Must not know tables, nor the library's connections.
+Must not know what a database is for, and loads no library.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-_CONNECT = 5  # seconds
+CONNECT = 5
+"""Seconds for a connection."""
+
 _SSLMODE = {"off": "disable", "opportunistic": "prefer", "required": "require", "verify": "verify-full"}
 
 
@@ -28,7 +30,7 @@ class Server:
         return f"Server({self.hosts!r}, {self.database!r}, login={self.login!r}, tls={self.tls!r})"
 
     def parameters(self, options: str) -> dict[str, Any]:
-        """Return what the library connects with; `options` are settings of the session (libpq's `options`)."""
+        """Return what the library connects with; `options` are settings of the session."""
         wanted: dict[str, Any] = {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
@@ -42,7 +44,7 @@ class Server:
             "target_session_attrs": "read-write",
             "client_encoding": "utf8",
             "application_name": "relayproxy",
-            "connect_timeout": _CONNECT,
+            "connect_timeout": CONNECT,
             "tcp_user_timeout": 15_000,
             "keepalives_idle": 15,
             "keepalives_interval": 5,

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from relayproxy.config.databases import Database, postgres_places
+from relayproxy.config.databases import postgres_places
 from relayproxy.config.history import History
-from relayproxy.config.operations import Spool
+from relayproxy.config.operations import Postgres, Spool
+from relayproxy.postgres import Server
 from relayproxy.spool.protocol import Store
 
 if TYPE_CHECKING:
     from relayproxy.history.database import Database as HistoryDatabase
     from relayproxy.history.writer import Store as HistoryStore
-    from relayproxy.postgres import Server
     from relayproxy.spool.listing import Listing
 
 
@@ -73,9 +73,7 @@ def history_of(history: History, *, writing: bool = False) -> "HistoryDatabase":
     return SqliteDatabase(history.path, writing=writing)
 
 
-def _server(database: Database) -> "Server":
-    from relayproxy.postgres import Server
-
+def _server(database: Postgres) -> Server:
     hosts, name = postgres_places(database.url)
     return Server(
         hosts,

@@ -11,8 +11,8 @@ from typing import Any
 
 from relayproxy.api import Plugin, Settings
 from relayproxy.config import yaml
-from relayproxy.config.databases import Database
 from relayproxy.config.models import Config, Listener, Queue
+from relayproxy.config.operations import Postgres
 from relayproxy.config.problems import Found, guesses
 from relayproxy.config.reach import unreachable
 from relayproxy.config.safety import check_safety
@@ -177,7 +177,7 @@ def _queue(config: Config) -> Iterator[Found]:
             yield "RP309", "error", at, "on_error: hold needs a spool", _SPOOL
 
 
-def _database(name: str, database: Database) -> Iterator[Found]:
+def _database(name: str, database: Postgres) -> Iterator[Found]:
     """A server has its library, and what only a server has is given for a server."""
     if database.path is None:
         if importlib.util.find_spec("psycopg") is None:
@@ -193,7 +193,7 @@ def _database(name: str, database: Database) -> Iterator[Found]:
             )
         return
     for key in ("login", "password", "tls", "ca"):
-        if getattr(database, key) != Database.model_fields[key].default:
+        if getattr(database, key) != Postgres.model_fields[key].default:
             yield "RP309", "error", (name, key), f"a file has no {key}", "write it for a PostgreSQL server"
 
 

@@ -1,4 +1,4 @@
-"""Databases that are a file or a server: `sqlite:///path`, the path absolute, and `postgresql://host:port/name`.
+"""The URLs of databases: `sqlite:///path`, the path absolute, and `postgresql://host:port/name`.
 
 Must not know what is kept in them, or whether the file or the server is there.
 """
@@ -6,12 +6,10 @@ Must not know what is kept in them, or whether the file or the server is there.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote
 
-from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.values import FilePath, parse_endpoint
-from relayproxy.secrets import SecretRef
+from relayproxy.config.base import quoted, refusal
+from relayproxy.config.values import parse_endpoint
 
 _POSTGRES_PORT = 5432
 _POSTGRES = re.compile(r"postgresql://(?P<places>[^/@?#]+)/(?P<name>[^/@?#]+)\Z")
@@ -77,23 +75,3 @@ def _place(text: str) -> tuple[str, int]:
         return unquote(folder), parse_endpoint(f"localhost:{port}").port if port else _POSTGRES_PORT
     place = parse_endpoint(text, default_port=_POSTGRES_PORT)
     return place.host, place.port
-
-
-class Database(Model):
-    """Where a database is, and how to log in where it is a server."""
-
-    url: str
-    """`sqlite:///path` (absolute), or `postgresql://host:port/database`."""
-    login: str | None = None
-    """The user name at the PostgreSQL server."""
-    password: SecretRef | None = None
-    """Its password."""
-    tls: Literal["off", "opportunistic", "required", "verify"] = "opportunistic"
-    """Encryption towards the PostgreSQL server; `verify` checks its certificate and name."""
-    ca: FilePath | None = None
-    """Certificates that `verify` trusts, PEM; left out: the system's."""
-
-    @property
-    def path(self) -> Path | None:
-        """The file; None where it is a server."""
-        return None if is_postgres(self.url) else sqlite_path(self.url)

@@ -53,11 +53,9 @@ def _databases(config: Config) -> Iterator[Found]:
         if config.state.password is not None:
             yield from check_secrets(config.state.password, ("state", "password"))
     for name, database in (("spool", config.spool), ("history", config.history)):
-        if database is None:
-            continue
-        if database.ca is not None:
+        if database is not None and database.ca is not None:
             yield from _authorities(database.ca, (name, "ca"))
-        if database.password is not None:
+        if database is not None and database.password is not None:
             yield from check_secrets(database.password, (name, "password"))
     if config.history is not None and config.history.path is not None:
         yield from _folder(config.history.path.parent, ("history", "url"))

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.databases import Database, database_url
+from relayproxy.config.databases import database_url
+from relayproxy.config.operations import Postgres
 from relayproxy.config.quantities import Duration
 from relayproxy.config.values import HostName
 from relayproxy.model.address import Address, to_a_label
 
 
-class History(Database):
+class History(Postgres):
     """What happened to each message, kept for reports and searches. Without this key nothing is kept."""
 
     url: Annotated[str, AfterValidator(database_url("sqlite:///var/lib/relayproxy/history.db"))]

@@ -7,7 +7,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.config.base import Model, quoted, refusal
-from relayproxy.config.databases import Database, database_url, is_sqlite, sqlite_path, without_login
+from relayproxy.config.databases import (
+    is_postgres,
+    is_sqlite,
+    postgres_places,
+    sqlite_path,
+    without_login,
+)
 from relayproxy.config.quantities import Duration, Grace, Size
 from relayproxy.config.values import Endpoint, FilePath, NameServer, parse_endpoint
 from relayproxy.secrets import SecretRef
@@ -117,12 +123,42 @@ class State(Model):
         return f"{_SERVERS[kind]}://{rest}"
 
 
-class Spool(Database):
-    """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
+def _spool_url(url: str) -> str:
+    if is_postgres(without_login(url)):
+        postgres_places(url)
+    elif not is_sqlite(url):
+        raise refusal(
+            "RP212",
+            f"{quoted(url)} is not a database that is known",
+            "write sqlite:///var/spool/relayproxy/spool.db, or postgresql://HOST:PORT/DATABASE",
+        )
+    return url
 
-    url: Annotated[str, AfterValidator(database_url("sqlite:///var/spool/relayproxy/spool.db"))]
+
+class Postgres(Model):
+    """A database in a file, or at a PostgreSQL server with what a login there takes."""
+
+    url: Annotated[str, AfterValidator(_spool_url)]
     """`sqlite:///path` (absolute) on one machine, or `postgresql://host:port/database` for several; hosts may be a
     list with commas, of which the one that takes writes is used."""
+    login: str | None = None
+    """The user name at the PostgreSQL server."""
+    password: SecretRef | None = None
+    """Its password."""
+    tls: Literal["off", "opportunistic", "required", "verify"] = "opportunistic"
+    """Encryption towards the PostgreSQL server; `verify` checks its certificate and name."""
+    ca: FilePath | None = None
+    """Certificates that `verify` trusts, PEM; left out: the system's."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None where it is a server."""
+        return None if is_postgres(self.url) else sqlite_path(self.url)
+
+
+class Spool(Postgres):
+    """Where queued and held messages are kept. The folder of a file is the proxy's own, with contents of large messages."""
+
     min_free: Size = 200_000_000
     """Octets that must be free on the file's file system; below that, clients hear 452."""
     min_free_inodes: int = Field(default=1000, ge=0)
