@@ -30,7 +30,7 @@ class Server:
         return f"Server({self.hosts!r}, {self.database!r}, login={self.login!r}, tls={self.tls!r})"
 
     def parameters(self, options: str) -> dict[str, Any]:
-        """Return what the library connects with; `options` are settings of the session (libpq's `options`)."""
+        """Return what the library connects with; `options` are settings of the session."""
         wanted: dict[str, Any] = {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),

@@ -146,6 +146,31 @@ async def test_reports_are_sent_signed_and_posted_and_once(relay, reports):
     assert (detail["result-type"], detail["failure-reason-code"]) == ("certificate-expired", "it is old")
 
 
+async def test_a_report_of_a_queue_waits_in_the_queue_and_the_worker_delivers_it(relay):
+    with serving({"_smtp._tls.a.example": "v=TLSRPTv1; rua=mailto:tls@a.example"}) as name_server:
+        async with UpstreamSink() as sink:
+            (relay.folder / "spool").mkdir()
+            prepare(
+                relay,
+                sink,
+                name_server,
+                connection(),
+                spool={"url": f"sqlite://{relay.folder}/spool/s.db", "min_free": "1 MB"},
+                routes=[{"upstream": "sink", "delivery": "queue"}],
+            )
+            found = await report(relay, "--since", DAY_OF, "--send")
+            assert found == {"a.example": [("tls@a.example", "sent")]}
+            assert sink.messages == []
+            found = await report(relay, "--since", DAY_OF, "--send")
+            assert found == {"a.example": [("tls@a.example", "already-sent")]}
+            await relay.start()
+            await sink.until_messages(1)
+            (mail,) = sink.messages
+            await relay.finish()
+    assert mail.recipients == ("tls@a.example",)
+    assert dkim.verify(mail.content, dnsfunc=lambda name, timeout=5: KEY.record().encode())
+
+
 async def test_a_report_does_not_reach_into_our_network(relay, reports):
     uri = f"https://127.0.0.1:{reports.server_port}/"
     with serving({"_smtp._tls.a.example": f"v=TLSRPTv1; rua={uri}"}) as name_server:
@@ -195,3 +220,23 @@ def test_what_keeps_reports_from_being_made(tmp_path):
     assert "before it begins" in refusal(tmp_path, "--since", "2026-01-02", "--until", "2026-01-01", code=2)
     assert "has not ended" in refusal(tmp_path, "--send", "--until", "2999-01-01", code=2)
     assert "RP309" in refusal(tmp_path, config=f"tls_reports: {json.dumps(SETTINGS)}\n", code=78)
+
+
+async def test_a_queue_that_cannot_be_opened_is_said(relay):
+    with serving({"_smtp._tls.a.example": "v=TLSRPTv1; rua=mailto:tls@a.example"}) as name_server:
+        async with UpstreamSink() as sink:
+            (relay.folder / "spool" / "s.db").mkdir(parents=True)
+            prepare(
+                relay,
+                sink,
+                name_server,
+                connection(),
+                spool={"url": f"sqlite://{relay.folder}/spool/s.db"},
+                routes=[{"upstream": "sink", "delivery": "queue"}],
+            )
+            status, output = await relay.output(
+                "tls", "report", "-C", str(relay.config_file), "--since", DAY_OF, "--send"
+            )
+    assert status == 1
+    assert "Traceback" not in output
+    assert "s.db" in output

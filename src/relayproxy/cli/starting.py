@@ -8,7 +8,7 @@ from relayproxy.core.pipeline import Pipeline, live
 
 
 class StartupError(Exception):
-    """A plugin can't start; the text says which and why."""
+    """A plugin can't start, or what it needs can't be opened; the text says which and why."""
 
 
 async def start_plugins(pipeline: Pipeline, app: App) -> None:
