@@ -2,7 +2,6 @@
 
 import pytest
 from pydantic import ValidationError
-from relayproxy.builtin._suppression import Store, Suppressed
 
 from relayproxy.api import QUEUE, SetCampaign, Setup
 from relayproxy.builtin._campaign import KeyedSettings, keys_of
@@ -10,6 +9,8 @@ from relayproxy.builtin.campaign import Campaign, CampaignSettings
 from relayproxy.builtin.suppression import Suppression, SuppressionSettings
 from relayproxy.model.edits import apply_to_envelope
 from relayproxy.model.envelope import Envelope
+from relayproxy.model.suppressed import Suppressed
+from relayproxy.suppression.sqlite import SqliteList
 from relayproxy.testing.mail import make_mail
 from relayproxy.testing.session import SessionDriver
 from relayproxy.testing.standin import Standin
@@ -108,7 +109,7 @@ async def test_the_queue_hears_what_the_header_tells(tmp_path):
 
 @pytest.mark.parametrize("action", ["refuse", "drop"])
 async def test_who_is_on_the_list_of_a_campaign_that_the_header_names(tmp_path, action):
-    store = Store(tmp_path / "suppression.db")
+    store = SqliteList(tmp_path / "suppression.db")
     store.add([Suppressed("gone@far.example", "campaign:spring 2026", "unsubscribe")])
     store.close()
     suppression = Suppression(SuppressionSettings(action=action))
