@@ -185,6 +185,9 @@ class TestDane:
             world = World(tlsa(sink, strangers), trusted=certificates, port=sink.port)
             assert "250" in await world.deliver()
             assert [(e.policy, e.result) for e in world.told] == [("tlsa", "success")]
+            ((usage, selector, mtype, octets),) = tlsa(sink, strangers).popitem()[1]
+            strings = (f"{usage} {selector} {mtype} {octets.hex().upper()}",)
+            assert world.told[0].policy_strings == strings
 
     async def test_another_certificate_or_none(self, certificates, strangers):
         for shown in (certificates, None):
@@ -301,6 +304,9 @@ class TestMtaSts:
                 world = World(STS, trusted=certificates, port=sink.port, secure=False, mode="testing")
                 assert "250" in await world.deliver()
                 assert [(e.policy, e.result) for e in world.told] == [("sts", result)]
+                strings = world.file.text.decode().strip().split("\n")
+                assert world.told[0].policy_strings == tuple(strings)
+                assert world.told[0].mx_patterns == ("localhost",)
         async with a_sink(certificates) as sink:
             world = World(STS, trusted=certificates, port=sink.port, mode="testing", mx="other.test")
             assert "250" in await world.deliver()

@@ -1,8 +1,9 @@
 """What TLS with one host has to be, as a value. Must not know where a demand comes from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relayproxy.mailauth.dane import Dane
+from relayproxy.mailauth.mta_sts import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Demand:
 
     `tls`: nothing is sent without. `verified`: a CA that is trusted has to vouch for the certificate and the host's name.
     `lenient`: should that fail, it is noted, and a connection without it will do (a policy in mode testing). `dane`: the
-    TLSA records that the certificate has to match. `policy` is what of the domain asks for it: "sts", "tlsa" or "".
+    TLSA records that the certificate has to match. `policy` is what of the domain asks for it: "sts", "tlsa" or "". `sts` is
+    the policy file, for reports only: what two files ask for alike is one demand.
     """
 
     tls: bool = True
@@ -19,6 +21,7 @@ class Demand:
     lenient: bool = False
     dane: Dane | None = None
     policy: str = ""
+    sts: Policy | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from relayproxy.delivery.tls_policy import PolicyError, TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.delivery.ways import fitting
 from relayproxy.mailauth.mta_sts import Held
+from relayproxy.mailauth.tls_report import sts_strings
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.event import TlsEvent
@@ -40,6 +41,7 @@ _NO_REQUIRETLS = Reply(
 )
 _ANY = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 _DOMAIN: ContextVar[str] = ContextVar("domain", default="")
+_HELD: ContextVar[Held | None] = ContextVar("held", default=None)
 
 
 @dataclass(slots=True)
@@ -125,7 +127,12 @@ class MxHop:
 
     def _tell(self, event: TlsEvent) -> None:
         if self._settings.on_tls is not None:
-            self._settings.on_tls(replace(event, domain=_DOMAIN.get() or event.domain))
+            # A server is shared by the domains that ask the same of it; each is told of by its own policy.
+            event, held = replace(event, domain=_DOMAIN.get() or event.domain), _HELD.get()
+            if event.policy == "sts" and held is not None:
+                patterns = held.policy.mx
+                event = replace(event, policy_strings=sts_strings(held.policy), mx_patterns=patterns)
+            self._settings.on_tls(event)
 
     def begin(self, mail: Mail, size: int) -> "MxTransaction":
         """Start a transaction; nothing is looked up before the first recipient."""
@@ -264,8 +271,10 @@ class MxTransaction:
                 held = await hop.sts(wish, domain)
             except PolicyError as error:
                 return self._put_off(str(error))
+            _HELD.set(held)
             return await self._try(recipients, found, wish, domain, held)
         finally:
+            _HELD.set(None)
             _DOMAIN.reset(token)
 
     async def _try(

@@ -81,7 +81,13 @@ class TlsPolicies:
         if dane.standing is Standing.UNKNOWN:
             raise PolicyError(dane.reason)
         records = dane if dane.standing is Standing.USABLE else None
-        return Demand(verified=True, lenient=not enforced, dane=records, policy="tlsa" if records else "sts")
+        return Demand(
+            verified=True,
+            lenient=not enforced,
+            dane=records,
+            policy="tlsa" if records else "sts",
+            sts=None if records else held.policy,
+        )
 
     async def _required_dane(self, host: str, port: int) -> Dane:
         dane = await find(host, port, self._fetch)
@@ -156,7 +162,8 @@ class TlsPolicies:
                 self._log.warning("tls_policy_testing", domain=domain, host=host, problem=problem)
             lenient = not enforced and not verified
             encrypted, verified = encrypted or enforced, True
-        return Demand(encrypted, verified, lenient, dane, policy)
+        sts = held.policy if held is not None and policy == "sts" else None
+        return Demand(encrypted, verified, lenient, dane, policy, sts)
 
     async def _named(self, found: Dane, domain: str) -> Dane:
         """Add what the certificate may have for a name too: the one that mail is addressed to, and what that stands for.

@@ -10,6 +10,7 @@ from relayproxy.delivery.demand import Demand
 from relayproxy.delivery.ratchet import Level, RatchetError
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.tls_policy import DaneError, PolicyError
+from relayproxy.mailauth.tls_report import sts_strings, tlsa_strings
 from relayproxy.model.event import TlsEvent
 from relayproxy.model.reply import printable
 
@@ -37,7 +38,7 @@ def report(
     result = "success" if version else _failure(error)
     if result:
         policy = demand.policy if demand is not None and settings.demand is not None else ""
-        _tell(settings, address, policy or settings.tls, result, version, str(error or ""))
+        _tell(settings, address, policy or settings.tls, result, version, str(error or ""), demand)
 
 
 def refused(settings: UpstreamSettings, address: Address, error: PolicyError) -> None:
@@ -47,10 +48,22 @@ def refused(settings: UpstreamSettings, address: Address, error: PolicyError) ->
 
 
 def _tell(
-    settings: UpstreamSettings, address: Address, policy: str, result: str, version: str, reason: str
+    settings: UpstreamSettings,
+    address: Address,
+    policy: str,
+    result: str,
+    version: str,
+    reason: str,
+    demand: Demand | None = None,
 ) -> None:
     assert settings.on_tls is not None
     host = address.name or address.host
+    strings: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    if demand is not None and demand.dane is not None:
+        strings = tlsa_strings(demand.dane.records)
+    elif demand is not None and demand.sts is not None:
+        strings, patterns = sts_strings(demand.sts), demand.sts.mx
     settings.on_tls(
         TlsEvent(
             time.time(),
@@ -62,6 +75,8 @@ def _tell(
             result,
             version,
             printable(reason, 200),
+            strings,
+            patterns,
         )
     )
 

@@ -83,8 +83,9 @@ class RefusalEvent:
 class TlsEvent:
     """One outgoing connection on which TLS was wanted, for reports after RFC 8460.
 
-    `domain` is the next hop that was to be reached (its policy domain), `host` and `port` where the connection
-    went, `result` one of TLS_RESULTS, `policy` the setting it was made under ("opportunistic", "verify", ...).
+    `domain` is the next hop that was to be reached (by MX, the recipients' domain), `host` and `port` where the connection
+    went, `result` one of TLS_RESULTS, `policy` what it was made under: "tlsa", "sts", or the setting ("opportunistic", ...). Of
+    a policy file that could not be had, the host is the one that should have had it, and the port 443.
     `policy_strings` are the TLSA records or the lines of the MTA-STS policy that were applied, `mx_patterns` the hosts that
     the latter names (section 4.2 there).
     """
