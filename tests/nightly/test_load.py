@@ -19,6 +19,7 @@ LIMITS = {
     "connections_per_client": 20_000,
     "bytes_in_flight": "6 GB",
     "message_size": "60 MB",
+    "command_timeout": "1h",
     "data_timeout": "1h",
 }
 
