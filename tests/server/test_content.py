@@ -234,6 +234,24 @@ class TestTime:
                 await client.read()
         assert sink.arrived == []
 
+    @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 5000 LAST\r\n"])
+    async def test_content_that_comes_in_drops_is_let_go(self, sink, begin):
+        """Each octet is some progress, but not enough: a slow loris falls behind by more than the time limit."""
+        limits = Limits(data_timeout=0.3)
+        async with serving(sink, limits=limits) as served, await served.client() as client:
+            await client.envelope()
+            await client.send(begin)
+            if begin.startswith(b"DATA"):
+                await client.read()
+            gone = asyncio.create_task(client.read())
+            while not gone.done():
+                with contextlib.suppress(ConnectionError):
+                    await client.send(b"x")
+                await asyncio.wait({gone}, timeout=0.02)
+            assert (await gone).code == 421
+            assert served.became("timeout") == 1
+        assert sink.arrived == []
+
     async def test_time_in_which_the_upstream_thinks_is_not_the_clients(self, sink: UpstreamSink):
         """A second client, who is silent, shows that the time is up."""
         limits = Limits(command_timeout=0.1, data_timeout=0.1)
