@@ -15,7 +15,7 @@ from tests.spool.conformance import MINUTE, StoreConformance
 from tests.spool.making import NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part, Settlement, share_key, tenant_of
+from relayproxy.model.queued import Part, Progress, Settlement, share_key, tenant_of
 from relayproxy.spool import tables
 from relayproxy.spool.database import Keys, key_at, prepare
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
