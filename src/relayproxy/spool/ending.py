@@ -11,12 +11,12 @@ from relayproxy.core.metrics import Metrics
 from relayproxy.core.ports import History
 from relayproxy.model.mail import Mail, Origin
 from relayproxy.model.outcome import State
-from relayproxy.model.queued import Deposit, Queued, Settlement
+from relayproxy.model.queued import Deposit, Progress, Queued, Settlement
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
-from relayproxy.spool.attempt import WAITS, Attempt, Heard
+from relayproxy.spool.attempt import WAITS, Attempt, Heard, unanswered
 from relayproxy.spool.bounces import Answer, Bounces
 from relayproxy.spool.lanes import Lane, spread
-from relayproxy.spool.remembering import remember
+from relayproxy.spool.remembering import attempts, bounces
 
 OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
 _UNTELLABLE = (
@@ -51,6 +51,35 @@ class Endings:
             for lane in lanes
         }
 
+    def progress(self, heard: Sequence[Heard]) -> Progress:
+        """Return what is to be written down of a transaction, while others of its part have yet to come.
+
+        Who is still to be told of, or tried again, is kept with the reply.
+        """
+        asked = [one for one in heard if one.reply is not WAITS]
+        kept = [one for one in asked if one.state is not State.DONE or _to_be_relayed(one)]
+        ended = {one.number for one in asked} - {one.number for one in kept}
+        return Progress(tuple(sorted(ended)), tuple((one.number, str(one.reply)) for one in kept))
+
+    def heard(self, lane: Lane, queued: Queued, heard: Sequence[Heard]) -> None:
+        """Count, log and record a transaction that others of its part follow."""
+        at = self._clock.time()
+        states = [one.state for one in heard if one.reply is not WAITS]
+        self._cells[lane.route]["delivered"].inc(states.count(State.DONE))
+        if self._history is not None:
+            for event in attempts(queued, heard, at=at, route=lane.route):
+                self._history.record(event)
+        self._log.info(
+            "queue_transaction",
+            id=queued.id,
+            route=lane.route,
+            to=[str(one.recipient.address) for one in heard if one.reply is not WAITS],
+            delivered=states.count(State.DONE),
+            deferred=states.count(State.PENDING),
+            failed=states.count(State.FAILED),
+            attempt=queued.lease.attempts + 1,
+        )
+
     async def of(self, lane: Lane, queued: Queued, attempt: Attempt) -> Settlement:
         """Return what an attempt comes to."""
         now = self._clock.time()
@@ -75,10 +104,10 @@ class Endings:
                 if told is Answer.UNVERIFIED
                 else "undeliverable, and its sender could not be told"
             )
-        relayed = None if attempt.confirms else await self._relayed(lane, queued, done)
+        relayed = await self._relayed(lane, queued, done)
         if relayed is not None:
             deposits.append(relayed)
-        self._count(lane, queued, attempt, len(done), left, lost, told, held)
+        self._count(lane, queued, attempt, left, lost, told, held)
         finished = tuple(one.number for one in (*done, *(() if held else lost)))
         kept = lost if held else left
         if not kept:
@@ -106,8 +135,8 @@ class Endings:
         return await self._bounces.notify(queued, Kind.FAILED, fates)
 
     async def _relayed(self, lane: Lane, queued: Queued, done: Sequence[Heard]) -> Deposit | None:
-        """Say "relayed" to who asked for success, where the next hop will not (RFC 3461 section 5.2.2)."""
-        asked = [one for one in done if wants(one.recipient, Kind.RELAYED)]
+        """Say "relayed" to who asked for success."""
+        asked = [one for one in done if _to_be_relayed(one)]
         if not asked:
             return None
         made = await self._bounces.notify(queued, Kind.RELAYED, [_fate(lane, one, "") for one in asked])
@@ -116,8 +145,10 @@ class Endings:
     async def delayed(self, lane: Lane, queued: Queued) -> Settlement:
         """Return what a part comes to that has waited for so long that its sender should know."""
         until = queued.received_at + lane.schedule.expire
-        rows = zip(queued.numbers, queued.envelope.recipients, queued.replies, strict=True)
-        fates = [Fate(recipient, reply, "4.4.7", lane.hop.name) for _, recipient, reply in rows]
+        fates = [
+            Fate(one.recipient, "" if one.reply is WAITS else str(one.reply), "4.4.7", lane.hop.name)
+            for one in unanswered(queued)
+        ]
         told = await self._bounces.notify(queued, Kind.DELAYED, fates, until)
         return Settlement(
             (),
@@ -149,28 +180,25 @@ class Endings:
         lane: Lane,
         queued: Queued,
         attempt: Attempt,
-        done: int,
         left: Sequence[Heard],
         lost: Sequence[Heard],
         told: Deposit | Answer,
         held: str,
     ) -> None:
         cells = self._cells[lane.route]
-        cells["delivered"].inc(done)
+        done = [one.state for one in attempt.heard].count(State.DONE)
+        cells["delivered"].inc([one.state for one in attempt.fresh].count(State.DONE))
         cells["deferred"].inc(len(left))
         end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
         cells[end].inc(len(lost))
         if self._history is not None:
-            remember(
-                self._history,
-                queued,
-                attempt,
-                at=self._clock.time(),
-                route=lane.route,
-                lost=lost,
-                end=end,
-                told=told if isinstance(told, Deposit) else None,
-            )
+            at = self._clock.time()
+            notice = told.id if isinstance(told, Deposit) else ""
+            for event in (
+                *attempts(queued, attempt.fresh, at=at, route=lane.route),
+                *bounces(queued, lost, at=at, route=lane.route, end=end, notice=notice),
+            ):
+                self._history.record(event)
         dropped = end == "dropped" and lost
         fields: dict[str, object] = {
             "id": queued.id,
@@ -195,3 +223,8 @@ class Endings:
 def _fate(lane: Lane, one: Heard, status: str) -> Fate:
     reply = one.reply
     return Fate(one.recipient, str(reply), status or status_of(reply), lane.hop.name)
+
+
+def _to_be_relayed(one: Heard) -> bool:
+    """Whether we are to say that it was relayed, as the next hop will not (RFC 3461 section 5.2.2)."""
+    return one.state is State.DONE and not one.confirms and wants(one.recipient, Kind.RELAYED)
