@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, USAGE, fail
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, USAGE, fail
 from relayproxy.cli.periods import moment, report_period, shown
 from relayproxy.model.address import to_a_label
 
@@ -56,7 +56,7 @@ def report_options(function: Callable[..., None]) -> Callable[..., None]:
                 type=click.Path(path_type=Path, exists=True, file_okay=False),
                 help="A folder to write the compressed reports to.",
             ),
-            click.option("--json", "as_json", is_flag=True, help="Print it as JSON."),
+            JSON_OPTION,
         )
     ):
         function = option(function)
