@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.periods import ago
 from relayproxy.cli.queue_budget import queue_budget
 from relayproxy.cli.queue_tls import tls_seen
 from relayproxy.cli.queue_transfer import export_queue, import_queue
@@ -44,7 +45,7 @@ def _filters(*, standing: bool) -> Callable[[Callable[..., None]], Callable[...,
         click.option("--from", "sender", default="", help="Sender, with * and ?."),
         click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
         click.option("--route", default="", help="Name of the route."),
-        click.option("--older", default="", help="Received longer ago than this, such as 2h."),
+        click.option("--older", default="", callback=ago, help="Received longer ago than this, such as 2h."),
         JSON_OPTION,
         click.argument("ids", nargs=-1),
     ]
@@ -65,15 +66,9 @@ def _filters(*, standing: bool) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
-    from relayproxy.model.durations import parse_duration
     from relayproxy.model.queued import Standing
-    from relayproxy.model.refused import Refused
     from relayproxy.spool.listing import Filter
 
-    try:
-        older = parse_duration(given["older"]) if given["older"] else 0.0
-    except Refused as error:
-        raise click.BadParameter(error.message, param_hint="--older") from error
     chosen = standing or given.get("standing", ())
     return Filter(
         tuple(given["ids"]),
@@ -81,7 +76,7 @@ def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
         given["recipient"],
         given["route"],
         tuple(Standing(word) for word in chosen),
-        older,
+        given["older"],
     )
 
 
@@ -218,7 +213,7 @@ def _only(path: Path | None, id_: str, as_json: bool) -> dict[str, Any]:
         "sender": "",
         "recipient": "",
         "route": "",
-        "older": "",
+        "older": 0.0,
         "as_json": as_json,
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.periods import ago
 from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
         _FILE,
         click.option("--event", default="", help="Name of the event, such as delivered."),
         click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
-        click.option("--older", default="", help="Kept longer ago than this, such as 2h."),
+        click.option("--older", default="", callback=ago, help="Kept longer ago than this, such as 2h."),
         JSON_OPTION,
         click.argument("ids", nargs=-1),
     ]
@@ -45,13 +46,8 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 def _filter(given: dict[str, Any]) -> "Filter":
     from relayproxy.builtin._outbox import Filter
-    from relayproxy.model.durations import parse_duration
-    from relayproxy.model.refused import Refused
 
-    try:
-        before = time.time() - parse_duration(given["older"]) if given["older"] else None
-    except Refused as error:
-        raise click.BadParameter(error.message, param_hint="--older") from error
+    before = time.time() - given["older"] if given["older"] else None
     return Filter(tuple(given["ids"]), given["event"], given["recipient"], before)
 
 
