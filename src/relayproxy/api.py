@@ -7,13 +7,13 @@ and nothing beside it (and the pure algorithms of relayproxy.mailauth), so what 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, overload
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
 
+from relayproxy.dns import Answer, DnsStatus, Resolver, fetch_from
 from relayproxy.hookspecs import PROJECT, Edits, Opinion
 from relayproxy.mailauth.unsubscribe_token import Unsubscription
 from relayproxy.model.address import NULL_SENDER, Address, domain_in, to_a_label
@@ -111,6 +111,7 @@ __all__ = [
     "defer",
     "discard",
     "domain_in",
+    "fetch_from",
     "hold",
     "hook",
     "printable",
@@ -242,44 +243,6 @@ class Plugin(Generic[S]):
         called; it may read files and must change nothing.
         """
         return ()
-
-
-class DnsStatus(Enum):
-    """The different ways in which a question can end; only the first has records."""
-
-    OK = "ok"
-    NXDOMAIN = "nxdomain"
-    NODATA = "nodata"
-    SERVFAIL = "servfail"
-    TIMEOUT = "timeout"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one DNS question.
-
-    `records` by type: A/AAAA/PTR/CNAME/NS are strings (names without the final dot), MX pairs of (preference,
-    name), TXT bytes with the strings of a record joined, TLSA tuples (usage, selector, mtype, data), SRV
-    tuples (priority, weight, port, target). `ttl` in seconds, `secure` the AD bit of a validating resolver.
-    """
-
-    status: DnsStatus
-    records: tuple[Any, ...] = ()
-    ttl: int = 0
-    secure: bool = False
-
-    @property
-    def failed(self) -> bool:
-        """Whether nothing is known (SERVFAIL, time-out): a temporary error for whoever asked."""
-        return self.status in (DnsStatus.SERVFAIL, DnsStatus.TIMEOUT)
-
-
-class Resolver(Protocol):
-    """DNS as checks see it: it never raises for what a name server says, it answers."""
-
-    async def query(self, name: str, rdtype: str) -> Answer:
-        """Look up `name` (A-labels, final dot optional) for records of `rdtype` ("TXT", "MX", ...)."""
-        ...
 
 
 class Clock(Protocol):

@@ -6,8 +6,7 @@ import pytest
 from click.testing import CliRunner
 from tests.cli.name_server import NameServer
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.cli.dns import dns
 from relayproxy.cli.dns_check import ORDER, Probes, examine
 from relayproxy.mailauth.audit.records import Facts

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.servers.unbound import Unbound
 
-from relayproxy.api import Answer, DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import Answer, DnsStatus, fetch_from
 from relayproxy.mailauth.dmarc import Identifier, evaluate
 from relayproxy.mailauth.iprev import check_iprev
 from relayproxy.mailauth.spf import Spf

@@ -13,8 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import Answer, DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import Answer, DnsStatus, fetch_from
 from relayproxy.mailauth.dane import Dane, Standing, Tlsa, find, mismatch
 from relayproxy.testing import FakeResolver
 

@@ -6,8 +6,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.dmarc import Identifier, evaluate, walk_names
 from relayproxy.mailauth.psl import organizational_domain
 from relayproxy.testing import FakeClock, FakeResolver

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.dmarc import organizational_domain
-from relayproxy.mailauth.dmarc_destinations import Destination, Refusal, read_destinations, verify
+from relayproxy.mailauth.dmarc_destinations import read_destinations, verify
+from relayproxy.mailauth.report_places import Destination, Refusal
 from relayproxy.testing import FakeResolver
 
 

@@ -19,15 +19,14 @@ from relayproxy.mailauth.dmarc_report import (
     NAMESPACE,
     Published,
     Report,
-    Reporter,
     Row,
     Signature,
     SpfCheck,
-    compress,
     count_rows,
     to_xml,
 )
 from relayproxy.mailauth.dmarc_rows import row_of
+from relayproxy.mailauth.reports import Reporter, compress
 from relayproxy.model.finding import Finding
 
 HERE = Path(__file__).parent

@@ -1,7 +1,6 @@
 import pytest
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.iprev import ReverseName, check_iprev
 from relayproxy.testing import FakeResolver
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.mta_sts import Held, PolicyFile, current_policy, parse_policy
 from relayproxy.testing import FakeResolver
 

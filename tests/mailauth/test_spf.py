@@ -9,8 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import Address, Answer, DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import Address, Answer, DnsStatus, fetch_from
 from relayproxy.mailauth.lookup import Memory
 from relayproxy.mailauth.spf import Spf
 from relayproxy.testing import FakeClock, FakeResolver

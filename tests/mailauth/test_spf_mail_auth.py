@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relayproxy.api import Address, DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import Address, DnsStatus, fetch_from
 from relayproxy.mailauth.spf import Spf
 from relayproxy.testing import FakeResolver
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayproxy.mailauth.dane import Tlsa
-from relayproxy.mailauth.dmarc_report import Reporter
 from relayproxy.mailauth.mta_sts import parse_policy
+from relayproxy.mailauth.reports import Reporter
 from relayproxy.mailauth.tls_mail import report_mail
 from relayproxy.mailauth.tls_report import (
     POLICY_TYPES,

@@ -11,7 +11,7 @@ from relayproxy.cli.queue import quarantine
 from relayproxy.model.envelope import Envelope
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, Standing
-from relayproxy.spool.digest import digests, shown
+from relayproxy.spool.digest import digests
 from relayproxy.spool.listing import Filter, Listing
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.mail import make_address
@@ -61,20 +61,6 @@ async def test_what_an_administrator_holds_is_held_since_then(store, tmp_path):
         assert listing.hold(Filter(), "mine") == 1
     assert await store.expire_held(before, 10) == []
     assert len(await store.expire_held(time.time() + 1, 10)) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "printed"),
-    [
-        ("plain", "plain"),
-        ("Grüße", "Grüße"),
-        ("\x1b[2Jclear\r\nFrom: me", "\ufffd[2Jclear\ufffd\ufffdFrom: me"),
-        ("a\u202egnp.exe", "a\ufffdgnp.exe"),
-        ("x" * 500, "x" * 119 + "…"),
-    ],
-)
-def test_what_strangers_wrote_can_not_act_on_a_terminal(text, printed):
-    assert shown(text) == printed
 
 
 async def test_the_digest_is_by_recipient_and_the_newest_first(store, tmp_path):

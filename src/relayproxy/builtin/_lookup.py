@@ -18,17 +18,6 @@ class NotKnownError(Exception):
     """An answer would have to be waited for."""
 
 
-def fetch_from(resolver: Resolver) -> Fetch:
-    """Return a function that puts questions side by side, so that a batch takes as long as its slowest."""
-
-    async def fetch(questions: Sequence[Question]) -> list[Answer]:
-        if len(questions) == 1:
-            return [await resolver.query(*questions[0])]
-        return await asyncio.gather(*(resolver.query(*question) for question in questions))
-
-    return fetch
-
-
 def peek_at(resolver: Resolver) -> Peek:
     """Return a function that gives what the resolver knows already; nothing if it has no memory."""
     return resolver.peek if isinstance(resolver, Remembering) else _nothing

@@ -23,11 +23,12 @@ from relayproxy.api import (
     Settings,
     Setup,
     defer,
+    fetch_from,
     hook,
     to_a_label,
 )
 from relayproxy.builtin._dkim_files import KeyFile
-from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, fetch_from, peek_at
+from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, peek_at
 from relayproxy.mailauth.arc_chain import MOST_SETS, Chain, find_chain
 from relayproxy.mailauth.arc_seal import seal
 from relayproxy.mailauth.arc_verify import ArcResult, body_forms, questions, verify

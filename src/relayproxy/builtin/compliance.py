@@ -20,11 +20,12 @@ from relayproxy.api import (
     Settings,
     Verdict,
     defer,
+    fetch_from,
     hook,
     reject,
     to_a_label,
 )
-from relayproxy.builtin._lookup import fetch_from, peek_at
+from relayproxy.builtin._lookup import peek_at
 from relayproxy.mailauth.bulk_rules import (
     Problem,
     Signer,

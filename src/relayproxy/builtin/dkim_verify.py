@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from relayproxy.api import App, Direction, Mail, Opinion, Plugin, Settings, defer, hook
-from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, fetch_from, peek_at
+from relayproxy.api import App, Direction, Mail, Opinion, Plugin, Settings, defer, fetch_from, hook
+from relayproxy.builtin._lookup import ON_THE_LOOP, asked_and_hashed, peek_at
 from relayproxy.mailauth.canonical import BodyDigest, BodyForm, body_digests
 from relayproxy.mailauth.dkim_verify import (
     MOST_SIGNATURES,

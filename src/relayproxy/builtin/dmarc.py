@@ -23,13 +23,14 @@ from relayproxy.api import (
     Settings,
     Setup,
     defer,
+    fetch_from,
     hold,
     hook,
     printable,
     reject,
     to_a_label,
 )
-from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at, recorded
+from relayproxy.builtin._lookup import NotKnownError, at_once, known_to, peek_at, recorded
 from relayproxy.mailauth.authres import AuthenticationResults, parse_arc
 from relayproxy.mailauth.dkim_verify import find_signatures
 from relayproxy.mailauth.dmarc import DmarcResult, Identifier, Organization, discover, evaluate

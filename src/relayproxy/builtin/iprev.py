@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from relayproxy.api import App, Client, Opinion, Plugin, Settings, defer, hook, reject
-from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
+from relayproxy.api import App, Client, Opinion, Plugin, Settings, defer, fetch_from, hook, reject
+from relayproxy.builtin._lookup import NotKnownError, at_once, known_to, peek_at
 from relayproxy.mailauth.iprev import check_iprev
 from relayproxy.mailauth.lookup import Fetch
 

@@ -19,10 +19,11 @@ from relayproxy.api import (
     Plugin,
     Settings,
     defer,
+    fetch_from,
     hook,
     reject,
 )
-from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at
+from relayproxy.builtin._lookup import NotKnownError, at_once, known_to, peek_at
 from relayproxy.mailauth.lookup import Fetch, Memory
 from relayproxy.mailauth.spf import Spf, SpfResult
 from relayproxy.mailauth.spf_fields import received_spf

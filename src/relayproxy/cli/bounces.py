@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED
-from relayproxy.cli.suppression import FILE_OPTION, JSON_OPTION, opened
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, JSON_OPTION, fail
+from relayproxy.cli.suppression import FILE_OPTION, opened
 
 if TYPE_CHECKING:
     from relayproxy.bounces.report import Report
@@ -47,8 +47,7 @@ def classify(file: Path | None, messages: tuple[Path, ...], *, as_json: bool) ->
     try:
         known = rules_of(read_file(file or default_rules()))
     except (OSError, ValueError) as error:
-        click.echo(f"relayproxy: {error}", err=True)
-        sys.exit(FAILED)
+        fail(error)
     rows: list[dict[str, Any]] = []
     for path in messages:
         octets = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")

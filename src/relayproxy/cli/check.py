@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, colored, find_config
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, colored, fail, find_config
 
 
 @click.command()
@@ -20,8 +20,7 @@ def check(path: Path | None, form: str, *, strict: bool) -> None:
 
     place = find_config(path)
     if place is None:
-        click.echo("relayproxy: no configuration file found; name one with -C", err=True)
-        sys.exit(BAD_CONFIG)
+        fail("no configuration file found; name one with -C", BAD_CONFIG)
     loaded = loader.load(place, files=True, ask=True)
     errors = [problem for problem in loaded.problems if problem.severity == "error"]
     warnings = len(loaded.problems) - len(errors)

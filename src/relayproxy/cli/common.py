@@ -1,4 +1,7 @@
-"""What commands share: where the configuration is, how it is loaded, how its mistakes are shown."""
+"""What commands share: options, where the configuration is, how it is loaded and its mistakes shown, how a command fails or asks.
+
+Must not know what a command is for.
+"""
 
 import os
 import sys
@@ -25,6 +28,9 @@ CONFIG_OPTION = click.option(
     type=click.Path(path_type=Path),
     help="The configuration file; without it ./relayproxy.yaml or /etc/relayproxy/relayproxy.yaml.",
 )
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+LIMIT_OPTION = click.option("--limit", default=100, show_default=True, help="How many to show.")
+YES_OPTION = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
 def find_config(path: Path | None) -> Path | None:
@@ -38,6 +44,14 @@ def fail(reason: object, code: int = FAILED) -> NoReturn:
     """Say what is wrong, and end."""
     click.echo(f"relayproxy: {reason}", err=True)
     sys.exit(code)
+
+
+def confirmed(count: int, question: str, *, yes: bool) -> None:
+    """Ask before so many are changed, "Delete them?"; ends the program where there are none, or the answer is no."""
+    if not count:
+        fail("nothing is found")
+    if not yes:
+        click.confirm(f"{count} found. {question}", abort=True, err=True)
 
 
 def colored() -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, fail
 from relayproxy.cli.dkim_keys import (
     FOLDER_OPTION,
     OUTPUT_OPTION,
@@ -22,7 +22,6 @@ from relayproxy.cli.dkim_keys import (
     all_keys,
     asking,
     configured_folder,
-    fail,
     loaded_as_far_as_possible,
     resting_keys,
     write_key,

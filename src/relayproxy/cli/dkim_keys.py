@@ -5,16 +5,15 @@ Must not know what a command does with them.
 
 import os
 import secrets
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import FAILED, find_config
+from relayproxy.cli.common import fail, find_config
 
 if TYPE_CHECKING:
     from relayproxy.builtin._dkim_files import KeyFile
@@ -32,12 +31,6 @@ FOLDER_OPTION = click.option(
 OUTPUT_OPTION = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it."
 )
-
-
-def fail(reason: object) -> NoReturn:
-    """Say why and exit 1."""
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(FAILED)
 
 
 # -- where the keys are -----------------------------------------------------------------------------------------

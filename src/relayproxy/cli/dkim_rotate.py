@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, fail
 from relayproxy.cli.dkim_keys import (
     FOLDER_OPTION,
     OUTPUT_OPTION,
     SERVER_OPTION,
     asking,
     configured_folder,
-    fail,
     loaded_as_far_as_possible,
 )
 

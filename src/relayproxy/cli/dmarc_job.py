@@ -3,13 +3,11 @@
 One destination that fails, or one domain, stops no other. Must not know how it is shown.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relayproxy import __version__
-from relayproxy.api import Resolver
+from relayproxy.api import Resolver, fetch_from
 from relayproxy.cli.report_send import Sender, foreseen, once, resolving, sending
 from relayproxy.cli.reports import Fate, Job
 from relayproxy.config.history import DmarcReports, History
@@ -17,12 +15,12 @@ from relayproxy.history.database import Database
 from relayproxy.history.dmarc import collect
 from relayproxy.history.sent import Errand
 from relayproxy.mailauth.dmarc import Organization
-from relayproxy.mailauth.dmarc_destinations import Destination, Refusal, read_destinations, verify
+from relayproxy.mailauth.dmarc_destinations import read_destinations, verify
 from relayproxy.mailauth.dmarc_mail import encoded_attachment, report_mail
-from relayproxy.mailauth.dmarc_report import Report, Reporter, compress, to_xml
-from relayproxy.mailauth.lookup import Answer, Fetch, Question
-from relayproxy.model.address import Address, to_a_label
-from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.mailauth.dmarc_report import Report, to_xml
+from relayproxy.mailauth.report_places import Destination, Refusal
+from relayproxy.mailauth.reports import Reporter, compress
+from relayproxy.model.address import to_a_label
 from relayproxy.stores import history_of
 from relayproxy.supervisor import Plan
 
@@ -93,7 +91,7 @@ class _Delivery:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._fetch = _fetch_from(resolver)
+        self._fetch = fetch_from(resolver)
         self._sender = sender
 
     async def deliver(self, outcome: Outcome) -> None:
@@ -119,11 +117,10 @@ class _Delivery:
             outcome.fates.append(await self._to(place, outcome))
 
     async def _to(self, place: Destination, outcome: Outcome) -> Fate:
-        report, domain = outcome.report, outcome.report.published.domain
-        name = str(place)
+        report, name = outcome.report, str(place)
         if place.limit and outcome.octets > place.limit:
             return Fate(name, "too-large", f"{outcome.octets} octets, it takes {place.limit}")
-        errand = Errand("dmarc", domain, report.begin, report.end, name)
+        errand = Errand("dmarc", report.domain, report.begin, report.end, name)
         sender = self._sender
         if sender is None:
             return foreseen(self._database, errand)
@@ -132,9 +129,7 @@ class _Delivery:
             message = report_mail(
                 report, outcome.attachment, author=self._settings.from_address, to=name, when=now
             )
-            recipient = Recipient(Address(place.local, place.domain))
-            reply = await sender.send(Envelope(self._settings.envelope_sender, (recipient,)), message)
-            return reply.ok, str(reply)
+            return await sender.send(self._settings.envelope_sender, place, message)
 
         return await once(self._database, errand, report.id, send)
 
@@ -146,10 +141,3 @@ def _organization(discovery: str) -> Organization | None:
     from relayproxy.mailauth.psl import organizational_domain
 
     return organizational_domain
-
-
-def _fetch_from(resolver: Resolver) -> Fetch:
-    async def fetch(questions: Sequence[Question]) -> list[Answer]:
-        return await asyncio.gather(*(resolver.query(*question) for question in questions))
-
-    return fetch

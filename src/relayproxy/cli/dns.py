@@ -203,7 +203,7 @@ async def _check(
 ) -> "list[tuple[str, list[Line]]]":
     from functools import partial
 
-    from relayproxy.builtin._lookup import fetch_from
+    from relayproxy.api import fetch_from
     from relayproxy.cli.dns_check import Probes, examine
     from relayproxy.cli.dns_probe import probe_mx
     from relayproxy.delivery.sts_fetch import fetch_policy

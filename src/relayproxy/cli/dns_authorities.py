@@ -3,11 +3,10 @@
 Must not know what they are asked for.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from relayproxy.api import Resolver
+from relayproxy.api import Resolver, fetch_from
 from relayproxy.resolver import CachingResolver
 
 _MOST = 8
@@ -30,7 +29,7 @@ class Authorities:
             hosts = (await self._resolver.query(zone, "NS")).records
             zone = zone.partition(".")[2]
         questions = [(host, rdtype) for host in hosts[:_MOST] for rdtype in ("A", "AAAA")]
-        answers = await asyncio.gather(*(self._resolver.query(*question) for question in questions))
+        answers = await fetch_from(self._resolver)(questions)
         addresses = list(dict.fromkeys(address for answer in answers for address in answer.records))[:_MOST]
         return [(address, self._server(address)) for address in addresses]
 

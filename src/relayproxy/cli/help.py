@@ -1,10 +1,8 @@
 """`relayproxy help RP101`: what a code of `check` means."""
 
-import sys
-
 import click
 
-from relayproxy.cli.common import FAILED
+from relayproxy.cli.common import fail
 
 
 @click.command("help")
@@ -27,7 +25,6 @@ def help_(ctx: click.Context, topic: str | None) -> None:
     assert isinstance(root.command, click.Group)
     command = root.command.get_command(root, topic)
     if command is None:
-        click.echo(f"relayproxy: there is no code and no command {topic!r}", err=True)
-        sys.exit(FAILED)
+        fail(f"there is no code and no command {topic!r}")
     with click.Context(command, info_name=topic, parent=root) as inner:
         click.echo(command.get_help(inner))

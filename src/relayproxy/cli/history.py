@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, fail, load
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, JSON_OPTION, fail, load
 from relayproxy.cli.periods import DAY, moment, shown
 from relayproxy.history.queries import DELIVERY_KEYS, KEYS
+from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
     from relayproxy.config.history import History
     from relayproxy.history.database import Database
     from relayproxy.history.messages import Wanted
 
+_WIDEST = 1000
 _OUTCOMES = ("relayed", "queued", "deferred", "rejected", "discarded", "held", "resent")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,13 +104,13 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    return str(value) if value != "" else "-"
+    return legible(str(value), _WIDEST) if value != "" else "-"
 
 
 @history.command()
 @period
 @click.option("--by", type=click.Choice(KEYS), default="day", show_default=True, help="What to group by.")
-@_JSON
+@JSON_OPTION
 def totals(path: Path | None, since: int | None, until: int | None, by: str, *, as_json: bool) -> None:
     """Count messages by what came of them."""
     from relayproxy.history.queries import totals as ask
@@ -124,7 +125,7 @@ def totals(path: Path | None, since: int | None, until: int | None, by: str, *, 
 @click.option(
     "--outcome", type=click.Choice(_OUTCOMES), default="relayed", show_default=True, help="Of which messages."
 )
-@_JSON
+@JSON_OPTION
 def latency(
     path: Path | None, since: int | None, until: int | None, by: str, outcome: str, *, as_json: bool
 ) -> None:
@@ -140,7 +141,7 @@ def latency(
 @click.option(
     "--by", type=click.Choice(DELIVERY_KEYS), default="route", show_default=True, help="What to group by."
 )
-@_JSON
+@JSON_OPTION
 def deliveries(path: Path | None, since: int | None, until: int | None, by: str, *, as_json: bool) -> None:
     """Show how queued mail fared, in recipients, with percentiles of the seconds to its delivery."""
     from relayproxy.history.queries import deliveries as ask
@@ -153,7 +154,7 @@ def deliveries(path: Path | None, since: int | None, until: int | None, by: str,
 @period
 @click.option("--method", default="", help="Only of this method, such as spf or rule.")
 @click.option("--property", "prop", default="", help="Tell values of this property apart, such as header.d.")
-@_JSON
+@JSON_OPTION
 def findings(
     path: Path | None, since: int | None, until: int | None, method: str, prop: str, *, as_json: bool
 ) -> None:
@@ -166,7 +167,7 @@ def findings(
 
 @history.command()
 @period
-@_JSON
+@JSON_OPTION
 def failures(path: Path | None, since: int | None, until: int | None, *, as_json: bool) -> None:
     """Count the recipients that were not served, by domain and reason."""
     from relayproxy.history.queries import failures as ask
@@ -177,7 +178,7 @@ def failures(path: Path | None, since: int | None, until: int | None, *, as_json
 
 @history.command()
 @period
-@_JSON
+@JSON_OPTION
 def refusals(path: Path | None, since: int | None, until: int | None, *, as_json: bool) -> None:
     """Count the clients that were refused before there was a message."""
     from relayproxy.history.queries import refusals as ask
@@ -188,7 +189,7 @@ def refusals(path: Path | None, since: int | None, until: int | None, *, as_json
 
 @history.command("tls")
 @period
-@_JSON
+@JSON_OPTION
 def tls_(path: Path | None, since: int | None, until: int | None, *, as_json: bool) -> None:
     """Count the connections onward by how TLS fared."""
     from relayproxy.history.queries import tls_results
@@ -231,7 +232,7 @@ def wanted_of(since: int | None, until: int | None, given: dict[str, Any]) -> "W
 @history.command("list")
 @period
 @filters
-@_JSON
+@JSON_OPTION
 def list_(
     path: Path | None, since: int | None, until: int | None, limit: int, *, as_json: bool, **wanted: Any
 ) -> None:
@@ -249,15 +250,17 @@ def list_(
         click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
         return
     for one in found:
-        to = ", ".join(address for address, _, _ in one.recipients[:3])
+        to = ", ".join(legible(address) for address, _, _ in one.recipients[:3])
         more = f" and {len(one.recipients) - 3} more" if len(one.recipients) > 3 else ""
-        click.echo(f"{shown(one.at)}  {one.id}  {one.outcome:<9}  <{one.sender}> -> {to}{more}  {one.reply}")
+        click.echo(
+            f"{shown(one.at)}  {one.id}  {one.outcome:<9}  <{legible(one.sender)}> -> {to}{more}  {legible(one.reply, _WIDEST)}"
+        )
     click.echo(f"{len(found)} message{'s' * (len(found) != 1)}")
 
 
 @history.command()
 @CONFIG_OPTION
-@_JSON
+@JSON_OPTION
 @click.argument("identity", metavar="ID")
 def show(path: Path | None, identity: str, *, as_json: bool) -> None:
     """Tell the story of a message by its id, which is in the reply to the client, the log and Received."""
@@ -276,13 +279,15 @@ def show(path: Path | None, identity: str, *, as_json: bool) -> None:
         return
     for entry in entries:
         route = f"  to {entry.route}" if entry.route else ""
-        click.echo(f"{shown(entry.at)}  {entry.kind}  {entry.outcome}{route}  {entry.reply}".rstrip())
+        click.echo(
+            f"{shown(entry.at)}  {entry.kind}  {entry.outcome}{route}  {legible(entry.reply, _WIDEST)}".rstrip()
+        )
         if entry.reason:
-            click.echo(f"  reason: {entry.reason}")
+            click.echo(f"  reason: {legible(entry.reason, _WIDEST)}")
         for address, outcome, reply in entry.recipients:
-            click.echo(f"  {outcome:<8} {address}  {reply}")
+            click.echo(f"  {outcome:<8} {legible(address)}  {legible(reply, _WIDEST)}")
         for method, result, plugin, score in entry.findings:
             points = f"  {score:+g}" if score else ""
-            click.echo(f"  {plugin}: {method}={result}{points}")
+            click.echo(f"  {plugin}: {method}={legible(result)}{points}")
         for name, value in entry.details.items():
-            click.echo(f"  {name}: {value}")
+            click.echo(f"  {name}: {legible(str(value), _WIDEST)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, find_config
+from relayproxy.cli.common import CONFIG_OPTION, fail, find_config
 
 _LARGEST = 52_428_800  # octets of one message
 _NEWLINE = re.compile(rb"\r?\n")
@@ -57,8 +57,7 @@ def learn(path: Path | None, store: Path | None, kind: str, places: tuple[Path, 
         finally:
             base.close()
     except (StoreFault, OSError) as fault:
-        click.echo(f"relayproxy: {fault}", err=True)
-        sys.exit(FAILED)
+        fail(fault)
     told = ", ".join(f"{done[word]} {word}" for word in ("new", "moved", "known", "too large") if done[word])
     click.echo(f"{kind}: {told or 'no messages'}; learned in all: {spam} spam, {ham} ham")
 

@@ -1,8 +1,14 @@
-"""Periods on the command line: a day or a time each, in UTC unless it says otherwise."""
+"""Periods on the command line: a day or a time each, in UTC unless it says otherwise, and how long ago.
+
+Must not know what happened in them.
+"""
 
 from datetime import UTC, datetime, timedelta
 
 import click
+
+from relayproxy.model.durations import parse_duration
+from relayproxy.model.refused import Refused
 
 DAY = 86_400
 
@@ -16,6 +22,14 @@ def moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> in
     except ValueError:
         raise click.BadParameter("write a day or a time: 2026-11-24, 2026-11-24T12:00") from None
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def ago(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
+    """Read how long ago; return seconds, 0 for nothing."""
+    try:
+        return parse_duration(text) if text else 0.0
+    except Refused as error:
+        raise click.BadParameter(error.message) from error
 
 
 def report_period(since: int | None, until: int | None) -> tuple[int, int]:

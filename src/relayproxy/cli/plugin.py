@@ -11,7 +11,7 @@ import click
 from relayproxy.api import Plugin
 from relayproxy.build import entries_of
 from relayproxy.catalogue import HOOKS, Catalogue, PluginError
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load_plan
+from relayproxy.cli.common import CONFIG_OPTION, fail, load_plan
 from relayproxy.core.entry import Entry
 from relayproxy.hookspecs import DECIDE, LIFE
 
@@ -102,13 +102,11 @@ def show(path: Path | None, folders: tuple[Path, ...], name: str) -> None:
     used = load_plan(path, {}).config if path else None
     catalogue = Catalogue((*map(Path, used.plugin_folders if used else ()), *folders))
     if name not in catalogue:
-        click.echo(f"relayproxy: there is no plugin {name!r}", err=True)
-        sys.exit(FAILED)
+        fail(f"there is no plugin {name!r}")
     try:
         cls = catalogue[name]
     except PluginError as error:
-        click.echo(f"relayproxy: {error}", err=True)
-        sys.exit(FAILED)
+        fail(error)
     source = catalogue.sources[name]
     subject: Any = getattr(cls, "module", cls)
     hooks = [hook for hook in HOOKS if hasattr(getattr(subject, hook, None), "relayproxy_impl")]
@@ -137,8 +135,7 @@ def new(name: str, folder: Path) -> None:
     try:
         written = new_plugin(name, folder)
     except (ValueError, OSError) as error:
-        click.echo(f"relayproxy: {error}", err=True)
-        sys.exit(FAILED)
+        fail(error)
     for path in written:
         click.echo(f"wrote {path}")
     click.echo(f"try   pytest {written[-1]}")
@@ -152,8 +149,5 @@ def test(paths: tuple[Path, ...]) -> None:
     try:
         import pytest
     except ImportError:
-        click.echo(
-            "relayproxy: this needs pytest and pytest-asyncio: pip install pytest pytest-asyncio", err=True
-        )
-        sys.exit(FAILED)
+        fail("this needs pytest and pytest-asyncio: pip install pytest pytest-asyncio")
     sys.exit(pytest.main(["-q", *map(str, paths or (Path("plugins/tests"),))]))

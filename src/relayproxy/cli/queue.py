@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.periods import ago
 from relayproxy.cli.queue_budget import queue_budget
 from relayproxy.cli.queue_tls import tls_seen
 from relayproxy.cli.queue_transfer import export_queue, import_queue
+from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
     from relayproxy.model.queued import Row
@@ -43,8 +45,8 @@ def _filters(*, standing: bool) -> Callable[[Callable[..., None]], Callable[...,
         click.option("--from", "sender", default="", help="Sender, with * and ?."),
         click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
         click.option("--route", default="", help="Name of the route."),
-        click.option("--older", default="", help="Received longer ago than this, such as 2h."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--older", default="", callback=ago, help="Received longer ago than this, such as 2h."),
+        JSON_OPTION,
         click.argument("ids", nargs=-1),
     ]
     if standing:
@@ -63,25 +65,10 @@ def _filters(*, standing: bool) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
-_YES = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
-_LIMIT = click.option("--limit", default=100, show_default=True, help="How many to show.")
-
-
-def _fail(reason: object) -> NoReturn:
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(FAILED)
-
-
 def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
-    from relayproxy.model.durations import parse_duration
     from relayproxy.model.queued import Standing
-    from relayproxy.model.refused import Refused
     from relayproxy.spool.listing import Filter
 
-    try:
-        older = parse_duration(given["older"]) if given["older"] else 0.0
-    except Refused as error:
-        raise click.BadParameter(error.message, param_hint="--older") from error
     chosen = standing or given.get("standing", ())
     return Filter(
         tuple(given["ids"]),
@@ -89,7 +76,7 @@ def _filter(given: dict[str, Any], standing: tuple[str, ...] = ()) -> "Filter":
         given["recipient"],
         given["route"],
         tuple(Standing(word) for word in chosen),
-        older,
+        given["older"],
     )
 
 
@@ -100,11 +87,11 @@ def _open(path: Path | None) -> "Listing":
     config = load(path, {}).config
     assert config is not None
     if config.spool is None:
-        _fail("the configuration has no spool")
+        fail("the configuration has no spool")
     try:
         return listing_of(config.spool)
     except SpoolError as error:
-        _fail(error)
+        fail(error)
 
 
 def _list(given: dict[str, Any], limit: int, standing: tuple[str, ...] = ()) -> None:
@@ -115,7 +102,7 @@ def _list(given: dict[str, Any], limit: int, standing: tuple[str, ...] = ()) -> 
         with _open(given["path"]) as listing:
             rows, count = listing.rows(wanted, limit), listing.count(wanted)
     except SpoolError as error:
-        _fail(error)
+        fail(error)
     if given["as_json"]:
         click.echo(json.dumps({"count": count, "messages": [asdict(row) for row in rows]}, indent=2))
         return
@@ -125,10 +112,9 @@ def _list(given: dict[str, Any], limit: int, standing: tuple[str, ...] = ()) -> 
 
 
 def _line(row: "Row") -> str:
-    from relayproxy.spool.digest import shown
 
     now = time.time()
-    first = shown(row.recipients[0][0]) if row.recipients else "nobody"
+    first = legible(row.recipients[0][0]) if row.recipients else "nobody"
     more = f" and {len(row.recipients) - 1} more" if len(row.recipients) > 1 else ""
     reply = row.recipients[0][1] if row.recipients else ""
     when: str = row.standing
@@ -136,9 +122,9 @@ def _line(row: "Row") -> str:
         when = "in delivery" if row.owner else f"due in {_span(row.due - now)}"
     head = (
         f"{row.id}  {_span(now - row.received_at)} old  {row.size} octets  {when}  {row.attempts} attempts"
-        f"  {row.route}\n    <{shown(row.sender)}> to <{first}>{more}"
+        f"  {row.route}\n    <{legible(row.sender)}> to <{first}>{more}"
     )
-    return head + "".join(f"\n    {shown(text, 1000)}" for text in (row.reason, reply) if text)
+    return head + "".join(f"\n    {legible(text, 1000)}" for text in (row.reason, reply) if text)
 
 
 def _span(seconds: float) -> str:
@@ -150,7 +136,6 @@ def _span(seconds: float) -> str:
 
 
 def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) -> None:
-    from relayproxy.spool.digest import shown
     from relayproxy.spool.protocol import SpoolError
 
     try:
@@ -158,9 +143,9 @@ def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) ->
             rows = listing.rows(_filter(given, standing), _MANY)
             octets = listing.content(rows[0].message) if rows else b""
     except SpoolError as error:
-        _fail(error)
+        fail(error)
     if not rows:
-        _fail("there is no such message")
+        fail("there is no such message")
     if content:
         sys.stdout.buffer.write(octets)
         return
@@ -171,8 +156,8 @@ def _show(given: dict[str, Any], standing: tuple[str, ...], *, content: bool) ->
     for row in rows:
         click.echo(_line(row))
         for address, reply in row.recipients:
-            click.echo(f"      <{shown(address)}>  {shown(reply, 1000) or 'not tried yet'}")
-    click.echo("\n" + "\n".join(shown(line, 1000) for line in head.split("\n")))
+            click.echo(f"      <{legible(address)}>  {legible(reply, 1000) or 'not tried yet'}")
+    click.echo("\n" + "\n".join(legible(line, 1000) for line in head.split("\n")))
 
 
 def _change(
@@ -187,13 +172,10 @@ def _change(
     try:
         with _open(given["path"]) as listing:
             count = listing.count(wanted)
-            if not count:
-                _fail("nothing is found")
-            if not given["yes"]:
-                click.confirm(f"{count} found. {verb.capitalize()} them?", abort=True, err=True)
+            confirmed(count, f"{verb.capitalize()} them?", yes=given["yes"])
             changed = change(listing, wanted)
     except SpoolError as error:
-        _fail(error)
+        fail(error)
     if given["as_json"]:
         click.echo(json.dumps({"found": count, "changed": changed}))
         return
@@ -208,7 +190,7 @@ def _change(
 
 @queue.command("list")
 @_filters(standing=True)
-@_LIMIT
+@LIMIT_OPTION
 def queue_list(limit: int, **given: Any) -> None:
     """What is stored, the oldest first: all, or IDS, or what the options say."""
     _list(given, limit)
@@ -216,7 +198,7 @@ def queue_list(limit: int, **given: Any) -> None:
 
 @queue.command("show")
 @CONFIG_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 @click.option("--content", is_flag=True, help="Print the message itself.")
 @click.argument("id_", metavar="ID")
 def queue_show(path: Path | None, id_: str, *, as_json: bool, content: bool) -> None:
@@ -231,14 +213,14 @@ def _only(path: Path | None, id_: str, as_json: bool) -> dict[str, Any]:
         "sender": "",
         "recipient": "",
         "route": "",
-        "older": "",
+        "older": 0.0,
         "as_json": as_json,
     }
 
 
 @queue.command("summary")
 @CONFIG_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 def queue_summary(path: Path | None, *, as_json: bool) -> None:
     """How much there is, for each route."""
     from relayproxy.spool.protocol import SpoolError
@@ -247,7 +229,7 @@ def queue_summary(path: Path | None, *, as_json: bool) -> None:
         with _open(path) as listing:
             found = listing.summary()
     except SpoolError as error:
-        _fail(error)
+        fail(error)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -263,7 +245,7 @@ def queue_summary(path: Path | None, *, as_json: bool) -> None:
 @queue.command("hold")
 @_filters(standing=True)
 @click.option("--reason", default="", help="Why, for whoever sees it.")
-@_YES
+@YES_OPTION
 def queue_hold(reason: str, **given: Any) -> None:
     """Keep messages from being tried, until `unhold`."""
     _change(given, "held", lambda listing, wanted: listing.hold(wanted, reason))
@@ -271,7 +253,7 @@ def queue_hold(reason: str, **given: Any) -> None:
 
 @queue.command("unhold")
 @_filters(standing=False)
-@_YES
+@YES_OPTION
 def queue_unhold(**given: Any) -> None:
     """Let held (or broken and mended) messages go on."""
     _change(given, "let go", lambda listing, wanted: listing.unhold(wanted), ("held", "broken"))
@@ -279,7 +261,7 @@ def queue_unhold(**given: Any) -> None:
 
 @queue.command("retry")
 @_filters(standing=False)
-@_YES
+@YES_OPTION
 def queue_retry(**given: Any) -> None:
     """Try messages now, whenever they are due."""
     _change(given, "due now", lambda listing, wanted: listing.retry(wanted), ("queued",))
@@ -288,27 +270,27 @@ def queue_retry(**given: Any) -> None:
 @queue.command("reroute")
 @_filters(standing=False)
 @click.option("--onto", required=True, help="Name of the route that is to deliver them.")
-@_YES
+@YES_OPTION
 def queue_reroute(onto: str, **given: Any) -> None:
     """Deliver messages over another route, from now on."""
     config = load(given["path"], {}).config
     assert config is not None
     if onto not in {route.label for route in config.table}:
-        _fail(f"there is no route '{onto}'")
+        fail(f"there is no route '{onto}'")
     _change(given, "rerouted", lambda listing, wanted: listing.reroute(wanted, onto), ("queued",))
 
 
 @queue.command("fail")
 @_filters(standing=True)
-@_YES
-def queue_fail(**given: Any) -> None:
+@YES_OPTION
+def queuefail(**given: Any) -> None:
     """Give messages up, and tell their senders."""
     _change(given, "given up", lambda listing, wanted: listing.fail(wanted))
 
 
 @queue.command("drop")
 @_filters(standing=True)
-@_YES
+@YES_OPTION
 def queue_drop(**given: Any) -> None:
     """Delete messages, and tell nobody."""
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
@@ -327,7 +309,7 @@ _HELD = ("held",)
 
 @quarantine.command("list")
 @_filters(standing=False)
-@_LIMIT
+@LIMIT_OPTION
 def quarantine_list(limit: int, **given: Any) -> None:
     """Held messages, the oldest first: all, or IDS, or what the options say."""
     _list(given, limit, _HELD)
@@ -335,7 +317,7 @@ def quarantine_list(limit: int, **given: Any) -> None:
 
 @quarantine.command("show")
 @CONFIG_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 @click.option("--content", is_flag=True, help="Print the message itself.")
 @click.argument("id_", metavar="ID")
 def quarantine_show(path: Path | None, id_: str, *, as_json: bool, content: bool) -> None:
@@ -356,7 +338,7 @@ def quarantine_digest(limit: int, **given: Any) -> None:
         with _open(given["path"]) as listing:
             found = digests(listing.rows(wanted, _MANY), listing.head, max(0, limit))
     except SpoolError as error:
-        _fail(error)
+        fail(error)
     if given["as_json"]:
         click.echo(json.dumps([asdict(one) for one in found], indent=2))
         return
@@ -374,7 +356,7 @@ def quarantine_digest(limit: int, **given: Any) -> None:
 
 @quarantine.command("release")
 @_filters(standing=False)
-@_YES
+@YES_OPTION
 def quarantine_release(**given: Any) -> None:
     """Deliver held messages: they pass the rewriting plugins and are signed first."""
     _change(given, "released", lambda listing, wanted: listing.unhold(wanted), _HELD)
@@ -382,7 +364,7 @@ def quarantine_release(**given: Any) -> None:
 
 @quarantine.command("delete")
 @_filters(standing=False)
-@_YES
+@YES_OPTION
 def quarantine_delete(**given: Any) -> None:
     """Delete held messages, and tell nobody."""
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted), _HELD)

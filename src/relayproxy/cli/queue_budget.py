@@ -5,14 +5,13 @@ Must not know how mail is counted, only where.
 
 import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, fail, load
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("budget")
 @CONFIG_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 def queue_budget(path: Path | None, *, as_json: bool) -> None:
     """What sources and upstreams with a warm-up may send today (UTC), and have sent."""
     from relayproxy.api import Unavailable
@@ -31,8 +30,7 @@ def queue_budget(path: Path | None, *, as_json: bool) -> None:
     try:
         found = asyncio.run(_budgets(config, time.time()))
     except Unavailable as error:
-        click.echo(f"relayproxy: the state can't be read: {error}", err=True)
-        sys.exit(FAILED)
+        fail(f"the state can't be read: {error}")
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, fail, load
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
@@ -21,7 +20,7 @@ _PORT = 25
 @click.command("tls")
 @CONFIG_OPTION
 @click.option("--forget", is_flag=True, help="Forget it: mail goes out again as the host offers it now.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 @click.argument("hosts", nargs=-1, required=True)
 def tls_seen(path: Path | None, hosts: tuple[str, ...], *, forget: bool, as_json: bool) -> None:
     """What TLS was seen at HOSTS, names of mail servers or upstreams, under `tls_ratchet`."""
@@ -30,15 +29,11 @@ def tls_seen(path: Path | None, hosts: tuple[str, ...], *, forget: bool, as_json
     config = load(path, {}).config
     assert config is not None
     if config.state is None:
-        click.echo(
-            "relayproxy: the configuration has no state, so each worker remembers for itself", err=True
-        )
-        sys.exit(FAILED)
+        fail("the configuration has no state, so each worker remembers for itself")
     try:
         rows = asyncio.run(_looked_up(config, hosts, forget=forget))
     except Unavailable as error:
-        click.echo(f"relayproxy: {error}", err=True)
-        sys.exit(FAILED)
+        fail(error)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

@@ -7,28 +7,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, JSON_OPTION, YES_OPTION, fail, load
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
     from relayproxy.spool.archive import Counts
     from relayproxy.spool.transfer import Exported, Transfer
 
-_YES = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FILE = click.argument(
     "file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 )
 _DASH = Path("-")
-
-
-def _fail(reason: object) -> NoReturn:
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(FAILED)
 
 
 def _open(path: Path | None) -> "tuple[Config, Transfer]":
@@ -37,10 +30,10 @@ def _open(path: Path | None) -> "tuple[Config, Transfer]":
     config = load(path, {}).config
     assert config is not None
     if config.spool is None:
-        _fail("the configuration has no spool")
+        fail("the configuration has no spool")
     place = config.spool.path
     if place is not None and not place.exists():
-        _fail(f"{place} is not there; it is made at the first start")
+        fail(f"{place} is not there; it is made at the first start")
     return config, transfer_of(config.spool)
 
 
@@ -55,8 +48,8 @@ def _agree(counts: "Counts", verb: str, *, yes: bool) -> None:
 @click.command("export")
 @CONFIG_OPTION
 @click.option("--move", is_flag=True, help="Delete what was written, once it is on disk. Not with -.")
-@_YES
-@_JSON
+@YES_OPTION
+@JSON_OPTION
 @_FILE
 def export_queue(file: Path, path: Path | None, *, move: bool, yes: bool, as_json: bool) -> None:
     """Write queued and held messages to FILE, or to standard output (-).
@@ -69,14 +62,14 @@ def export_queue(file: Path, path: Path | None, *, move: bool, yes: bool, as_jso
     if move and file == _DASH:
         raise click.UsageError("--move needs a file, so that it is on disk before anything is deleted")
     if file != _DASH and file.exists():
-        _fail(f"{file} exists")
+        fail(f"{file} exists")
     try:
         _, transfer = _open(path)
         with transfer:
             _agree(transfer.counts(), "Move" if move else "Export", yes=yes)
             done = _to_stdout(transfer) if file == _DASH else _to_file(transfer, file, move=move)
     except (SpoolError, OSError) as error:
-        _fail(error)
+        fail(error)
     if as_json:
         click.echo(json.dumps(asdict(done)), err=file == _DASH)
         return
@@ -117,8 +110,8 @@ def _to_file(transfer: "Transfer", file: Path, *, move: bool) -> "Exported":
 @click.command("import")
 @CONFIG_OPTION
 @click.option("--onto", default="", help="Route for messages whose own isn't there.")
-@_YES
-@_JSON
+@YES_OPTION
+@JSON_OPTION
 @_FILE
 def import_queue(file: Path, path: Path | None, onto: str, *, yes: bool, as_json: bool) -> None:
     """Put the messages of an archive that `export` wrote (- for standard input) into the queue.
@@ -134,12 +127,12 @@ def import_queue(file: Path, path: Path | None, onto: str, *, yes: bool, as_json
         config, transfer = _open(path)
         routes = {route.label for route in config.table}
         if onto and onto not in routes:
-            _fail(f"there is no route '{onto}'")
+            fail(f"there is no route '{onto}'")
         with transfer, _input(file) as source, ArchiveReader(source) as archive:
             _agree(archive.counts, "Import", yes=yes)
             done = transfer.put_in(archive, _mapping(routes, onto))
     except (SpoolError, ArchiveError, OSError) as error:
-        _fail(error)
+        fail(error)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     else:

@@ -193,8 +193,7 @@ def _played(
     try:
         return asyncio.run(_compare(question, findings, before, after))
     except (OSError, RuntimeError) as error:
-        click.echo(f"relayproxy: can't start: {error}", err=True)
-        sys.exit(BAD_CONFIG)
+        fail(f"can't start: {error}", BAD_CONFIG)
 
 
 async def _compare(

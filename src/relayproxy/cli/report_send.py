@@ -31,10 +31,11 @@ from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
 from relayproxy.history.database import Database
 from relayproxy.history.sent import Errand, claim, settle, was_sent
-from relayproxy.model.envelope import Envelope
+from relayproxy.mailauth.report_places import Destination
+from relayproxy.model.address import Address
+from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Origin
 from relayproxy.model.message import Message
-from relayproxy.model.reply import Reply
 from relayproxy.queueing import Queueing
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.supervisor import Plan
@@ -73,11 +74,13 @@ class Sender:
     services: Services
     ids: Ids
 
-    async def send(self, envelope: Envelope, message: Message) -> Reply:
-        """Send a report; return the final reply."""
-        return await originate(
+    async def send(self, sender: Address, to: Destination, message: Message) -> tuple[bool, str]:
+        """Send a report to a mailbox; return whether it was taken, and the final reply."""
+        envelope = Envelope(sender, (Recipient(Address(to.local, to.domain)),))
+        reply = await originate(
             self.services, f"{self.ids.next(time.time())}.1", envelope, message, Origin.REPORT
         )
+        return reply.ok, str(reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, load
-from relayproxy.cli.state import (
-    JSON_OPTION,
-    LIMIT_OPTION,
-    YES_OPTION,
-    confirmed,
-    forget,
-    found,
-    with_store,
-)
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, load
+from relayproxy.cli.state import forget, found, with_store
 
 if TYPE_CHECKING:
     from relayproxy.builtin.reputation import ReputationSettings
@@ -130,6 +122,6 @@ def forget_(path: Path | None, kind: str | None, names: tuple[str, ...], *, yes:
         )
 
     keys = [key for key in with_store(loaded, lambda store: found(store, _PREFIX)) if meant(key)]
-    confirmed(len(keys), yes=yes)
+    confirmed(len(keys), "Forget them?", yes=yes)
     with_store(loaded, lambda store: forget(store, keys))
     click.echo(json.dumps({"forgotten": len(keys)}) if as_json else f"forgot {len(keys)} counts")

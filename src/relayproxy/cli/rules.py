@@ -1,14 +1,13 @@
 """`relayproxy rules list|explain`: the rules as they will be asked, in words."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, fail, load
 from relayproxy.cli.control import SOCKET_OPTION
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ def explain(name: str, path: Path | None) -> None:
         from relayproxy.config.problems import guesses
 
         hint = guesses(name, [one.id for one in ruleset.rules])
-        click.echo(f"relayproxy: there is no rule '{name}'" + (f"; {hint}" if hint else ""), err=True)
-        sys.exit(FAILED)
+        fail(f"there is no rule '{name}'" + (f"; {hint}" if hint else ""))
     for line in _explained(rule, ruleset):
         click.echo(line)
 
@@ -87,8 +85,7 @@ def _ruleset(path: Path | None) -> "Ruleset":
 
     ruleset = ruleset_of(load(path, {}).choices)
     if not ruleset.rules:
-        click.echo("relayproxy: this configuration has no rules", err=True)
-        sys.exit(BAD_CONFIG)
+        fail("this configuration has no rules", BAD_CONFIG)
     return ruleset
 
 

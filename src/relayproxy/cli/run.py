@@ -14,6 +14,7 @@ from relayproxy.cli.common import (
     FAILED,
     USAGE,
     colored,
+    fail,
     find_config,
     load,
     plan_of,
@@ -37,8 +38,7 @@ def run(
     Logs to standard error. With --listen and --to no file is needed.
     """
     if (listen is None) != (to is None):
-        click.echo("relayproxy: --listen and --to belong together", err=True)
-        sys.exit(USAGE)
+        fail("--listen and --to belong together", USAGE)
     overrides: dict[str, Any] = {}
     if workers is not None:
         overrides["workers"] = int(workers) if workers.isascii() and workers.isdigit() else workers
@@ -47,8 +47,7 @@ def run(
         serve(None, overrides, control, needed=False)
     else:
         if listen is not None:
-            click.echo("relayproxy: --listen and --to stand for a file; with -C say it there", err=True)
-            sys.exit(USAGE)
+            fail("--listen and --to stand for a file; with -C say it there", USAGE)
         serve(find_config(path), overrides, control, needed=True)
 
 

@@ -5,15 +5,15 @@ Works on the store itself, whether or not the proxy runs. Must not know what a p
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
     from relayproxy.config.load import Loaded
@@ -22,20 +22,11 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 _BATCH = 500
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-LIMIT_OPTION = click.option("--limit", default=100, show_default=True, help="How many to show.")
-YES_OPTION = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def state() -> None:
     """What plugins remember (greylist, ratelimit, reputation): list, forget."""
-
-
-def fail(reason: object) -> NoReturn:
-    """Say why it can't be done, and exit 1."""
-    click.echo(f"relayproxy: {reason}", err=True)
-    sys.exit(FAILED)
 
 
 def with_store(loaded: "Loaded", use: "Callable[[Store], Coroutine[Any, Any, _Answer]]") -> _Answer:
@@ -74,14 +65,6 @@ async def found(store: "Store", prefix: str) -> "dict[str, Row]":
     return dict(sorted([entry async for entry in store.entries(prefix)]))
 
 
-def confirmed(count: int, *, yes: bool) -> None:
-    """Ask before that many are forgotten; exits 1 where there are none, or the answer is no."""
-    if not count:
-        fail("nothing is found")
-    if not yes:
-        click.confirm(f"{count} found. Forget them?", abort=True, err=True)
-
-
 @state.command("list")
 @CONFIG_OPTION
 @LIMIT_OPTION
@@ -109,9 +92,7 @@ def _value(row: "Row", now: float) -> dict[str, Any]:
     if row.number == row.ends:
         return {"bucket_full_in": round(row.ends - now, 3)}
     if row.text or not row.number:
-        from relayproxy.spool.digest import shown
-
-        return {"text": shown(row.text, 1000)}
+        return {"text": legible(row.text, 1000)}
     return {"count": round(row.number, 3)}
 
 
@@ -124,6 +105,6 @@ def forget_(path: Path | None, prefix: str, *, yes: bool, as_json: bool) -> None
     """Forget what is kept under keys that begin with PREFIX, in force with the next message."""
     loaded = load(path, {})
     keys = list(with_store(loaded, lambda store: found(store, prefix)))
-    confirmed(len(keys), yes=yes)
+    confirmed(len(keys), "Forget them?", yes=yes)
     with_store(loaded, lambda store: forget(store, keys))
     click.echo(json.dumps({"forgotten": len(keys)}) if as_json else f"forgot {len(keys)}")

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, JSON_OPTION, fail, load
+from relayproxy.cli.periods import DAY
 
 if TYPE_CHECKING:
     from relayproxy.config.load import Loaded
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 COLUMNS = ("address", "scope", "class", "reason", "added", "expires", "source")
 """The columns of the CSV; only `address` has to be there."""
 
-_DAY = 86_400
 FILE_OPTION = click.option(
     "--file", "file", type=click.Path(path_type=Path), help="The list; without it, that of the configuration."
 )
@@ -34,7 +34,6 @@ SCOPE_OPTION = click.option(
     help="global, tenant:NAME or campaign:NAME.",
     callback=lambda _c, _p, value: _scope(value),
 )
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 def _scope(text: str) -> str:
@@ -59,11 +58,11 @@ def opened(path: Path | None, file: Path | None) -> "Iterator[SuppressionList]":
     try:
         store = suppression_of(None)(file) if file is not None else _configured(load(path, {}))
     except ListFault as fault:
-        _fail(fault)
+        fail(fault)
     try:
         yield store
     except ListFault as fault:
-        _fail(fault)
+        fail(fault)
     finally:
         store.close()
 
@@ -80,13 +79,8 @@ def _configured(loaded: "Loaded") -> "SuppressionList":
         if isinstance(options, SuppressionSettings | BouncesSettings)
     ]
     if not named and loaded.config.suppression is None:
-        _fail("neither suppression nor bounces is in the pipeline: name the list with --file")
+        fail("neither suppression nor bounces is in the pipeline: name the list with --file")
     return suppression_of(loaded.config.suppression)(named[0] if named else Path())
-
-
-def _fail(problem: object) -> NoReturn:
-    click.echo(f"relayproxy: {problem}", err=True)
-    sys.exit(FAILED)
 
 
 def _say(result: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -153,8 +147,8 @@ def add(
     now = time.time()
     for address in addresses:
         if not _is_address(address):
-            _fail(f"{address!r} is neither an address nor @domain")
-    expires = now + days * _DAY if days else None
+            fail(f"{address!r} is neither an address nor @domain")
+    expires = now + days * DAY if days else None
     lines = [Suppressed(one, scope or GLOBAL, "manual", reason, now, expires, "command") for one in addresses]
     with opened(path, file) as store:
         count = store.add(lines)
@@ -223,7 +217,7 @@ def _read(source: IO[str], scope: str) -> "Iterator[Suppressed]":
             if not any(cells):
                 continue
             if not _is_address(held.get("address", "")):
-                _fail(f"line {number}: {held.get('address', '')!r} is neither an address nor @domain")
+                fail(f"line {number}: {held.get('address', '')!r} is neither an address nor @domain")
             yield Suppressed(
                 held["address"],
                 _scope(held.get("scope", "")) or scope or GLOBAL,
@@ -234,7 +228,7 @@ def _read(source: IO[str], scope: str) -> "Iterator[Suppressed]":
                 held.get("source") or "import",
             )
     except (csv.Error, UnicodeDecodeError, click.BadParameter) as error:
-        _fail(f"line {number if names else 1}: {getattr(error, 'message', error)}")
+        fail(f"line {number if names else 1}: {getattr(error, 'message', error)}")
 
 
 def _seconds(text: str, number: int) -> float | None:
@@ -244,7 +238,7 @@ def _seconds(text: str, number: int) -> float | None:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        _fail(f"line {number}: {text!r} is no time: write 2026-12-31T00:00:00Z")
+        fail(f"line {number}: {text!r} is no time: write 2026-12-31T00:00:00Z")
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 

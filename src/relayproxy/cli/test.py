@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, find_config, load_plan
+from relayproxy.cli.common import BAD_CONFIG, CONFIG_OPTION, FAILED, fail, find_config, load_plan
 from relayproxy.model.message import Message
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def test(
     except LookupError as error:
         raise click.UsageError(str(error.args[0])) from error
     except (PluginError, StartupError, OSError) as error:
-        click.echo(f"relayproxy: can't start: {error}", err=True)
-        sys.exit(BAD_CONFIG)
+        fail(f"can't start: {error}", BAD_CONFIG)
     if verbose:
         for event in result.events:
             click.echo(json.dumps(event, default=str), err=True)

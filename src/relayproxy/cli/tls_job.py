@@ -3,27 +3,23 @@
 One destination that fails, or one domain, stops no other. Must not know how it is shown.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from relayproxy import __version__
-from relayproxy.api import Resolver
+from relayproxy.api import Resolver, fetch_from
 from relayproxy.cli.report_send import Sender, foreseen, once, resolving, sending
 from relayproxy.cli.reports import Fate, Job
 from relayproxy.config.history import History, TlsReports
 from relayproxy.history.database import Database
 from relayproxy.history.sent import Errand
 from relayproxy.history.tls import collect
-from relayproxy.mailauth.dmarc_report import Reporter, compress
-from relayproxy.mailauth.lookup import Answer, Question
+from relayproxy.mailauth.reports import Reporter, compress
 from relayproxy.mailauth.tls_destinations import Endpoint, Place, look_up
 from relayproxy.mailauth.tls_mail import report_mail
 from relayproxy.mailauth.tls_report import Report, to_json
-from relayproxy.model.address import Address, to_a_label
-from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.address import to_a_label
 from relayproxy.stores import history_of
 from relayproxy.supervisor import Plan
 
@@ -85,7 +81,7 @@ class _Delivery:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._resolver = resolver
+        self._fetch = fetch_from(resolver)
         self._sender = sender
 
     async def deliver(self, outcome: Outcome) -> None:
@@ -106,9 +102,7 @@ class _Delivery:
             if isinstance(place, Endpoint):
                 return await self._post(place, report)
             message = report_mail(report, author=self._settings.from_address, to=str(place), when=now)
-            recipient = Recipient(Address(place.local, place.domain))
-            reply = await sender.send(Envelope(self._settings.envelope_sender, (recipient,)), message)
-            return reply.ok, str(reply)
+            return await sender.send(self._settings.envelope_sender, place, message)
 
         return await once(self._database, errand, report.id, send)
 
@@ -123,6 +117,3 @@ class _Delivery:
             return [str(ip_address(host))]
         answers = await self._fetch([(host, "A"), (host, "AAAA")])
         return [str(one) for answer in answers for one in answer.records]
-
-    async def _fetch(self, questions: Sequence[Question]) -> list[Answer]:
-        return await asyncio.gather(*(self._resolver.query(*question) for question in questions))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import FAILED
+from relayproxy.cli.common import FAILED, JSON_OPTION, fail
 
 if TYPE_CHECKING:
     from relayproxy.cli.torture_run import Result
@@ -29,7 +29,7 @@ _SLOW = 0.05
     "--seconds", default=120.0, show_default=True, type=click.FloatRange(30.0), help="At most so long."
 )
 @click.option("--seed", default=1, show_default=True, help="Decides when it is killed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 def torture(
     folder: Path,
     to: str | None,
@@ -68,8 +68,7 @@ def torture(
     try:
         result = asyncio.run(run(Plan(folder, upstream, sender, recipient, kills, seconds, seed)))
     except OSError as error:
-        click.echo(f"relayproxy: {error}", err=True)
-        sys.exit(FAILED)
+        fail(error)
     good = not (result.lost or result.problem) and bool(result.acknowledged)
     if as_json:
         found = asdict(result) | {

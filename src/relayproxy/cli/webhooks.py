@@ -5,16 +5,17 @@ Works on the file, whether or not the proxy runs: a running one looks there ever
 
 import json
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.periods import ago
+from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
     from relayproxy.builtin._outbox import Filter, Outbox
@@ -25,8 +26,6 @@ _FILE = click.option(
     type=click.Path(path_type=Path),
     help="The outbox; without it, that of the configuration.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_YES = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
 def _filters(function: Callable[..., None]) -> Callable[..., None]:
@@ -36,8 +35,8 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
         _FILE,
         click.option("--event", default="", help="Name of the event, such as delivered."),
         click.option("--to", "recipient", default="", help="Recipient, with * and ?."),
-        click.option("--older", default="", help="Kept longer ago than this, such as 2h."),
-        _JSON,
+        click.option("--older", default="", callback=ago, help="Kept longer ago than this, such as 2h."),
+        JSON_OPTION,
         click.argument("ids", nargs=-1),
     ]
     for option in reversed(options):
@@ -47,13 +46,8 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 def _filter(given: dict[str, Any]) -> "Filter":
     from relayproxy.builtin._outbox import Filter
-    from relayproxy.model.durations import parse_duration
-    from relayproxy.model.refused import Refused
 
-    try:
-        before = time.time() - parse_duration(given["older"]) if given["older"] else None
-    except Refused as error:
-        raise click.BadParameter(error.message, param_hint="--older") from error
+    before = time.time() - given["older"] if given["older"] else None
     return Filter(tuple(given["ids"]), given["event"], given["recipient"], before)
 
 
@@ -64,15 +58,15 @@ def _opened(path: Path | None, file: Path | None) -> "Iterator[Outbox]":
 
     place = file or _configured(path)
     if not place.exists():
-        _fail(f"{place} is not there; it is made at the first start")
+        fail(f"{place} is not there; it is made at the first start")
     try:
         outbox = Outbox(place)
     except (sqlite3.Error, OSError) as error:
-        _fail(f"{place}: {error}")
+        fail(f"{place}: {error}")
     try:
         yield outbox
     except sqlite3.Error as error:
-        _fail(f"{place}: {error}")
+        fail(f"{place}: {error}")
     finally:
         outbox.close()
 
@@ -85,12 +79,7 @@ def _configured(path: Path | None) -> Path:
     for *_, options in loaded.choices:
         if isinstance(options, WebhooksSettings):
             return store_path(loaded.folder, options.file)
-    return _fail("webhooks is not in the pipeline: name the outbox with --file")
-
-
-def _fail(problem: object) -> NoReturn:
-    click.echo(f"relayproxy: {problem}", err=True)
-    sys.exit(FAILED)
+    return fail("webhooks is not in the pipeline: name the outbox with --file")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,7 +89,7 @@ def webhooks() -> None:
 
 @webhooks.command("list")
 @_filters
-@click.option("--limit", default=100, show_default=True, help="How many to show.")
+@LIMIT_OPTION
 def list_(limit: int, **given: Any) -> None:
     """What waits, the oldest first, and how sending goes: all, or IDS, or what the options say."""
     wanted = _filter(given)
@@ -114,19 +103,14 @@ def list_(limit: int, **given: Any) -> None:
         return
     for at, event in events:
         age = max(0, int(time.time() - at))
-        click.echo(f"{event['id']}  {age:>7} s  {event['event']:<12} <{_plain(event['recipient'])}>")
+        click.echo(f"{event['id']}  {age:>7} s  {event['event']:<12} <{legible(event['recipient'], 500)}>")
     if sending.problem:
         wait = max(0, int(sending.due - time.time()))
         click.echo(
-            f"{sending.failures} tries failed, the next is due in {wait} s: {_plain(sending.problem)}",
+            f"{sending.failures} tries failed, the next is due in {wait} s: {legible(sending.problem, 500)}",
             err=True,
         )
     click.echo(f"{count} found" + (f", {len(rows)} shown" if count > len(rows) else ""), err=True)
-
-
-def _plain(text: str) -> str:
-    """Return a text of others without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:500]
 
 
 @webhooks.command()
@@ -140,14 +124,14 @@ def show(path: Path | None, file: Path | None, id_: str) -> None:
     with _opened(path, file) as outbox:
         rows = outbox.rows(Filter((id_,)), 1)
     if not rows:
-        _fail("there is no such event")
+        fail("there is no such event")
     click.echo(json.dumps(json.loads(rows[0][1]), indent=2))
 
 
 @webhooks.command()
 @CONFIG_OPTION
 @_FILE
-@_JSON
+@JSON_OPTION
 def retry(path: Path | None, file: Path | None, *, as_json: bool) -> None:
     """Try now, whenever the next try is due. All of them, as they are sent in order."""
     with _opened(path, file) as outbox:
@@ -158,16 +142,13 @@ def retry(path: Path | None, file: Path | None, *, as_json: bool) -> None:
 
 @webhooks.command()
 @_filters
-@_YES
+@YES_OPTION
 def drop(*, yes: bool, **given: Any) -> None:
     """Delete events: IDS, or what the options say, or all. Nobody will hear of them."""
     wanted = _filter(given)
     with _opened(given["path"], given["file"]) as outbox:
         count = outbox.waiting(wanted)
-        if not count:
-            _fail("nothing is found")
-        if not yes:
-            click.confirm(f"{count} found. Delete them?", abort=True, err=True)
+        confirmed(count, "Delete them?", yes=yes)
         dropped = outbox.drop(wanted)
     text = json.dumps({"found": count, "dropped": dropped}) if given["as_json"] else f"deleted: {dropped}"
     click.echo(text)

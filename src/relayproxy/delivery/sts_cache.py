@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from relayproxy.api import Answer, Clock, Resolver, SharedState, Unavailable, shared_key
+from relayproxy.api import Clock, Resolver, SharedState, Unavailable, fetch_from, shared_key
 from relayproxy.core.log import Log
 from relayproxy.mailauth.mta_sts import Held, Policy, PolicyFile, current_policy
 
@@ -35,7 +35,7 @@ class StsCache:
         get: GetPolicy | None = None,
         state: SharedState | None = None,
     ) -> None:
-        self._resolver = resolver
+        self._fetch = fetch_from(resolver)
         self._clock = clock
         self._log = log
         self._fetch_file = get or _over_https
@@ -113,9 +113,6 @@ class StsCache:
         if v4.failed and v6.failed:
             return PolicyFile(fault=f"DNS gave no answer for the address of {host}")
         return await self._fetch_file(domain, [str(one) for one in (*v4.records, *v6.records)])
-
-    async def _fetch(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
-        return await asyncio.gather(*(self._resolver.query(*question) for question in questions))
 
 
 def _key(domain: str) -> str:

@@ -4,13 +4,12 @@ The strictest of what is found holds, and what can't be found out ends in no con
 silent nor a file that can't be had may weaken anything. Must not know SMTP.
 """
 
-import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
-from relayproxy.api import Answer, Clock, Resolver, SharedState
+from relayproxy.api import Clock, Resolver, SharedState, fetch_from
 from relayproxy.core.log import Log
 from relayproxy.delivery.demand import Demand, Wish
 from relayproxy.delivery.ratchet import Ratchet
@@ -52,6 +51,7 @@ class TlsPolicies:
         ratchet: Ratchet | None = None,
     ) -> None:
         self._resolver = resolver
+        self._fetch = fetch_from(resolver)
         self._clock = clock
         self._log = log
         self._sts = StsCache(resolver, clock=clock, log=log, get=get, state=state)
@@ -200,9 +200,6 @@ class TlsPolicies:
             problem = mismatch(demand.dane, chain_of(connection), self._clock.time())
             if problem:
                 raise DaneError(f"DANE: {problem}")
-
-    async def _fetch(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
-        return await asyncio.gather(*(self._resolver.query(*question) for question in questions))
 
 
 def _is_address(host: str) -> bool:

@@ -3,8 +3,6 @@
 The same rows give the same octets. Must not know where rows come from, DNS, or how a report is sent.
 """
 
-import gzip
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from relayproxy.mailauth.dmarc_record import DmarcRecord
+from relayproxy.mailauth.reports import Reporter, file_name, identity
 
 NAMESPACE: Final = "urn:ietf:params:xml:ns:dmarc-2.0"
 OVERRIDES: Final = ("local_policy", "mailing_list", "other", "policy_test_mode", "trusted_forwarder")
@@ -70,17 +69,6 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
-    """Who reports: a name, an e-mail address, further contact details, and the domain that submits."""
-
-    organization: str
-    contact: str
-    submitter: str
-    extra_contact: str = ""
-    generator: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """One report of a policy domain. The period is `begin` <= time <= `end`, in seconds since the epoch."""
 
@@ -92,26 +80,24 @@ class Report:
     errors: tuple[str, ...] = ()
 
     @property
+    def domain(self) -> str:
+        """The policy domain."""
+        return self.published.domain
+
+    @property
     def id(self) -> str:
-        """The Report-ID: the same for the same domain and period, so that a repetition can be told."""
-        what = f"{self.reporter.submitter}!{self.published.domain}!{self.begin}!{self.end}"
-        return hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()[:32]
+        """The Report-ID."""
+        return identity(self)
 
     @property
     def file_name(self) -> str:
-        """The name of the compressed file (RFC 9990 section 3.5.2)."""
-        return f"{self.reporter.submitter}!{self.published.domain}!{self.begin}!{self.end}!{self.id}.xml.gz"
+        """The name of the compressed file."""
+        return file_name(self, "xml")
 
     @property
     def messages(self) -> int:
         """How many messages it counts."""
         return sum(count for _, count in self.rows)
-
-    @property
-    def subject(self) -> str:
-        """The subject of its mail (RFC 9990 section 3.5.2)."""
-        names = f"Report Domain: {self.published.domain} Submitter: {self.reporter.submitter}"
-        return f"{names} Report-ID: <{self.id}>"
 
 
 def count_rows(rows: Iterable[Row] | Mapping[Row, int]) -> tuple[tuple[Row, int], ...]:
@@ -129,11 +115,6 @@ def to_xml(report: Report) -> bytes:
         lines += _record(row, count)
     lines.append("</feedback>")
     return ("\n".join(lines) + "\n").encode()
-
-
-def compress(xml: bytes) -> bytes:
-    """Return the octets of the attachment: gzip, without a time or a name in it."""
-    return gzip.compress(xml, 9, mtime=0)
 
 
 def _metadata(report: Report) -> list[str]:

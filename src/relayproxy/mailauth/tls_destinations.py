@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from relayproxy.mailauth.dmarc_destinations import Destination, Refusal, read_mailto
 from relayproxy.mailauth.lookup import Fetch
+from relayproxy.mailauth.report_places import Destination, Refusal, read_mailto, read_places
 from relayproxy.model.address import to_a_label
-from relayproxy.model.reply import printable
-
-MOST_DESTINATIONS = 10
 
 _VERSION = re.compile(rb"v=TLSRPTv1\s*(?:;|\Z)")
 _LONGEST = 2000
@@ -63,17 +60,13 @@ def read_record(record: bytes) -> Wanted:
     """Read `v=TLSRPTv1; rua=URI,URI`. In a URI, ",", ";" and "!" are percent-encoded (section 3)."""
     fields = [part.partition("=") for part in record.decode("ascii", "replace").split(";")]
     rua = next((value for name, equals, value in fields if equals and name.strip().lower() == "rua"), "")
-    found: dict[str, Place] = {}
-    refused = []
-    for uri in filter(None, (part.strip() for part in rua.split(","))):
-        place = read_mailto(uri) if uri[:7].lower() == "mailto:" else _endpoint(uri)
-        if place is None:
-            refused.append(Refusal(printable(uri, 200), "neither a mailto nor an https URI that can be used"))
-        elif len(found) == MOST_DESTINATIONS and str(place) not in found:
-            refused.append(Refusal(printable(uri, 200), f"more than {MOST_DESTINATIONS} destinations"))
-        else:
-            found.setdefault(str(place), place)
-    return Wanted(tuple(found.values()), tuple(refused))
+    found: tuple[tuple[Place, ...], tuple[Refusal, ...]]
+    found = read_places(rua, _place, "a mailto or https URI that can be used")
+    return Wanted(*found)
+
+
+def _place(uri: str) -> Place | None:
+    return read_mailto(uri) if uri[:7].lower() == "mailto:" else _endpoint(uri)
 
 
 def _endpoint(uri: str) -> Endpoint | None:

@@ -3,7 +3,6 @@
 The same counts give the same octets. Must not know where counts come from, DNS, or how a report is sent.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from relayproxy.mailauth.dane import Tlsa
-from relayproxy.mailauth.dmarc_report import Reporter
 from relayproxy.mailauth.mta_sts import Policy as StsPolicy
+from relayproxy.mailauth.reports import Reporter, file_name, identity
 
 POLICY_TYPES: Final = ("tlsa", "sts", "no-policy-found")
 """What a domain can say about TLS with its mail servers (RFC 8460 section 4.2)."""
@@ -67,19 +66,13 @@ class Report:
 
     @property
     def id(self) -> str:
-        """The report-id: the same for the same domain and period, so that a repetition can be told."""
-        what = f"tls!{self.reporter.submitter}!{self.domain}!{self.begin}!{self.end}"
-        return hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()[:32]
+        """The report-id."""
+        return identity(self, "tls!")
 
     @property
     def file_name(self) -> str:
-        """The name of the compressed file (section 5.1)."""
-        return f"{self.reporter.submitter}!{self.domain}!{self.begin}!{self.end}!{self.id}.json.gz"
-
-    @property
-    def subject(self) -> str:
-        """The subject of its mail (section 5.3)."""
-        return f"Report Domain: {self.domain} Submitter: {self.reporter.submitter} Report-ID: <{self.id}>"
+        """The name of the compressed file."""
+        return file_name(self, "json")
 
     @property
     def successes(self) -> int:

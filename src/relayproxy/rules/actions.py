@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from relayproxy.api import Action, AddHeader
+from relayproxy.model.durations import parse_rate
+from relayproxy.model.refused import Refused, quoted
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate, Score, Tag
 from relayproxy.rules.condition import Scope
 from relayproxy.rules.facts import Phase
 from relayproxy.rules.operators import as_list
-from relayproxy.rules.problems import Path, fail, guess, shown
-from relayproxy.rules.quantities import parse_rate
+from relayproxy.rules.problems import Path, fail, guess
 from relayproxy.rules.texts import Text, compile_text, plain
 
 _STATUS = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}\Z")
@@ -45,7 +46,7 @@ def _mapping(value: Mapping[str, Any], at: Path, known: tuple[str, ...]) -> None
             raise fail(
                 "RP101",
                 (*at, key),
-                f"unknown key {shown(key)}",
+                f"unknown key {quoted(key)}",
                 guess(str(key), known, "keys here"),
                 on_key=True,
             )
@@ -93,7 +94,7 @@ def _code(value: Any, at: Path, first: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not first * 100 <= value < first * 100 + 60:
         opposite = isinstance(value, int) and value // 100 == 9 - first
         hint = f"for {9 - first}yz write {other}" if opposite else f"write {first}50"
-        raise fail("RP813", at, f"{shown(value)} is no code of a {kind}: {first}00 to {first}59", hint)
+        raise fail("RP813", at, f"{quoted(value)} is no code of a {kind}: {first}00 to {first}59", hint)
     if value == 421:
         raise fail("RP813", at, "421 closes the connection, which is not for a rule to do", "write 450")
     return value
@@ -106,7 +107,7 @@ def _enhanced(value: Any, at: Path, first: int) -> str:
         )
     found = _STATUS.match(value) if isinstance(value, str) else None
     if found is None or found[1] != str(first):
-        raise fail("RP813", at, f"{shown(value)} is no status of this code", f"write {first}.7.1 (RFC 3463)")
+        raise fail("RP813", at, f"{quoted(value)} is no status of this code", f"write {first}.7.1 (RFC 3463)")
     return str(value)
 
 
@@ -129,7 +130,7 @@ def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
                     guess(str(name), scope.skippable, "after rules")
                     or "leave it out: accept alone ends the rules"
                 )
-                raise fail("RP821", (*at, "skip"), f"{shown(name)} can't be skipped", hint)
+                raise fail("RP821", (*at, "skip"), f"{quoted(name)} can't be skipped", hint)
         skip = frozenset(names)
     elif value is not True:
         raise fail(
@@ -154,7 +155,7 @@ def _score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  #
             raise fail(
                 "RP209",
                 (*at, "symbol"),
-                f"{shown(symbol)} is no name",
+                f"{quoted(symbol)} is no name",
                 "letters, digits, dots, dashes, underscores",
             )
     if isinstance(points, bool) or not isinstance(points, (int, float)) or not -_TOP <= points <= _TOP:
@@ -169,7 +170,7 @@ def _tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # n
             raise fail(
                 "RP209",
                 at,
-                f"{shown(name)} is no name of a tag",
+                f"{quoted(name)} is no name of a tag",
                 "letters, digits, dots, dashes, underscores",
             )
     return (Tag(tuple(names)),)
@@ -209,7 +210,7 @@ def _field_name(name: Any, at: Path) -> None:
         raise fail(
             "RP209",
             at,
-            f"{shown(name)} is no name of a header field",
+            f"{quoted(name)} is no name of a header field",
             "letters, digits and dashes",
             on_key=True,
         ) from error
@@ -235,7 +236,7 @@ def _address(value: Any, at: Path, scope: Scope, rule: str) -> Text:
     text = compile_text(words, at, scope, rule)
     fixed = all(isinstance(part, str) for part in text.parts)
     if fixed and (words.count("@") != 1 or words.startswith("@") or words.endswith("@") or " " in words):
-        raise fail("RP822", at, f"{shown(words)} is no address", "write one such as archive@example.org")
+        raise fail("RP822", at, f"{quoted(words)} is no address", "write one such as archive@example.org")
     return text
 
 
@@ -256,7 +257,7 @@ def _rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     for key, given in value.items():
         text = plain(given, (*at, key), f"the {key}")
         if "@" in text:
-            raise fail("RP822", (*at, key), f"{shown(text)} is a whole address", "write redirect: ADDRESS")
+            raise fail("RP822", (*at, key), f"{quoted(text)} is a whole address", "write redirect: ADDRESS")
         acts.append(Address(key, compile_text(text, (*at, key), scope, rule)))
     return tuple(acts)
 
@@ -278,9 +279,10 @@ def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
                 'write {key: "{client.login}", rate: 100/h}',
                 on_key=True,
             )
-    rate = parse_rate(str(value["rate"]))
-    if rate is None:
-        raise fail("RP823", (*at, "rate"), f"{shown(value['rate'])} is no rate", "write 100/h, 10/m or 5/10m")
+    try:
+        rate = parse_rate(value["rate"])
+    except Refused as error:
+        raise fail("RP823", (*at, "rate"), error.message, error.hint) from error
     burst = value.get("burst", rate[0])
     if isinstance(burst, bool) or not isinstance(burst, (int, float)) or burst < 1:
         raise fail("RP203", (*at, "burst"), "a burst is a number, 1 at least")
@@ -289,7 +291,7 @@ def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         raise fail(
             "RP202",
             (*at, "count"),
-            f"{shown(count)} can't be counted",
+            f"{quoted(count)} can't be counted",
             guess(str(count), ("messages", "recipients")),
         )
     key_text = compile_text(plain(value["key"], (*at, "key"), "the key"), (*at, "key"), scope, rule)
@@ -307,7 +309,7 @@ def _route(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  #
         raise fail(
             "RP301",
             at,
-            f"there is no route or upstream {shown(name)}",
+            f"there is no route or upstream {quoted(name)}",
             guess(name, scope.routes, "known are"),
         )
     return (Onward(name),)

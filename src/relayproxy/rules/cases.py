@@ -11,9 +11,10 @@ from typing import Any
 
 from relayproxy.api import Address, Client, Direction, Envelope, Finding, Mail, Message, Recipient, TlsInfo
 from relayproxy.model.finding import RESULTS
+from relayproxy.model.refused import Refused, quoted
+from relayproxy.model.sizes import parse_size
 from relayproxy.rules.operators import as_list
-from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown
-from relayproxy.rules.quantities import parse_octets
+from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess
 from relayproxy.rules.texts import encoded
 
 KEYS = ("name", "given", "expect")
@@ -89,7 +90,7 @@ def _known(value: Any, known: Any, at: Path, what: str) -> Mapping[str, Any]:
     for key in value:
         if key not in known:
             hint = guess(str(key), known, "keys here") or f"one of {', '.join(known)}"
-            raise fail("RP101", (*at, key), f"unknown key {shown(key)}", hint, on_key=True)
+            raise fail("RP101", (*at, key), f"unknown key {quoted(key)}", hint, on_key=True)
     return value
 
 
@@ -141,11 +142,11 @@ def _expected(value: Any, at: Path, rule_ids: Sequence[str]) -> Mapping[str, Any
     verdict = expect.get("verdict")
     if verdict is not None and verdict not in VERDICTS:
         raise fail(
-            "RP202", (*at, "verdict"), f"{shown(verdict)} is no verdict", guess(str(verdict), VERDICTS)
+            "RP202", (*at, "verdict"), f"{quoted(verdict)} is no verdict", guess(str(verdict), VERDICTS)
         )
     for name in as_list(expect.get("rule", ())):
         if name not in rule_ids:
-            raise fail("RP816", (*at, "rule"), f"there is no rule {shown(name)}", guess(str(name), rule_ids))
+            raise fail("RP816", (*at, "rule"), f"there is no rule {quoted(name)}", guess(str(name), rule_ids))
     return expect
 
 
@@ -154,7 +155,7 @@ def _address(text: Any, at: Path) -> Address:
         raise fail("RP110", at, "an address is wanted")
     local, sign, domain = text.removeprefix("<").removesuffix(">").rpartition("@")
     if not sign and text not in ("", "<>") and text.lower() != "postmaster":
-        raise fail("RP822", at, f"{shown(text)} is no address", "write one such as ana@example.net")
+        raise fail("RP822", at, f"{quoted(text)} is no address", "write one such as ana@example.net")
     return Address(local, domain) if sign else Address(text.removeprefix("<").removesuffix(">"), "")
 
 
@@ -181,7 +182,7 @@ def _direction(given: Mapping[str, Any], client: Client, where: Path) -> Directi
     said = given.get("direction", "outbound" if client.trusted else "inbound")
     words = [direction.value for direction in Direction]
     if said not in words:
-        raise fail("RP202", (*where, "direction"), f"{shown(said)} is no direction", guess(str(said), words))
+        raise fail("RP202", (*where, "direction"), f"{quoted(said)} is no direction", guess(str(said), words))
     return Direction(said)
 
 
@@ -189,7 +190,7 @@ def _moment(value: Any, at: Path) -> float:
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError as error:
-        raise fail("RP210", at, f"{shown(value)} is no date", "write 2026-06-15T12:00:00Z") from error
+        raise fail("RP210", at, f"{quoted(value)} is no date", "write 2026-06-15T12:00:00Z") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -205,7 +206,7 @@ def _findings(value: Any, at: Path) -> tuple[Finding, ...]:
                 raise fail(
                     "RP202",
                     (*at, method),
-                    f"{shown(result)} is no result",
+                    f"{quoted(result)} is no result",
                     guess(str(result), RESULTS) or f"one of {', '.join(sorted(RESULTS))}",
                 )
             props = {key: str(text) for key, text in said.items() if key not in ("result", "score", "reason")}
@@ -262,9 +263,12 @@ def _filled(message: Message, given: Mapping[str, Any], where: Path) -> Message:
     if "size" not in given:
         return message
     size = given["size"]
-    octets = size if isinstance(size, int) and not isinstance(size, bool) else parse_octets(str(size))
-    if octets is None or not 0 <= octets <= _LONGEST_FILL:
-        raise fail("RP204", (*where, "size"), f"{shown(size)} is not a size up to 64 MiB", "write 10 MB")
+    try:
+        octets = parse_size(size)
+    except Refused as error:
+        raise fail("RP204", (*where, "size"), error.message, error.hint) from error
+    if octets > _LONGEST_FILL:
+        raise fail("RP204", (*where, "size"), f"{quoted(size)} is not a size up to 64 MiB", "write 10 MB")
     missing = octets - message.size
     if missing <= 2:
         return message

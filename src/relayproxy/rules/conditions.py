@@ -3,10 +3,12 @@
 Must not know what a rule does when it matches.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
+from relayproxy.model.refused import quoted
 from relayproxy.rules.condition import (
     Condition,
     Early,
@@ -23,11 +25,11 @@ from relayproxy.rules.condition import (
 from relayproxy.rules.fact_table import FACTS, FAMILIES, WEEKDAYS, clock, fact_named, zone_of
 from relayproxy.rules.facts import CHECKS, Fact, Facts, Kind, Phase
 from relayproxy.rules.operators import MEANT, OPERATORS, Key, Test, text_of
-from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
-from relayproxy.rules.quantities import parse_time
+from relayproxy.rules.problems import FlawError, Path, fail, guess
 
 GROUPS = ("all", "any", "not")
 _DEEPEST = 12
+_TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])\Z")
 _MODIFIERS = ("in_list", "not", "every")
 _LIST_KINDS = {
     "text": frozenset({Kind.TEXT, Kind.DOMAIN, Kind.ADDRESS, Kind.WORD}),
@@ -96,7 +98,7 @@ def find_fact(name: str, at: Path, scope: Scope) -> Fact:
         raise fail(
             "RP801",
             at,
-            f"there is no fact {shown(name)}",
+            f"there is no fact {quoted(name)}",
             hint or f"beside the fixed ones there are {shapes}",
             on_key=True,
         )
@@ -150,7 +152,7 @@ def _tested(fact: Fact, word: Any, argument: Any, at: Path) -> tuple[Test, Key |
         raise fail(
             "RP802",
             at,
-            f"there is no operator {shown(word)}",
+            f"there is no operator {quoted(word)}",
             hint or f"one of {', '.join(fitting)}",
             on_key=True,
         )
@@ -239,7 +241,7 @@ def _listed(fact: Fact, given: Any, at: Path, scope: Scope) -> Condition:
         raise fail(
             "RP808",
             at,
-            f"there is no list {shown(listed)}",
+            f"there is no list {quoted(listed)}",
             guess(listed, scope.lists) or "define it under lists:",
         )
     scope.used_lists.add(listed)
@@ -284,7 +286,7 @@ def _timed(fact: Fact, given: Any, at: Path) -> Condition:
         raise fail(
             "RP210",
             (*at, "zone"),
-            f"there is no time zone {shown(zone_name)}",
+            f"there is no time zone {quoted(zone_name)}",
             "write one such as Europe/Madrid",
         ) from error
     wanted = "is" if fact.name == "weekday" else "between"
@@ -293,7 +295,7 @@ def _timed(fact: Fact, given: Any, at: Path) -> Condition:
             raise fail(
                 "RP802",
                 (*at, word),
-                f"there is no operator {shown(word)} for {fact.name}",
+                f"there is no operator {quoted(word)} for {fact.name}",
                 f"(known here: {wanted}, zone)",
                 on_key=True,
             )
@@ -320,11 +322,12 @@ def _timed(fact: Fact, given: Any, at: Path) -> Condition:
 
 
 def _span(value: Any, at: Path) -> tuple[int, int]:
+    """Read two times of day; return minutes since midnight."""
     ends = value if isinstance(value, (list, tuple)) else str(value).split("-")
-    minutes = [parse_time(str(end).strip()) for end in ends]
-    if len(minutes) != 2 or minutes[0] is None or minutes[1] is None:
+    minutes = [int(time[1]) * 60 + int(time[2]) for end in ends if (time := _TIME.match(str(end).strip()))]
+    if len(ends) != 2 or len(minutes) != 2:
         raise fail(
-            "RP210", at, f"{shown(value)} is no span of time", 'write ["22:00", "06:00"]: from, and until'
+            "RP210", at, f"{quoted(value)} is no span of time", 'write ["22:00", "06:00"]: from, and until'
         )
     return minutes[0], minutes[1]
 

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from relayproxy.model.refused import quoted
 from relayproxy.rules.condition import Scope
 from relayproxy.rules.conditions import find_fact
 from relayproxy.rules.fact_table import FACTS
 from relayproxy.rules.facts import CHECKS, Fact, Kind
 from relayproxy.rules.patterns import PatternError, check
-from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
+from relayproxy.rules.problems import FlawError, Path, fail, guess
 
 LONGEST = 1000
 """Characters of an expression."""
@@ -110,7 +111,7 @@ class _Reading:
         if own != kind:
             raise self._wrong(
                 other.at,
-                f"{fact.name} is {'' if own == 'true or false' else 'a '}{own}, and never equal to {shown(other.text)}",
+                f"{fact.name} is {'' if own == 'true or false' else 'a '}{own}, and never equal to {quoted(other.text)}",
             )
 
     def _tokens(self) -> Iterator[_Token]:
@@ -119,7 +120,7 @@ class _Reading:
             found = _TOKEN.match(self._source, place)
             if found is None:
                 sign = self._source[place]
-                raise self._wrong(place, f"{shown(sign)} has no meaning here", _MEANT.get(sign, ""))
+                raise self._wrong(place, f"{quoted(sign)} has no meaning here", _MEANT.get(sign, ""))
             if found.lastgroup != "blank":
                 yield _Token(str(found.lastgroup), found[0], place)
             place = found.end()
@@ -163,21 +164,21 @@ class _Reading:
         elif after == "(":
             if names[0] not in _FUNCTIONS:
                 raise self._wrong(
-                    token.at, f"there is no function {shown(names[0])}", guess(names[0], _FUNCTIONS)
+                    token.at, f"there is no function {quoted(names[0])}", guess(names[0], _FUNCTIONS)
                 )
             return 1
         elif before == ".":
-            raise self._wrong(token.at, f"{shown(token.text)} is no function", _KNOWN)
+            raise self._wrong(token.at, f"{quoted(token.text)} is no function", _KNOWN)
         if names[0] in _WORDS or names[0] in self._bound:
             if len(names) > 1:
-                raise self._wrong(token.at, f"{shown(names[0])} has no parts")
+                raise self._wrong(token.at, f"{quoted(names[0])} has no parts")
             return 1
         if names[0] in _INDEXED and len(names) == 1 and after == "[":
             return self._indexed(tokens, place)
         if names[0] in _INDEXED and (names[0] not in CHECKS or len(names) > 1):
             rest = _REST.match(self._source, token.at + len(names[0]))
             hint = f'write {names[0]}["{rest[1] if rest and not method else ".".join(names[1:]) or "NAME"}"]'
-            raise self._wrong(token.at, f"{shown('.'.join(names))} is not how it is written", hint)
+            raise self._wrong(token.at, f"{quoted('.'.join(names))} is not how it is written", hint)
         self._variable(".".join(names), token.at, token.at + len(".".join(names)))
         return 1
 
@@ -186,7 +187,7 @@ class _Reading:
         argument = tokens[place + 2] if place + 2 < len(tokens) else None
         if method not in _METHODS:
             raise self._wrong(
-                token.at, f"there is no function {shown(method)}", guess(method, _METHODS) or _KNOWN
+                token.at, f"there is no function {quoted(method)}", guess(method, _METHODS) or _KNOWN
             )
         if method == "matches":
             if argument is None or argument.kind != "text":
@@ -208,7 +209,7 @@ class _Reading:
                 if argument.text in FACTS or argument.text in _INDEXED or "." in argument.text:
                     raise self._wrong(
                         argument.at,
-                        f"{shown(argument.text)} is a fact, and no name for each value",
+                        f"{quoted(argument.text)} is a fact, and no name for each value",
                         "write x",
                     )
                 self._bound.add(argument.text)
@@ -218,7 +219,7 @@ class _Reading:
         try:
             check(pattern)
         except PatternError as error:
-            raise self._wrong(place, f"{shown(pattern)} is no pattern: {error}", code="RP805") from error
+            raise self._wrong(place, f"{quoted(pattern)} is no pattern: {error}", code="RP805") from error
         self._repeated += "macro" in self._open
         if self._repeated > _MOST_REPEATED:
             raise self._wrong(
@@ -241,7 +242,7 @@ class _Reading:
             fact = find_fact(name, self._at, self._scope)
         except FlawError as error:
             hint = guess(name, [*FACTS, *CHECKS]) or error.flaw.hint
-            raise self._wrong(start, f"there is no fact {shown(name)}", hint, "RP801") from error
+            raise self._wrong(start, f"there is no fact {quoted(name)}", hint, "RP801") from error
         variable = re.sub(r"\W", "_", self._source[start:end], flags=re.ASCII)
         while self._facts.setdefault(variable, fact).name != fact.name:
             variable += "_"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.api import Resolver, to_a_label
+from relayproxy.model.refused import quoted
 from relayproxy.rules.facts import Ip
 from relayproxy.rules.networks import Networks, parse_network
 from relayproxy.rules.patterns import PatternError, Patterns, check, from_glob
-from relayproxy.rules.problems import Flaw, FlawError, fail, guess, shown
+from relayproxy.rules.problems import Flaw, FlawError, fail, guess
 from relayproxy.rules.problems import Path as Place
 
 TYPES = ("text", "domain", "address", "cidr", "glob", "regex", "dns")
@@ -181,9 +182,9 @@ def check_item(kind: str, text: str) -> None:
         try:
             check(from_glob(text) if kind == "glob" else text)
         except PatternError as error:
-            raise ValueError(f"{shown(text)} is no pattern: {error}") from error
+            raise ValueError(f"{quoted(text)} is no pattern: {error}") from error
     elif kind == "domain" and (not text.strip(".") or "@" in text or " " in text or "*" in text):
-        raise ValueError(f"{shown(text)} is no domain")
+        raise ValueError(f"{quoted(text)} is no domain")
 
 
 def read_lists(value: Any, flaws: list[Flaw]) -> dict[str, ListSpec]:
@@ -217,7 +218,7 @@ def _read_list(name: str, given: Any, at: Place) -> ListSpec:
     for key in given:
         if key not in KEYS:
             raise fail(
-                "RP101", (*at, key), f"unknown key {shown(key)}", guess(key, KEYS, "keys here"), on_key=True
+                "RP101", (*at, key), f"unknown key {quoted(key)}", guess(key, KEYS, "keys here"), on_key=True
             )
     kind = given.get("type")
     if kind is None:
@@ -226,7 +227,7 @@ def _read_list(name: str, given: Any, at: Place) -> ListSpec:
         raise fail(
             "RP202",
             (*at, "type"),
-            f"{shown(kind)} is no type of list",
+            f"{quoted(kind)} is no type of list",
             guess(str(kind), TYPES) or f"one of {', '.join(TYPES)}",
         )
     source = "zone" if kind == "dns" else "items or file"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from relayproxy.model.address import to_a_label
+from relayproxy.model.refused import Refused, quoted
+from relayproxy.model.sizes import parse_size
 from relayproxy.rules.facts import Fact, Kind
 from relayproxy.rules.networks import Networks, parse_network
 from relayproxy.rules.patterns import PatternError, Patterns, check, exactly, from_glob
-from relayproxy.rules.problems import Path, fail, guess, shown
-from relayproxy.rules.quantities import parse_octets
+from relayproxy.rules.problems import Path, fail, guess
 
 Test: TypeAlias = Callable[[Any], bool]
 
@@ -83,11 +84,11 @@ def number_of(fact: Fact, value: Any, at: Path) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     if fact.kind is Kind.SIZE and isinstance(value, str):
-        octets = parse_octets(value)
-        if octets is None:
-            raise fail("RP204", at, f"{shown(value)} is not a size", "write 10 MB, or 512 KiB")
-        return octets
-    raise fail("RP110", at, f"{fact.name} is a number; {shown(value)} is none")
+        try:
+            return parse_size(value)
+        except Refused as error:
+            raise fail("RP204", at, error.message, error.hint) from error
+    raise fail("RP110", at, f"{fact.name} is a number; {quoted(value)} is none")
 
 
 def _is(fact: Fact, value: Any, at: Path) -> Compiled:
@@ -121,7 +122,7 @@ def _folded(fact: Fact, value: Any, at: Path) -> str:
                 raise fail(
                     "RP811",
                     at,
-                    f"{fact.name} has no @; {shown(text)} is an address",
+                    f"{fact.name} has no @; {quoted(text)} is an address",
                     f"write {text.rpartition('@')[2]}",
                 )
             if text.startswith("."):
@@ -135,7 +136,7 @@ def _folded(fact: Fact, value: Any, at: Path) -> str:
                 raise fail(
                     "RP811",
                     at,
-                    f"{shown(text)} is compared as it stands; * has no meaning",
+                    f"{quoted(text)} is compared as it stands; * has no meaning",
                     f"write {{glob: '{text}'}}",
                 )
             return to_a_label(text.rstrip("."))
@@ -146,20 +147,20 @@ def _folded(fact: Fact, value: Any, at: Path) -> str:
                 raise fail(
                     "RP811",
                     at,
-                    f"{shown(text)} is compared as it stands; * has no meaning",
+                    f"{quoted(text)} is compared as it stands; * has no meaning",
                     f"write {{glob: '{text}'}}",
                 )
             local, sign, domain = text.removeprefix("<").removesuffix(">").rpartition("@")
             if not sign:
                 raise fail(
-                    "RP811", at, f"{shown(text)} is no address", f"for a domain use {fact.name}.domain"
+                    "RP811", at, f"{quoted(text)} is no address", f"for a domain use {fact.name}.domain"
                 )
             return f"{local}@{to_a_label(domain)}".lower()
         case Kind.WORD:
             word = text.lower()
             if fact.words and word not in fact.words:
                 hint = guess(word, fact.words) or f"one of {', '.join(fact.words)}"
-                raise fail("RP202", at, f"{fact.name} is never {shown(text)}", hint)
+                raise fail("RP202", at, f"{fact.name} is never {quoted(text)}", hint)
             return word
         case _:
             return text.lower()
@@ -175,7 +176,7 @@ def _networks(value: Any, at: Path) -> Compiled:
             message = (
                 str(error)
                 if "host bits" in str(error)
-                else f"{shown(text)} is neither an address nor a network"
+                else f"{quoted(text)} is neither an address nor a network"
             )
             raise fail("RP206", where, message, "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32") from error
     held: Networks[bool] = Networks((network, True) for network in networks)
@@ -190,7 +191,7 @@ def _under(fact: Fact, value: Any, at: Path) -> Compiled:  # noqa: ARG001  (one 
             raise fail(
                 "RP208",
                 where,
-                f"{shown(item)} is no domain",
+                f"{quoted(item)} is no domain",
                 "write {under: example.org}: it and all names below it",
             )
         domains.append(to_a_label(text))
@@ -208,7 +209,7 @@ def _by_pattern(make: Callable[[str, Path], str]) -> Callable[[Fact, Any, Path],
             found = Patterns(patterns).found
         except PatternError as error:
             raise fail(
-                "RP805", at, f"{shown(value)} is too much: {error}", "write something shorter"
+                "RP805", at, f"{quoted(value)} is too much: {error}", "write something shorter"
             ) from error
         return (lambda v: bool(found(v))), Key("pattern", tuple(patterns))
 
@@ -219,7 +220,7 @@ def _regex(text: str, at: Path) -> str:
     try:
         check(text)
     except PatternError as error:
-        raise fail("RP805", at, f"{shown(text)} is no pattern: {error}", _regex_hint(text)) from error
+        raise fail("RP805", at, f"{quoted(text)} is no pattern: {error}", _regex_hint(text)) from error
     return text
 
 
@@ -236,7 +237,7 @@ def _glob(text: str, at: Path) -> str:
     try:
         check(pattern)
     except PatternError as error:
-        raise fail("RP805", at, f"{shown(text)} is no glob: {error}") from error
+        raise fail("RP805", at, f"{quoted(text)} is no glob: {error}") from error
     return pattern
 
 

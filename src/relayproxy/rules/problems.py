@@ -11,7 +11,6 @@ from typing import TypeAlias
 Path: TypeAlias = tuple[str | int, ...]
 
 _FEW = 8
-_LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +39,6 @@ class FlawError(Exception):
 def fail(code: str, path: Path, message: str, hint: str = "", *, on_key: bool = False) -> FlawError:
     """Return the error to raise."""
     return FlawError(Flaw(code, path, message, hint, on_key=on_key))
-
-
-def shown(value: object) -> str:
-    """Return a value as a message shows it: quoted, printable, not too long."""
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST - 3] + "..."
-    return "'" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + "'"
 
 
 def guess(word: str, known: Iterable[str], what: str = "known here") -> str:

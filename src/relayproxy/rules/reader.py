@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relayproxy.api import Action
+from relayproxy.model.refused import quoted
 from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate
 from relayproxy.rules.cel import compile_when
@@ -15,7 +16,7 @@ from relayproxy.rules.condition import Condition, Scope, all_of, always
 from relayproxy.rules.conditions import compile_match
 from relayproxy.rules.fact_table import fact_named
 from relayproxy.rules.facts import Phase
-from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess, shown
+from relayproxy.rules.problems import Flaw, FlawError, Path, fail, guess
 from relayproxy.rules.rule import Rule
 
 KEYS = ("id", "description", "match", "when", "then", "mode", "sample", "until", "on_error")
@@ -47,7 +48,7 @@ class Reader:
                 self._flaw(
                     "RP101",
                     (*self._at, key),
-                    f"unknown key {shown(key)}",
+                    f"unknown key {quoted(key)}",
                     self._key_hint(str(key)),
                     on_key=True,
                 )
@@ -122,7 +123,7 @@ class Reader:
             raise fail(
                 "RP209",
                 at,
-                f"{shown(value)} is no name",
+                f"{quoted(value)} is no name",
                 "letters, digits, dots, dashes and underscores; at most 63",
             )
         return value
@@ -164,7 +165,7 @@ class Reader:
                 raise fail(
                     "RP803",
                     at,
-                    f"there is no action {shown(then)} without an argument",
+                    f"there is no action {quoted(then)} without an argument",
                     self._action_hint(then),
                 )
         steps = then if isinstance(then, (list, tuple)) else [then]
@@ -202,7 +203,7 @@ class Reader:
         row = ACTIONS.get(word)
         if row is None:
             raise fail(
-                "RP803", at, f"there is no action {shown(word)}", self._action_hint(str(word)), on_key=True
+                "RP803", at, f"there is no action {quoted(word)}", self._action_hint(str(word)), on_key=True
             )
         if row.needs and row.needs not in self._scope.abilities:
             raise fail("RP309", at, f"the action '{word}' {_NEEDS[row.needs]}", _ADD[row.needs], on_key=True)
@@ -219,7 +220,7 @@ class Reader:
             self._flaw(
                 "RP202",
                 (*self._at, key),
-                f"{shown(value)} is not one of the known words",
+                f"{quoted(value)} is not one of the known words",
                 guess(str(value), known),
             )
         elif value == "hold" and "hold" not in self._scope.abilities:
@@ -232,7 +233,7 @@ class Reader:
             raise fail(
                 "RP203",
                 (*self._at, "sample"),
-                f"{shown(value)} is no share of the mail",
+                f"{quoted(value)} is no share of the mail",
                 "a number above 0, at most 1: 0.5 is half of it",
             )
         return float(value)
@@ -247,7 +248,7 @@ class Reader:
             raise fail(
                 "RP210",
                 (*self._at, "until"),
-                f"{shown(value)} is no date",
+                f"{quoted(value)} is no date",
                 "write 2027-01-31, or 2027-01-31T18:00:00Z",
             ) from error
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from relayproxy.api import printable
+from relayproxy.model.refused import quoted
 from relayproxy.rules.condition import Scope
 from relayproxy.rules.conditions import find_fact
 from relayproxy.rules.fact_table import FACTS
 from relayproxy.rules.facts import CHECKS, Facts, Phase
-from relayproxy.rules.problems import FlawError, Path, fail, guess, shown
+from relayproxy.rules.problems import FlawError, Path, fail, guess
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -147,7 +148,7 @@ def plain(value: Any, at: Path, what: str) -> str:
         raise fail(
             "RP210",
             at,
-            f"{what} holds a control character or a line break: {shown(value)}",
+            f"{what} holds a control character or a line break: {quoted(value)}",
             "write it on one line",
         )
     return value

@@ -6,10 +6,9 @@ Must not know tables, nor who gets to see it.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from relayproxy.model.legible import legible
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Row
-
-_LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +33,6 @@ class Digest:
     messages: tuple[HeldMail, ...]
 
 
-def shown(text: str, limit: int = _LONGEST) -> str:
-    """Return foreign text fit to be printed: no control, bidirectional or invisible characters, and not without end."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
-
-
 def digests(rows: Iterable[Row], head: Callable[[int], bytes], most: int) -> tuple[Digest, ...]:
     """Sort held parts by recipient (upper and lower case are one), and show at most `most` of each.
 
@@ -57,7 +50,7 @@ def digests(rows: Iterable[Row], head: Callable[[int], bytes], most: int) -> tup
             if row.message not in known:
                 known[row.message] = _held_mail(row, head(row.message))
         mails = tuple(known[row.message] for row in newest)
-        found.append(Digest(shown(address), len(held[address]), mails))
+        found.append(Digest(legible(address), len(held[address]), mails))
     return tuple(found)
 
 
@@ -67,9 +60,9 @@ def _held_mail(row: Row, head: bytes) -> HeldMail:
     return HeldMail(
         row.id,
         row.received_at,
-        shown(row.sender),
-        shown(author[0].text if author else ""),
-        shown(message.subject),
-        shown(row.reason),
+        legible(row.sender),
+        legible(author[0].text if author else ""),
+        legible(message.subject),
+        legible(row.reason),
         row.size,
     )

@@ -1,7 +1,6 @@
 import pytest
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.audit.dkim import audit_keys, audit_selectors
 from relayproxy.mailauth.dkim_keys import new_ed25519_key, new_rsa_key
 from relayproxy.testing import FakeResolver

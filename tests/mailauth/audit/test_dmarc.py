@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.audit.dmarc import audit_dmarc
 from relayproxy.testing import FakeResolver
 

@@ -1,7 +1,6 @@
 import pytest
 
-from relayproxy.api import DnsStatus
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import DnsStatus, fetch_from
 from relayproxy.mailauth.audit.mx import audit_mx, audit_ptr, mx_hosts
 from relayproxy.testing import FakeResolver
 

@@ -2,7 +2,7 @@ import dns.zone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.builtin._lookup import fetch_from
+from relayproxy.api import fetch_from
 from relayproxy.mailauth.audit.dkim import audit_keys
 from relayproxy.mailauth.audit.dmarc import audit_dmarc
 from relayproxy.mailauth.audit.mx import audit_mx, audit_ptr
