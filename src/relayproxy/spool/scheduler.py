@@ -353,6 +353,8 @@ class Scheduler:
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
+            if made is not None:
+                await self._endings.report(state.lane, queued, made, settlement)
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
         except SpoolError as error:
