@@ -285,6 +285,16 @@ class TestControl:
         said = call("stop", "--socket", short_folder / "none.sock", code=UNREACHABLE)
         assert "No such file or directory" in said
 
+    def test_a_configuration_that_can_not_be_read_is_named(self, tmp_path):
+        file = tmp_path / "broken.yaml"
+        file.write_text("version: 1\ncontrol: {socket: here.sock}\nbad: [\n")
+        said = call("reload", "-C", file, code=UNREACHABLE)
+        assert f"{file} can't be read" in said
+        file.write_text("version: 1\ncontrol: {socket: here.sock}\nbad: 1\n")
+        said = call("reload", "-C", file, code=UNREACHABLE)
+        assert f"no answer from a running proxy at {tmp_path / 'here.sock'}" in said
+        assert "can't be read" not in said
+
     def test_where_the_socket_is(self, monkeypatch):
         monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one:/run/two")
         assert default_socket() == Path("/run/one/control.sock")
