@@ -168,6 +168,12 @@ class TestPlugin:
         assert "hooks     before_forward, message" in shown or "hooks     message, before_forward" in shown
         assert "after     all before it" in shown
         assert "subject_prefix" in call("plugin", "show", "headers")
+        shown = call("plugin", "show", "attachments")
+        assert '(default ["executable", "shortcut", "cabinet", "help", "disk-image"])' in shown
+        assert "`hold` keeps it for a human" in shown
+        for name in ("ratelimit", "dmarc", "webhooks", "headers"):
+            shown = call("plugin", "show", name)
+            assert not [word for word in ("frozenset", "Limit(", "Scores(", "None)") if word in shown]
         assert "there is no plugin 'none'" in call("plugin", "show", "none", code=1)
         (config.parent / "plugins" / "broken.py").write_text("def f(:\n")
         assert "invalid syntax" in call("plugin", "show", "--folder", "plugins", "broken", code=1)
