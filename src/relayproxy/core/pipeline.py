@@ -298,6 +298,13 @@ class Pipeline:
             if call.always or call.entry.when.holds(mail.client, mail.direction):
                 await self._called(call, Scope(), {"mail": mail.view(), "outcomes": outcomes})
 
+    async def after_attempt(self, mail: Mail, outcomes: tuple[Outcome, ...], attempt: int) -> None:
+        """Tell the report hooks what an attempt of the queue came to."""
+        for call in self._calls["after_attempt"]:
+            if call.always or call.entry.when.holds(mail.client, mail.direction):
+                given = {"mail": mail.view(), "outcomes": outcomes, "attempt": attempt}
+                await self._called(call, Scope(), given)
+
     async def session_closed(self, client: Client, totals: SessionTotals) -> None:
         """Tell the report hooks that a connection has ended."""
         for call in self._calls["session_closed"]:

@@ -45,6 +45,11 @@ def tenant_of(key: str) -> str:
     return key.partition(_BETWEEN)[0]
 
 
+def campaign_of(key: str) -> str:
+    """Return the campaign of such a key, or ""."""
+    return key.partition(_BETWEEN)[2]
+
+
 def last_key_of(tenant: str) -> str:
     """Return what all keys of a tenant come before, and all others' keys behind it come after (by code points)."""
     return f"{tenant}{_BETWEEN}\U0010ffff"

@@ -3,20 +3,22 @@
 Turns an attempt into one Settlement. Must not know the store or how an attempt is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail, Origin
-from relayproxy.model.outcome import State
-from relayproxy.model.queued import Deposit, Progress, Queued, Settlement
+from relayproxy.model.outcome import Outcome, State
+from relayproxy.model.queued import Deposit, Progress, Queued, Settlement, campaign_of, tenant_of
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
 from relayproxy.spool.attempt import WAITS, Attempt, Heard, unanswered
 from relayproxy.spool.bounces import Answer, Bounces
 from relayproxy.spool.lanes import Lane, spread
-from relayproxy.spool.remembering import attempts, bounces
+from relayproxy.spool.remembering import EXPIRED, attempts, bounces
 
 OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
 _UNTELLABLE = (
@@ -28,12 +30,13 @@ _EXPIRED = "4.4.7"  # RFC 3463: delivery time expired
 
 
 class Endings:
-    """Decides for the lanes of one worker."""
+    """Decides for the lanes of one worker, and has the report hooks of `pipeline` told."""
 
     def __init__(
         self,
         bounces: Bounces,
         lanes: Sequence[Lane],
+        pipeline: Pipeline,
         *,
         clock: Clock,
         log: Log,
@@ -41,6 +44,7 @@ class Endings:
         history: History | None = None,
     ) -> None:
         self._bounces = bounces
+        self._pipeline = pipeline
         self._clock = clock
         self._log = log
         self._history = history
@@ -117,6 +121,36 @@ class Endings:
             due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
         return Settlement(finished, replies, due, tuple(deposits), attempted=attempt.tried, held=held)
+
+    async def report(self, lane: Lane, queued: Queued, attempt: Attempt, settlement: Settlement) -> None:
+        """Tell the report hooks what an attempt came to, as it was written down. Raises nothing."""
+        if self._pipeline.calls("after_attempt"):
+            await self._reported(queued, tuple(_outcomes(lane, attempt, settlement)))
+
+    async def report_taken(self, lane: Lane, queued: Queued, heard: Sequence[Heard]) -> None:
+        """Tell them who was taken in a transaction that others of its part follow. Raises nothing."""
+        if self._pipeline.calls("after_attempt"):
+            taken = [one for one in heard if one.state is State.DONE]
+            outcomes = tuple(Outcome(one.recipient, State.DONE, one.reply, lane.route) for one in taken)
+            await self._reported(queued, outcomes)
+
+    async def _reported(self, queued: Queued, outcomes: tuple[Outcome, ...]) -> None:
+        if not outcomes:
+            return
+        whose = queued.lease.tenant
+        mail = Mail(
+            queued.id,
+            queued.client,
+            queued.envelope,
+            queued.message,
+            origin=queued.origin,
+            direction=queued.direction,
+            received_at=queued.received_at,
+            findings=(
+                Finding("campaign", "hit", props={"tenant": tenant_of(whose), "name": campaign_of(whose)}),
+            ),
+        )
+        await self._pipeline.after_attempt(mail, outcomes, queued.lease.attempts + 1)
 
     @staticmethod
     def _wait(lane: Lane, queued: Queued, attempt: Attempt, kept: Sequence[Heard]) -> float:
@@ -228,3 +262,21 @@ def _fate(lane: Lane, one: Heard, status: str) -> Fate:
 def _to_be_relayed(one: Heard) -> bool:
     """Whether we are to say that it was relayed, as the next hop will not (RFC 3461 section 5.2.2)."""
     return one.state is State.DONE and not one.confirms and wants(one.recipient, Kind.RELAYED)
+
+
+def _outcomes(lane: Lane, attempt: Attempt, settlement: Settlement) -> Iterator[Outcome]:
+    """Yield what became of each recipient: of those who were not taken, failed are those who won't be tried again.
+
+    Whoever was taken in a transaction that others of the part followed has been reported then.
+    """
+    reported = {one.number for one in attempt.heard[: attempt.noted] if one.state is State.DONE}
+    for one in attempt.heard:
+        if one.number in reported:
+            continue
+        if one.state is State.DONE:
+            yield Outcome(one.recipient, State.DONE, one.reply, lane.route)
+        elif settlement.held or one.number in settlement.finished:
+            reply = one.reply if one.reply.permanent else EXPIRED
+            yield Outcome(one.recipient, State.FAILED, reply, lane.route)
+        elif one.reply is not WAITS:
+            yield Outcome(one.recipient, State.PENDING, one.reply, lane.route)

@@ -353,6 +353,8 @@ class Scheduler:
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
+            if made is not None:
+                await self._endings.report(state.lane, queued, made, settlement)
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
         except SpoolError as error:
@@ -388,6 +390,7 @@ class Scheduler:
             self._endings.heard(lane, queued, heard)
             until = self._clock.time() + LEASE
             await self._spool.note(queued.lease, self._endings.progress(heard), until)
+            await self._endings.report_taken(lane, queued, heard)
 
         return note
 
