@@ -1,14 +1,18 @@
-"""Where a PostgreSQL server is and how to log in, as every store of ours wants it.
+"""Where a PostgreSQL server is and how to log in, and making tables there once, as every store of ours wants it.
 
 Must not know what a database is for, and loads no library.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 CONNECT = 5
 """Seconds for a connection."""
 
+_LOCK = 5_927_431_005_003  # of pg_advisory_xact_lock: for making tables
 _SSLMODE = {"off": "disable", "opportunistic": "prefer", "required": "require", "verify": "verify-full"}
 
 
@@ -52,3 +56,32 @@ class Server:
             "options": options,
         }
         return {name: value for name, value in wanted.items() if value != ""}
+
+
+def version_of(connection: "Connection[Any]", table: str) -> int:
+    """Return the version that stands in a table of one number, 0 where there is none. Raises psycopg.Error."""
+    # to_regclass would be shorter, but remembers what it has not found, within a transaction.
+    statement = "SELECT 1 FROM pg_class WHERE relname = %s AND pg_table_is_visible(oid)"
+    if connection.execute(statement, (table,)).fetchone() is None:
+        return 0
+    row = connection.execute(f"SELECT version FROM {table}").fetchone()  # noqa: S608  (a name of ours)
+    return int(row[0]) if row else 0
+
+
+def make_tables(connection: "Connection[Any]", table: str, schema: str, version: int) -> int:
+    """Make tables if there are none, one machine at a time; return their version, which stands in `table`.
+
+    `connection` is in autocommit. Raises psycopg.Error.
+    """
+    if not version_of(connection, table):
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            if not version_of(connection, table):
+                connection.execute(schema)
+                connection.execute(f"INSERT INTO {table} VALUES (%s)", (version,))  # noqa: S608  (a name of ours)
+    return version_of(connection, table)
+
+
+def words(error: Exception) -> str:
+    """Return what the library says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

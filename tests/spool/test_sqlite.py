@@ -275,7 +275,7 @@ def test_opening_waits_for_whoever_opens_the_file_at_the_same_time(open_store, d
         other.close()
 
     monkeypatch.setattr(
-        "relayproxy.wal.time",
+        "relayproxy.sqlite.time",
         SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=nap),
     )
     open_store()

@@ -6,11 +6,9 @@ of octets and of memory. Must not know what is dangerous.
 
 import lzma
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from relayproxy.builtin._archive_list import LONGEST_NAME, Listing
-
-MAGIC: Final = b"7z\xbc\xaf\x27\x1c"
 
 _FRONT = 32  # octets before the packed data
 _LARGEST_LIST = 1_048_576

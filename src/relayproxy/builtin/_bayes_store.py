@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from relayproxy.wal import write_ahead
+from relayproxy.sqlite import transaction, write_ahead
 
 Learned: TypeAlias = Literal["new", "moved", "known"]
 
@@ -56,15 +56,14 @@ class Store:
     def _prepare(self, path: Path, *, create: bool) -> None:
         write_ahead(self._base, _WAIT)
         self._base.execute("PRAGMA synchronous = NORMAL")
-        self._base.execute("BEGIN IMMEDIATE" if create else "BEGIN")
-        version = self._base.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and create:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                self._base.execute(statement)
-            self._base.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
-            raise StoreFault(f"{path} is no store of this program's version")
-        self._base.execute("COMMIT")
+        with transaction(self._base, "BEGIN IMMEDIATE" if create else "BEGIN"):
+            version = self._base.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and create:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._base.execute(statement)
+                self._base.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise StoreFault(f"{path} is no store of this program's version")
 
     def close(self) -> None:
         """Close the file."""
@@ -99,18 +98,13 @@ class Store:
             raise StoreFault(str(error)) from error
 
     def _learn(self, digest: bytes, words: Collection[int], *, spam: bool) -> Learned:
-        self._base.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._base):
             row = self._base.execute("SELECT spam FROM messages WHERE digest = ?", (digest,)).fetchone()
             if row is None or bool(row[0]) != spam:
                 self._base.execute("INSERT OR REPLACE INTO messages VALUES (?, ?)", (digest, spam))
                 self._add(words, int(spam), int(not spam))
                 if row is not None:
                     self._add(words, -int(not spam), -int(spam))
-            self._base.execute("COMMIT")
-        except BaseException:
-            self._base.execute("ROLLBACK")
-            raise
         return "new" if row is None else "moved" if bool(row[0]) != spam else "known"
 
     def _add(self, words: Collection[int], spam: int, ham: int) -> None:

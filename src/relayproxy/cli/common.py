@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from relayproxy.config.load import Loaded
+    from relayproxy.config.models import Config
     from relayproxy.supervisor import Plan
 
 FAILED = 1
@@ -82,6 +83,13 @@ def load(
         click.echo(loader.report(loaded, color=colored()), err=True)
         sys.exit(BAD_CONFIG)
     return loaded
+
+
+def load_config(path: Path | None) -> "Config":
+    """Load the configuration; exits 78 on a mistake."""
+    config = load(path, {}).config
+    assert config is not None
+    return config
 
 
 def plan_of(loaded: "Loaded") -> "Plan":

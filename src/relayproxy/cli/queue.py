@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.common import (
+    CONFIG_OPTION,
+    JSON_OPTION,
+    LIMIT_OPTION,
+    YES_OPTION,
+    confirmed,
+    fail,
+    load_config,
+)
 from relayproxy.cli.periods import ago
 from relayproxy.cli.queue_budget import queue_budget
 from relayproxy.cli.queue_tls import tls_seen
@@ -84,8 +92,7 @@ def _open(path: Path | None) -> "Listing":
     from relayproxy.spool.protocol import SpoolError
     from relayproxy.stores import listing_of
 
-    config = load(path, {}).config
-    assert config is not None
+    config = load_config(path)
     if config.spool is None:
         fail("the configuration has no spool")
     try:
@@ -273,8 +280,7 @@ def queue_retry(**given: Any) -> None:
 @YES_OPTION
 def queue_reroute(onto: str, **given: Any) -> None:
     """Deliver messages over another route, from now on."""
-    config = load(given["path"], {}).config
-    assert config is not None
+    config = load_config(given["path"])
     if onto not in {route.label for route in config.table}:
         fail(f"there is no route '{onto}'")
     _change(given, "rerouted", lambda listing, wanted: listing.reroute(wanted, onto), ("queued",))

@@ -3,19 +3,21 @@
 Must not know how mail is counted, only where.
 """
 
-import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, fail, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, load_config
+from relayproxy.cli.state import with_store
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
     from relayproxy.delivery.warmup import Warmup
+    from relayproxy.state.listing import Store
 
 
 @click.command("budget")
@@ -23,14 +25,8 @@ if TYPE_CHECKING:
 @JSON_OPTION
 def queue_budget(path: Path | None, *, as_json: bool) -> None:
     """What sources and upstreams with a warm-up may send today (UTC), and have sent."""
-    from relayproxy.api import Unavailable
-
-    config = load(path, {}).config
-    assert config is not None
-    try:
-        found = asyncio.run(_budgets(config, time.time()))
-    except Unavailable as error:
-        fail(f"the state can't be read: {error}")
+    config = load_config(path)
+    found = _budgets(config, time.time())
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -43,7 +39,7 @@ def queue_budget(path: Path | None, *, as_json: bool) -> None:
         click.echo("each worker counts for itself, as the configuration has no state", err=True)
 
 
-async def _budgets(config: "Config", now: float) -> list[dict[str, Any]]:
+def _budgets(config: "Config", now: float) -> list[dict[str, Any]]:
     """Return a row for each warm-up and group of destinations; `used` is None where nothing is shared."""
     from relayproxy.delivery.pool import OTHER
     from relayproxy.delivery.warmup import DAY
@@ -51,7 +47,7 @@ async def _budgets(config: "Config", now: float) -> list[dict[str, Any]]:
     rows = []
     groups = {OTHER: OTHER} | {f"+{shape.name}": shape.name for shape in config.bulk.shaping}
     keys = [(warmup, group) for warmup in _warmups(config) for group in groups]
-    used = await _counted(config, [warmup.key(group, now) for warmup, group in keys])
+    used = _counted(config, [warmup.key(group, now) for warmup, group in keys])
     for (warmup, group), count in zip(keys, used, strict=True):
         budget = warmup.budget(now)
         limited = budget != float("inf")
@@ -79,20 +75,15 @@ def _warmups(config: "Config") -> "list[Warmup]":
     return list(found.values())
 
 
-async def _counted(config: "Config", keys: list[str]) -> list[int | None]:
-    from relayproxy.app import SystemClock
-    from relayproxy.build import state_of
-    from relayproxy.core.log import Log
-    from relayproxy.core.metrics import Metrics
+def _counted(config: "Config", keys: list[str]) -> Sequence[int | None]:
     from relayproxy.model.shared import Add
 
     if config.state is None or not keys:
         return [None] * len(keys)
     if config.state.path is not None and not config.state.path.exists():
         return [0] * len(keys)  # it is the proxy that makes the file
-    clock = SystemClock()
-    state = state_of(config, clock, Log(lambda _: None, clock.time), Metrics())
-    try:
-        return [int(count) for count in await state.do(*(Add(key, 0, 1.0) for key in keys))]
-    finally:
-        await state.close()
+
+    async def ask(store: "Store") -> list[int]:
+        return [int(count) for count in await store.do(*(Add(key, 0, 1.0) for key in keys))]
+
+    return with_store(config, ask)

@@ -1,18 +1,18 @@
 """`relayproxy queue tls`: what TLS of hosts was seen, as ratchets remember it. Must not know how that is judged."""
 
-import asyncio
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, fail, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, load_config
+from relayproxy.cli.state import with_store
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
+    from relayproxy.state.listing import Store
 
 _PORT = 25
 
@@ -24,16 +24,9 @@ _PORT = 25
 @click.argument("hosts", nargs=-1, required=True)
 def tls_seen(path: Path | None, hosts: tuple[str, ...], *, forget: bool, as_json: bool) -> None:
     """What TLS was seen at HOSTS, names of mail servers or upstreams, under `tls_ratchet`."""
-    from relayproxy.api import Unavailable
-
-    config = load(path, {}).config
-    assert config is not None
-    if config.state is None:
-        fail("the configuration has no state, so each worker remembers for itself")
-    try:
-        rows = asyncio.run(_looked_up(config, hosts, forget=forget))
-    except Unavailable as error:
-        fail(error)
+    config = load_config(path)
+    ports = _ports(config)
+    rows = with_store(config, lambda store: _looked_up(store, hosts, ports, forget=forget))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -43,28 +36,20 @@ def tls_seen(path: Path | None, hosts: tuple[str, ...], *, forget: bool, as_json
 
 
 async def _looked_up(
-    config: "Config", hosts: Sequence[str], *, forget: bool
+    store: "Store", hosts: Sequence[str], ports: Sequence[int], *, forget: bool
 ) -> list[dict[str, str | int | bool]]:
     """Return a row for each host and each port that is in use, or one where nothing is remembered."""
     from relayproxy.api import Delete
-    from relayproxy.app import SystemClock
-    from relayproxy.build import state_of
-    from relayproxy.core.log import Log
-    from relayproxy.core.metrics import Metrics
     from relayproxy.delivery.ratchet import key_of, seen_in
 
-    state = state_of(config, SystemClock(), Log(lambda _: None, time.time), Metrics())
     rows: list[dict[str, str | int | bool]] = []
-    try:
-        for host in dict.fromkeys(name.lower().rstrip(".") for name in hosts):
-            found = {port: seen_in(await state.get(key_of(host, port))) for port in _ports(config)}
-            known = {port: seen for port, seen in found.items() if seen} or {min(found): ""}
-            for port, seen in known.items():
-                if forget and seen:
-                    await state.do(Delete(key_of(host, port)))
-                rows.append({"host": host, "port": port, "seen": seen, "forgotten": forget and bool(seen)})
-    finally:
-        await state.close()
+    for host in dict.fromkeys(name.lower().rstrip(".") for name in hosts):
+        found = {port: seen_in(await store.get(key_of(host, port))) for port in ports}
+        known = {port: seen for port, seen in found.items() if seen} or {min(found): ""}
+        for port, seen in known.items():
+            if forget and seen:
+                await store.do(Delete(key_of(host, port)))
+            rows.append({"host": host, "port": port, "seen": seen, "forgotten": forget and bool(seen)})
     return rows
 
 

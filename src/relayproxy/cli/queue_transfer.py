@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, FAILED, JSON_OPTION, YES_OPTION, fail, load
+from relayproxy.cli.common import CONFIG_OPTION, FAILED, JSON_OPTION, YES_OPTION, fail, load_config
 
 if TYPE_CHECKING:
     from relayproxy.config.models import Config
@@ -27,8 +27,7 @@ _DASH = Path("-")
 def _open(path: Path | None) -> "tuple[Config, Transfer]":
     from relayproxy.stores import transfer_of
 
-    config = load(path, {}).config
-    assert config is not None
+    config = load_config(path)
     if config.spool is None:
         fail("the configuration has no spool")
     place = config.spool.path

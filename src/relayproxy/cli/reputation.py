@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, load
+from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, load_plan
 from relayproxy.cli.state import forget, found, with_store
 
 if TYPE_CHECKING:
     from relayproxy.builtin.reputation import ReputationSettings
-    from relayproxy.config.load import Loaded
     from relayproxy.state.rows import Row
+    from relayproxy.supervisor import Plan
 
 _PREFIX = "reputation"
 _KIND_OPTION = click.option("--kind", type=click.Choice(["client", "domain", "login"]), help="Only of these.")
@@ -47,11 +47,11 @@ def reputation() -> None:
 @click.argument("text", default="")
 def list_(path: Path | None, kind: str | None, limit: int, text: str, *, best: bool, as_json: bool) -> None:
     """Who is known, the worst first; only names that hold TEXT."""
-    loaded = load(path, {})
-    rows = with_store(loaded, lambda store: found(store, _PREFIX))
+    plan = load_plan(path, {})
+    rows = with_store(plan.config, lambda store: found(store, _PREFIX))
     standings = [
         one
-        for one in _standings(rows, _settings(loaded), time.time())
+        for one in _standings(rows, _settings(plan), time.time())
         if (kind is None or one.kind == kind) and text.lower() in one.name.lower()
     ]
     standings.sort(key=lambda one: (one.standing if best else -one.standing, one.kind, one.name))
@@ -74,12 +74,12 @@ def list_(path: Path | None, kind: str | None, limit: int, text: str, *, best: b
     )
 
 
-def _settings(loaded: "Loaded") -> "ReputationSettings":
+def _settings(plan: "Plan") -> "ReputationSettings":
     """The settings of the pipeline's entry, or else the defaults."""
     from relayproxy.builtin.reputation import ReputationSettings
 
     return next(
-        (options for *_, options in loaded.choices if isinstance(options, ReputationSettings)),
+        (options for *_, options in plan.choices if isinstance(options, ReputationSettings)),
         ReputationSettings(),
     )
 
@@ -112,7 +112,7 @@ def _standings(rows: "dict[str, Row]", options: "ReputationSettings", now: float
 @click.argument("names", nargs=-1, required=True)
 def forget_(path: Path | None, kind: str | None, names: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     """Forget what is known of NAMES: a client's address, a domain, a login."""
-    loaded = load(path, {})
+    plan = load_plan(path, {})
     wanted = {name.lower() for name in names}
 
     def meant(key: str) -> bool:
@@ -121,7 +121,7 @@ def forget_(path: Path | None, kind: str | None, names: tuple[str, ...], *, yes:
             prefix == _PREFIX and len(parts) == 3 and parts[1].lower() in wanted and kind in (None, parts[0])
         )
 
-    keys = [key for key in with_store(loaded, lambda store: found(store, _PREFIX)) if meant(key)]
+    keys = [key for key in with_store(plan.config, lambda store: found(store, _PREFIX)) if meant(key)]
     confirmed(len(keys), "Forget them?", yes=yes)
-    with_store(loaded, lambda store: forget(store, keys))
+    with_store(plan.config, lambda store: forget(store, keys))
     click.echo(json.dumps({"forgotten": len(keys)}) if as_json else f"forgot {len(keys)} counts")

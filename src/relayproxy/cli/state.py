@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.common import (
+    CONFIG_OPTION,
+    JSON_OPTION,
+    LIMIT_OPTION,
+    YES_OPTION,
+    confirmed,
+    fail,
+    load_config,
+)
 from relayproxy.model.legible import legible
 
 if TYPE_CHECKING:
-    from relayproxy.config.load import Loaded
+    from relayproxy.config.models import Config
     from relayproxy.state.listing import Store
     from relayproxy.state.rows import Row
 
@@ -29,18 +37,17 @@ def state() -> None:
     """What plugins remember (greylist, ratelimit, reputation): list, forget."""
 
 
-def with_store(loaded: "Loaded", use: "Callable[[Store], Coroutine[Any, Any, _Answer]]") -> _Answer:
+def with_store(config: "Config", use: "Callable[[Store], Coroutine[Any, Any, _Answer]]") -> _Answer:
     """Open the store of a configuration and return what `use` makes of it; exits 1 where that can't be done."""
     from relayproxy.api import Unavailable
     from relayproxy.build import state_store
 
-    assert loaded.config is not None
-    config = loaded.config.state
-    if config is None:
+    kept = config.state
+    if kept is None:
         fail("the configuration has no state: each worker keeps its own in memory, where nobody can look")
 
     async def run() -> _Answer:
-        store = state_store(config, time)
+        store = state_store(kept, time)
         try:
             return await use(store)
         finally:
@@ -49,7 +56,7 @@ def with_store(loaded: "Loaded", use: "Callable[[Store], Coroutine[Any, Any, _An
     try:
         return asyncio.run(run())
     except Unavailable as error:
-        fail(f"{config.url}: {error}")
+        fail(f"{kept.url}: {error}")
 
 
 async def forget(store: "Store", keys: list[str]) -> None:
@@ -72,7 +79,7 @@ async def found(store: "Store", prefix: str) -> "dict[str, Row]":
 @click.argument("prefix", default="")
 def list_(path: Path | None, limit: int, prefix: str, *, as_json: bool) -> None:
     """What is kept under keys that begin with PREFIX, such as greyknown or "rate|"."""
-    rows = with_store(load(path, {}), lambda store: found(store, prefix))
+    rows = with_store(load_config(path), lambda store: found(store, prefix))
     now = time.time()
     shown = list(rows.items())[:limit]
     if as_json:
@@ -103,8 +110,8 @@ def _value(row: "Row", now: float) -> dict[str, Any]:
 @click.argument("prefix")
 def forget_(path: Path | None, prefix: str, *, yes: bool, as_json: bool) -> None:
     """Forget what is kept under keys that begin with PREFIX, in force with the next message."""
-    loaded = load(path, {})
-    keys = list(with_store(loaded, lambda store: found(store, prefix)))
+    config = load_config(path)
+    keys = list(with_store(config, lambda store: found(store, prefix)))
     confirmed(len(keys), "Forget them?", yes=yes)
-    with_store(loaded, lambda store: forget(store, keys))
+    with_store(config, lambda store: forget(store, keys))
     click.echo(json.dumps({"forgotten": len(keys)}) if as_json else f"forgot {len(keys)}")

@@ -1,4 +1,7 @@
-"""Reports by HTTPS POST (RFC 8460 section 5.4). Never raises for what the other end does."""
+"""Reports by HTTPS POST (RFC 8460 section 5.4). Never raises for what the other end does.
+
+Must not know what a report says, nor who asked for it.
+"""
 
 import asyncio
 import ssl

@@ -1,4 +1,7 @@
-"""Bulk mail: local addresses with their shares and warm-up, pools of upstreams, rules for destinations."""
+"""Bulk mail: local addresses with their shares and warm-up, pools of upstreams, rules for destinations.
+
+Must not know whether an address is on this machine, or how mail is shared out.
+"""
 
 import datetime as dt
 from typing import Annotated, Any, Literal

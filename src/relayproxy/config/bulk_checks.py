@@ -1,6 +1,7 @@
 """What is wrong with pools, sources, warm-up and shaping rules, one part against another, and on this machine.
 
-Yields (code, severity, path, message, hint), as `checks` and `files` do, which ask here.
+Yields (code, severity, path, message, hint), as `checks` and `files` do, which ask here. Must not know where
+something is written, only its path.
 """
 
 import socket

@@ -21,11 +21,6 @@ class When(Model):
     tls: Annotated[tuple[bool, ...], one_or_many] = ()
     """Whether the connection is encrypted."""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether it holds for all mail."""
-        return not (self.listener or self.authenticated or self.direction or self.tls)
-
 
 class Common(Model):
     """The keys that every plugin takes beside its own."""

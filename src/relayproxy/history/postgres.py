@@ -13,13 +13,11 @@ from psycopg import Connection
 from relayproxy.history.database import Row, StoreError
 from relayproxy.history.rows import COLUMNS, rows_of
 from relayproxy.model.event import KINDS, Event
-from relayproxy.postgres import Server
+from relayproxy.postgres import Server, make_tables, version_of, words
 
 VERSION: Final = 1
-"""The version of the tables (`history_version`)."""
-
-_LOCK = 5_927_431_005_003
-"""The advisory lock under which tables are made."""
+"""The version of the tables."""
+_VERSIONS = "history_version"
 
 _WRITING = "-c statement_timeout=25s -c lock_timeout=10s -c client_min_messages=warning"
 _ASKING = "-c lock_timeout=10s -c client_min_messages=warning"
@@ -50,7 +48,7 @@ CREATE TABLE sent_report (
   kind {_T}, domain {_T}, begin bigint NOT NULL, until bigint NOT NULL, destination {_T}, report {_T}, state {_T},
   at {_D}, PRIMARY KEY (kind, domain, begin, until, destination)
 );
-CREATE TABLE history_version (version integer NOT NULL);
+CREATE TABLE {_VERSIONS} (version integer NOT NULL);
 """
 
 _EVENT = f"COPY event (id, {', '.join(COLUMNS)}) FROM STDIN"
@@ -77,7 +75,7 @@ def _spoken() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise StoreError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise StoreError(words(error)) from error
 
 
 def _connect(server: Server, options: str) -> Connection[Row]:
@@ -86,33 +84,16 @@ def _connect(server: Server, options: str) -> Connection[Row]:
         return psycopg.connect(autocommit=True, **server.parameters(options))
 
 
-def _version(connection: Connection[Row]) -> int:
-    """Return the version of the tables, 0 without any."""
-    # to_regclass would be shorter, but remembers what it has not found, within a transaction.
-    statement = "SELECT 1 FROM pg_class WHERE relname = 'history_version' AND pg_table_is_visible(oid)"
-    if connection.execute(statement).fetchone() is None:
-        return 0
-    row = connection.execute("SELECT version FROM history_version").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _prepare(connection: Connection[Row]) -> int:
-    """Make the tables if there are none, one machine at a time; return their version."""
-    if not _version(connection):
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            if not _version(connection):
-                connection.execute(_TABLES)
-                connection.execute("INSERT INTO history_version VALUES (%s)", (VERSION,))
-    return _version(connection)
-
-
 def _opened(server: Server, options: str, *, make: bool) -> Connection[Row]:
     """Return a connection to tables that we know. Raises StoreError."""
     connection = _connect(server, options)
     try:
         with _spoken():
-            version = _prepare(connection) if make else _version(connection)
+            version = (
+                make_tables(connection, _VERSIONS, _TABLES, VERSION)
+                if make
+                else version_of(connection, _VERSIONS)
+            )
     except BaseException:
         connection.close()
         raise

@@ -13,7 +13,7 @@ from typing import Final
 from relayproxy.history.database import Row, StoreError
 from relayproxy.history.rows import COLUMNS, rows_of
 from relayproxy.model.event import KINDS, Event
-from relayproxy.wal import write_ahead
+from relayproxy.sqlite import transaction, write_ahead
 
 VERSION: Final = 1
 """The version of the tables (`PRAGMA user_version`)."""
@@ -137,17 +137,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     if _version(connection) != 0:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         if _version(connection) == 0:
             for statement in _TABLES.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager
@@ -202,7 +197,7 @@ class SqliteStore:
         """Write events in one transaction."""
         connection = self._connection
         written = 0
-        with _spoken(self._path), self._transaction():
+        with _spoken(self._path), transaction(connection):
             for event in events:
                 try:
                     _insert(connection, event)
@@ -217,17 +212,6 @@ class SqliteStore:
                     refuse(error)
         return written
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
     def forget(self, before: float, most: int) -> int:
         """Delete old events; their pages are given back to the file system a few at a time."""
         connection = self._connection
@@ -235,7 +219,7 @@ class SqliteStore:
         # By kind, as the index has it: with nothing to forget, nothing is read.
         statement = f"SELECT id FROM event WHERE kind IN ({marks}) AND at < ? LIMIT ?"
         with _spoken(self._path):
-            with self._transaction():
+            with transaction(connection):
                 ids = [(row[0],) for row in connection.execute(statement, (*KINDS, before, most))]
                 for table in _CHILDREN:
                     connection.executemany(f"DELETE FROM {table} WHERE event = ?", ids)

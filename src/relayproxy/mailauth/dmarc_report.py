@@ -13,8 +13,6 @@ from relayproxy.mailauth.dmarc_record import DmarcRecord
 from relayproxy.mailauth.reports import Reporter, file_name, identity
 
 NAMESPACE: Final = "urn:ietf:params:xml:ns:dmarc-2.0"
-OVERRIDES: Final = ("local_policy", "mailing_list", "other", "policy_test_mode", "trusted_forwarder")
-"""Why a policy was not applied (RFC 9990 section 3.1.6)."""
 
 _LONGEST = 1000  # characters of any one text
 _MOST_SIGNATURES = 100  # RFC 9990 section 3.1.3
@@ -44,8 +42,8 @@ class Row:
     """What one message, and each like it, was.
 
     `source_ip` as ipaddress writes it. `disposition` is "none", "pass", "quarantine" or "reject"; `dkim` and `spf`
-    say whether a result is aligned with the author's domain `header_from`. `overrides` are (one of OVERRIDES,
-    comment). `envelope_from` is the domain of MAIL FROM, "" for the null sender.
+    say whether a result is aligned with the author's domain `header_from`. `overrides` are (why the
+    policy was not applied, in a word of RFC 9990 section 3.1.6, and a comment). `envelope_from` is the domain of MAIL FROM, "" for the null sender.
     """
 
     source_ip: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from relayproxy.spool import tables
 from relayproxy.spool.content import make_folder, sync_folder
 from relayproxy.spool.protocol import SpoolError
-from relayproxy.wal import write_ahead
+from relayproxy.sqlite import write_ahead
 
 _EPOCH = 1_767_225_600  # 2026-01-01, as in core/ids
 _RANDOM_BITS = 20

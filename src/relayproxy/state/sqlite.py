@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 from relayproxy.api import Unavailable
 from relayproxy.model.shared import Operation
+from relayproxy.sqlite import write_ahead
 from relayproxy.state.listing import Store
 from relayproxy.state.rows import Row, only_reads, perform
-from relayproxy.wal import write_ahead
 
 log = logging.getLogger(__name__)
 

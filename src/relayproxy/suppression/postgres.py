@@ -14,12 +14,11 @@ import psycopg
 
 from relayproxy.api import ListFault
 from relayproxy.model.suppressed import Suppressed, key_of, keys_for, storable
-from relayproxy.postgres import Server
+from relayproxy.postgres import Server, make_tables, words
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 _VERSION = 1
-_LOCK = 5_927_431_005_003  # of pg_advisory_xact_lock: for making the tables
 _STRIKES = 592_743  # of the same with two numbers: for counting the bounces of one address
 _PAUSE = 2.0  # seconds for which a server that could not be reached is left alone
 _LONGEST = 120.0  # seconds for a statement that writes: an import may be long
@@ -197,7 +196,7 @@ class _Line:
             try:
                 yield connection
             except psycopg.Error as error:
-                raise ListFault(_words(error)) from error
+                raise ListFault(words(error)) from error
             finally:
                 if connection.broken or connection.closed:
                     self._connection = None
@@ -220,7 +219,7 @@ class _Line:
                 raise
         except psycopg.Error as error:
             self._retry_at = time.monotonic() + _PAUSE
-            raise ListFault(_words(error)) from error
+            raise ListFault(words(error)) from error
         self._connection = made
         return made
 
@@ -240,24 +239,11 @@ def _prepare(connection: Connection) -> None:
     ).fetchone()
     if durable is None or durable[0] != "on":
         raise ListFault("the database server runs with fsync = off, so nothing it takes is stored")
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        found = connection.execute(
-            "SELECT 1 FROM pg_class WHERE relname = 'suppression_version' AND pg_table_is_visible(oid)"
-        ).fetchone()
-        if found is None:
-            connection.execute(_SCHEMA)
-            connection.execute("INSERT INTO suppression_version VALUES (%s)", (_VERSION,))
-        row = connection.execute("SELECT version FROM suppression_version").fetchone()
-    if row is None or row[0] != _VERSION:
-        version = row[0] if row else 0
+    version = make_tables(connection, "suppression_version", _SCHEMA, _VERSION)
+    if version != _VERSION:
         raise ListFault(f"the list in the database has form {version}, this version reads {_VERSION}")
 
 
 def _row(line: Suppressed) -> tuple[Any, ...]:
     address, scope, class_ = map(storable, (key_of(line.address), line.scope, line.class_))
     return address, scope, class_, storable(line.reason), line.added, line.expires, storable(line.source)
-
-
-def _words(error: psycopg.Error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

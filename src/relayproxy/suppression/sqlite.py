@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relayproxy.api import ListFault
 from relayproxy.model.suppressed import Suppressed, key_of, keys_for, storable
-from relayproxy.wal import write_ahead
+from relayproxy.sqlite import transaction, write_ahead
 
 _VERSION = 1
 _LOOK_WAIT = 0.2  # seconds that a look-up may wait for a lock: it holds the loop
@@ -97,14 +97,8 @@ class SqliteList:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._faults(), self._lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
+        with self._faults(), self._lock, transaction(self._writer) as connection:
+            yield connection
 
     def add(self, lines: Iterable[Suppressed]) -> int:
         """See SuppressionList."""
