@@ -34,6 +34,10 @@ _AFTER_FAULT = 300.0
 _JUMP = 15.0
 
 
+class _StoppedError(Exception):
+    """The worker stops between two transactions of a part; what was heard is written down."""
+
+
 class Scheduler:
     """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never."""
 
@@ -353,6 +357,9 @@ class Scheduler:
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
+        except _StoppedError:
+            with contextlib.suppress(SpoolError):  # it becomes due when its lease ends
+                await self._spool.release([queued.lease], self._clock.time())
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
         except SpoolError as error:
@@ -388,6 +395,8 @@ class Scheduler:
             self._endings.heard(lane, queued, heard)
             until = self._clock.time() + LEASE
             await self._spool.note(queued.lease, self._endings.progress(heard), until)
+            if self._stopping:
+                raise _StoppedError
 
         return note
 
@@ -416,7 +425,7 @@ class Scheduler:
         made = await attempt(lane.hop, queued, self._noter(lane, queued), most)
         if made.unreached:
             destinations.failed(destination, self._clock.monotonic())
-        else:
+        elif made.heard:
             destinations.reached(destination)
         return made
 
