@@ -164,6 +164,26 @@ async def test_a_worker_that_is_overtaken_between_two_transactions_begins_no_oth
     await other.close()
 
 
+async def test_a_worker_that_stops_gives_back_the_rest_of_a_list(make):
+    bench = make()
+    bench.hop.gate = asyncio.Event()
+    await put_many(bench, 300)
+    scheduler = bench.worker()
+    scheduler.start()
+    await bench.hop.until(lambda: bench.hop.busy == 1)
+    stopping = asyncio.create_task(scheduler.stop(5.0))
+    await asyncio.sleep(0)
+    bench.hop.gate.set()
+    await stopping
+    assert len(bench.hop.got) == 1
+    assert len(await rows(bench)) == 200
+    bench.worker().start()
+    await bench.until_left(0)
+    assert [len(names) for _, names, _ in bench.hop.got] == [100, 100, 100]
+    assert len({name for _, names, _ in bench.hop.got for name in names}) == 300
+    assert bench.events("queue_drain_timeout") == []
+
+
 async def test_where_it_can_not_be_written_down_no_other_transaction_begins(make):
     bench = make()
     await put_many(bench, 300)

@@ -73,7 +73,7 @@ def read_reply(text: str) -> Reply:
     """Return the reply that `str` made this of; several lines stay joined by a slash. Raises ValueError."""
     code, _, rest = text.partition(" ")
     status, _, after = rest.partition(" ")
-    if _STATUS.match(status) and status[0] == code[0]:
+    if _STATUS.match(status) and status[0] == code[:1]:
         return Reply(int(code), status, after)
     return Reply(int(code), "", rest)
 

@@ -34,6 +34,10 @@ _AFTER_FAULT = 300.0
 _JUMP = 15.0
 
 
+class _StoppedError(Exception):
+    """The worker stops between two transactions of a part; what was heard is written down."""
+
+
 class Scheduler:
     """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never."""
 
@@ -355,6 +359,9 @@ class Scheduler:
                     self.wake(part.route)
             if made is not None:
                 await self._endings.report(state.lane, queued, made, settlement)
+        except _StoppedError:
+            with contextlib.suppress(SpoolError):  # it becomes due when its lease ends
+                await self._spool.release([queued.lease], self._clock.time())
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
         except SpoolError as error:
@@ -391,6 +398,8 @@ class Scheduler:
             until = self._clock.time() + LEASE
             await self._spool.note(queued.lease, self._endings.progress(heard), until)
             await self._endings.report_taken(lane, queued, heard)
+            if self._stopping:
+                raise _StoppedError
 
         return note
 
@@ -419,7 +428,7 @@ class Scheduler:
         made = await attempt(lane.hop, queued, self._noter(lane, queued), most)
         if made.unreached:
             destinations.failed(destination, self._clock.monotonic())
-        else:
+        elif made.heard:
             destinations.reached(destination)
         return made
 
