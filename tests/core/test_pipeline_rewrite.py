@@ -7,6 +7,7 @@ import pytest
 from tests.core.making import RAW, answering, plugin
 
 from relayproxy.api import (
+    QUEUE,
     AddHeader,
     AddRecipient,
     Address,
@@ -318,6 +319,17 @@ async def test_report_hooks_hear_the_outcome_of_every_recipient():
     assert (await driver.deliver(RAW, recipients=["b@example.net", "c@example.net"])).reply.ok
     done = [("b@example.net", State.DONE, "upstream"), ("c@example.net", State.DONE, "upstream")]
     assert heard == [("c0.1", done)]
+
+
+async def test_report_hooks_hear_that_the_queue_took_it_in_place_of_the_upstream():
+    heard = []
+
+    def after_forward(_self, outcomes):
+        heard.extend((one.state, one.route) for one in outcomes)
+
+    driver = SessionDriver(plugin("reporter", after_forward=after_forward), upstream=Standin(queued=True))
+    assert (await driver.deliver(RAW)).reply.ok
+    assert heard == [(State.DONE, QUEUE)]
 
 
 async def test_report_hooks_hear_of_what_a_message_hook_rejects_and_not_of_what_it_puts_off():

@@ -49,3 +49,19 @@ def test_connections_are_counted_by_domain_and_policy(place):
         ),
         "b.example": (Seen(Policy("tlsa", "b.example"), 1),),
     }
+
+
+def test_the_address_that_was_tried_is_no_part_of_the_reason(place):
+    kept(
+        place,
+        connection(result="certificate-expired", reason="192.0.2.1:25: old"),
+        connection(result="certificate-expired", reason="[2001:db8::1]:25: old"),
+        connection(result="sts-policy-invalid", reason="the policy of a.example: no mode"),
+    )
+    asked = database(place)
+    ((seen,),) = collect(asked, NOON, NOON + 1).values()
+    asked.close()
+    assert seen.failures == {
+        Failure("certificate-expired", "mx.a.example", "old"): 2,
+        Failure("sts-policy-invalid", "mx.a.example", "the policy of a.example: no mode"): 1,
+    }

@@ -52,6 +52,12 @@ def test_a_failure_says_who_what_and_why():
     assert original.get_content_type() == "message/rfc822"
 
 
+def test_an_upstream_whose_name_is_no_domain_is_not_told():
+    fate = Fate(Recipient(make_address("b@example.net")), "550 5.1.1 no", "5.1.1", "smarthost")
+    _, status, _ = parse(dsn_message(report(fates=(fate,)), "new1")).iter_parts()
+    assert status.get_payload()[1]["Remote-MTA"] is None
+
+
 @pytest.mark.parametrize(
     ("kind", "ret", "size", "whole"),
     [

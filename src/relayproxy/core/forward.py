@@ -22,6 +22,7 @@ from relayproxy.model.edits import apply_to_message, header_line
 from relayproxy.model.finding import Finding
 from relayproxy.model.message import Message
 from relayproxy.model.outcome import Outcome, State, outcome_of, state_of
+from relayproxy.model.queued import QUEUE
 from relayproxy.model.reply import Reply
 from relayproxy.model.verdict import Action, Verdict, strongest
 from relayproxy.smtp.received import count_hops, received_field
@@ -196,7 +197,9 @@ class _Job:
             self._at.recipients[state.value].inc(count)
         if services.pipeline.reports:
             each = replies if transaction.per_recipient else replies * count
-            self.report = tuple(map(outcome_of, mail.envelope.recipients, each, repeat(self._route)))
+            # The queue may have taken what the upstream could not be offered.
+            taker = QUEUE if transaction.queued else self._route
+            self.report = tuple(map(outcome_of, mail.envelope.recipients, each, repeat(taker)))
         cells, timer = self._at.deliveries[self._route]
         cells["mixed" if mixed else state.value].inc()
         timer.observe(spent)

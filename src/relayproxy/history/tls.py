@@ -3,6 +3,7 @@
 Must not know JSON of reports, or mail.
 """
 
+import re
 from collections import Counter
 from ipaddress import ip_address
 
@@ -13,6 +14,9 @@ from relayproxy.mailauth.tls_report import Failure, Policy, Seen
 
 _TYPES = {"dane": "tlsa", "tlsa": "tlsa", "mta-sts": "sts", "sts": "sts"}
 """What stands in an event as its policy, in the words of RFC 8460; every other asks nothing of the domain."""
+
+_PLACE = re.compile(r"\A\S+:\d{1,5}: ")
+"""In front of a reason stands the address and port that were tried, which reports leave out."""
 
 
 def collect(
@@ -44,7 +48,7 @@ def collect(
         if outcome == "success":
             successes[under] += count
         else:
-            counts[Failure(outcome, host, reason)] += count
+            counts[Failure(outcome, host, _PLACE.sub("", reason))] += count
     seen: dict[str, list[Seen]] = {}
     for under in sorted(failures):
         seen.setdefault(under.domain, []).append(Seen(under, successes[under], failures[under]))

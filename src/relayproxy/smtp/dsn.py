@@ -189,7 +189,8 @@ def _fields(report: Report) -> str:
             lines.append(f"Original-Recipient: {printable(kind)}; {_decoded(address)}\r\n")
         lines.append(f"Final-Recipient: {_address_type(fate.recipient.address, utf8)}\r\n")
         lines.append(f"Action: {report.kind}\r\nStatus: {fate.status}\r\n")
-        if fate.remote:
+        if "." in fate.remote:
+            # The upstream's name in the configuration; only a domain is one of the type "dns" (RFC 3464 section 2.3.5).
             lines.append(f"Remote-MTA: dns; {fate.remote}\r\n")
         if fate.reply:
             lines.append("Diagnostic-Code: smtp; " + "\r\n\t".join(_wrapped(fate.reply)) + "\r\n")
