@@ -13,10 +13,10 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.shaping import Shape
-from relayproxy.model.queued import Lease, Queued, Settlement
+from relayproxy.model.queued import Lease, Queued
 from relayproxy.spool.attempt import Attempt, Heard, Note, attempt, given_up, unreached
 from relayproxy.spool.destinations import Destinations
-from relayproxy.spool.ending import Endings
+from relayproxy.spool.ending import Ending, Endings
 from relayproxy.spool.lane_state import LaneState
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.pace import is_throttled
@@ -350,10 +350,12 @@ class Scheduler:
                 # The next may begin while this one is written down.
                 self._ended(state, queued.lease)
             if made is None:
-                settlement = await self._endings.released(queued)
+                ending = Ending(await self._endings.released(queued))
             else:
-                settlement = await self._endings.of(state.lane, queued, made)
+                ending = await self._endings.of(state.lane, queued, made)
+            settlement = ending.settlement
             await self._spool.settle(queued.lease, settlement)
+            self._endings.written(ending)
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
@@ -485,13 +487,14 @@ class Scheduler:
             state.lane.route, self.owner, until, _BATCH, self._clock.time() - schedule.warn, unwarned=True
         )
         for queued in await self._loaded(leases):
-            await self._settle_aged(queued, await self._endings.delayed(state.lane, queued))
+            await self._settle_aged(queued, Ending(await self._endings.delayed(state.lane, queued)))
         if len(leases) == _BATCH:
             state.swept_at = 0.0
 
-    async def _settle_aged(self, queued: Queued, settlement: Settlement) -> None:
+    async def _settle_aged(self, queued: Queued, ending: Ending) -> None:
         try:
-            await self._spool.settle(queued.lease, settlement)
+            await self._spool.settle(queued.lease, ending.settlement)
+            self._endings.written(ending)
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=queued.lease.route)
         finally:
