@@ -39,17 +39,21 @@ async def killed(child: subprocess.Popen[bytes], took: int, seconds: float) -> s
     """Return what it said before it was killed, so long after the next hop had answered so many transactions."""
     assert child.stdout is not None
     output = b""
-    while output.count(b"\ntook") + output.startswith(b"took") < took:
-        piece = await asyncio.to_thread(os.read, child.stdout.fileno(), 65_536)
-        assert piece, output[-500:]
-        output += piece
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
-    child.kill()
-    output += child.stdout.read()
-    child.stdout.close()
-    child.wait()
+    try:
+        while output.count(b"\ntook") + output.startswith(b"took") < took:
+            piece = await asyncio.to_thread(os.read, child.stdout.fileno(), 65_536)
+            if not piece:
+                assert output.endswith(b"end\n"), output[-500:]
+                break  # there was less left
+            output += piece
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+    finally:
+        child.kill()
+        output += child.stdout.read()
+        child.stdout.close()
+        child.wait()
     return output.decode()
 
 
