@@ -124,6 +124,7 @@ class Queueing:
             metrics=metrics,
             keep_held=config.spool.keep_held,
             rates=Rates(ways.shared, clock.monotonic, workers=workers),
+            counts=slot == 0,
         )
         self._queue = queue = QueueHop(
             self.spool,

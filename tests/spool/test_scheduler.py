@@ -551,6 +551,26 @@ async def test_report_hooks_hear_of_who_expires_as_failed(make, vouched):
     assert told[0] == ("id1", "failed", "5.4.7")
 
 
+async def test_report_hooks_hear_of_who_expires_while_the_next_hop_is_down(make):
+    told: list[tuple[Any, ...]] = []
+
+    def after_attempt(_self, mail, outcomes):
+        told.extend((mail.id, one.state, one.reply.status) for one in outcomes)
+        bench.hop.news.set()
+
+    bench = make(expire=100.0, retry=(3600.0,))
+    bench.plugins = (entry_for(plugin("reporter", after_attempt=after_attempt)),)
+    bench.hop.down = True
+    for number in range(3):
+        bench.clock.offset -= 200
+        await bench.put(number)
+        bench.clock.offset += 200
+    bench.worker().start()
+    await bench.hop.until(lambda: len(told) >= 3)
+    assert {(state, status) for _, state, status in told} == {("failed", "5.4.7")}
+    assert len({name for name, _, _ in told}) == 3
+
+
 async def test_the_history_has_a_reply_for_what_expires(make):
     bench = make(Hop(), expire=10.0)
     bench.history = Kept()

@@ -4,12 +4,14 @@ Turns an attempt into one Settlement. Must not know the store or how an attempt 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History
+from relayproxy.model.event import NoteEvent
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail, Origin
 from relayproxy.model.outcome import Outcome, State
@@ -27,6 +29,14 @@ _UNTELLABLE = (
 _PATIENCE = 86_400.0  # for a notification that can't be made, before the message is held
 _AGAIN = 300.0
 _EXPIRED = "4.4.7"  # RFC 3463: delivery time expired
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is to be written down, and what the history is to hear of once it is: who was given up."""
+
+    settlement: Settlement
+    events: tuple[NoteEvent, ...] = ()
 
 
 class Endings:
@@ -84,7 +94,13 @@ class Endings:
             attempt=queued.lease.attempts + 1,
         )
 
-    async def of(self, lane: Lane, queued: Queued, attempt: Attempt) -> Settlement:
+    def written(self, ending: Ending) -> None:
+        """Record what ends with a settlement that is written down: before, another worker may have to end it."""
+        if self._history is not None:
+            for event in ending.events:
+                self._history.record(event)
+
+    async def of(self, lane: Lane, queued: Queued, attempt: Attempt) -> Ending:
         """Return what an attempt comes to."""
         now = self._clock.time()
         age = now - queued.received_at
@@ -111,16 +127,18 @@ class Endings:
         relayed = await self._relayed(lane, queued, done)
         if relayed is not None:
             deposits.append(relayed)
-        self._count(lane, queued, attempt, left, lost, told, held)
+        events = self._count(lane, queued, attempt, left, lost, told, held)
         finished = tuple(one.number for one in (*done, *(() if held else lost)))
         kept = lost if held else left
         if not kept:
-            return Settlement(finished, deposits=tuple(deposits))
+            return Ending(Settlement(finished, deposits=tuple(deposits)), events)
         due = now + (_AGAIN if told is Answer.LATER else self._wait(lane, queued, attempt, kept))
         if held:
             due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
-        return Settlement(finished, replies, due, tuple(deposits), attempted=attempt.tried, held=held)
+        return Ending(
+            Settlement(finished, replies, due, tuple(deposits), attempted=attempt.tried, held=held), events
+        )
 
     async def report(self, lane: Lane, queued: Queued, attempt: Attempt, settlement: Settlement) -> None:
         """Tell the report hooks what an attempt came to, as it was written down. Raises nothing."""
@@ -218,20 +236,17 @@ class Endings:
         lost: Sequence[Heard],
         told: Deposit | Answer,
         held: str,
-    ) -> None:
+    ) -> tuple[NoteEvent, ...]:
+        """Count, log and record an attempt; return what is to be recorded when it is written down."""
         cells = self._cells[lane.route]
         done = [one.state for one in attempt.heard].count(State.DONE)
         cells["delivered"].inc([one.state for one in attempt.fresh].count(State.DONE))
         cells["deferred"].inc(len(left))
         end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
         cells[end].inc(len(lost))
+        at = self._clock.time()
         if self._history is not None:
-            at = self._clock.time()
-            notice = told.id if isinstance(told, Deposit) else ""
-            for event in (
-                *attempts(queued, attempt.fresh, at=at, route=lane.route),
-                *bounces(queued, lost, at=at, route=lane.route, end=end, notice=notice),
-            ):
+            for event in attempts(queued, attempt.fresh, at=at, route=lane.route):
                 self._history.record(event)
         dropped = end == "dropped" and lost
         fields: dict[str, object] = {
@@ -245,13 +260,15 @@ class Endings:
             "ended": end if lost else "",
             "reply": str(attempt.heard[0].reply) if attempt.heard else "",
             "attempt": queued.lease.attempts + 1,
-            "seconds_queued": round(self._clock.time() - queued.received_at, 3),
+            "seconds_queued": round(at - queued.received_at, 3),
             "reason": held or ("nobody is to be told" if dropped else ""),
         }
         if lost:
             self._log.warning("queue_delivery", **fields)
         else:
             self._log.info("queue_delivery", **fields)
+        notice = told.id if isinstance(told, Deposit) else ""
+        return tuple(bounces(queued, lost, at=at, route=lane.route, end=end, notice=notice))
 
 
 def _fate(lane: Lane, one: Heard, status: str) -> Fate:

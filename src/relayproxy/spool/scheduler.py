@@ -13,10 +13,10 @@ from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.shaping import Shape
-from relayproxy.model.queued import Lease, Queued, Settlement
+from relayproxy.model.queued import Lease, Queued
 from relayproxy.spool.attempt import Attempt, Heard, Note, attempt, given_up, unreached
 from relayproxy.spool.destinations import Destinations
-from relayproxy.spool.ending import Endings
+from relayproxy.spool.ending import Ending, Endings
 from relayproxy.spool.lane_state import LaneState
 from relayproxy.spool.lanes import Lane, pause_after
 from relayproxy.spool.pace import is_throttled
@@ -39,7 +39,10 @@ class _StoppedError(Exception):
 
 
 class Scheduler:
-    """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never."""
+    """Implements hop.Courier. `start` begins, `stop` ends. Held mail is deleted after `keep_held` seconds; 0 for never.
+
+    `counts`: it counts what waits, for the metrics, which goes through the index; one worker of a machine is enough.
+    """
 
     def __init__(
         self,
@@ -53,8 +56,10 @@ class Scheduler:
         metrics: Metrics,
         keep_held: float = 0.0,
         rates: Rates | None = None,
+        counts: bool = True,
     ) -> None:
         self.owner = owner
+        self._counts = counts
         self.lease = LEASE
         self._spool = spool
         self._endings = endings
@@ -200,7 +205,7 @@ class Scheduler:
                             # Not one that was settled meanwhile.
                             self._log.warning("lease_lost", message=lease.message, part=lease.part)
                             self._let_go(lease)
-                if turn % 6 == 1:
+                if self._counts and turn % 6 == 1:
                     for state in self._states.values():
                         state.waiting_cell.set(await self._spool.count(state.lane.route))
                 if self._keep_held and turn % 12 == 1:
@@ -350,10 +355,12 @@ class Scheduler:
                 # The next may begin while this one is written down.
                 self._ended(state, queued.lease)
             if made is None:
-                settlement = await self._endings.released(queued)
+                ending = Ending(await self._endings.released(queued))
             else:
-                settlement = await self._endings.of(state.lane, queued, made)
+                ending = await self._endings.of(state.lane, queued, made)
+            settlement = ending.settlement
             await self._spool.settle(queued.lease, settlement)
+            self._endings.written(ending)
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
@@ -479,7 +486,10 @@ class Scheduler:
         )
         for queued in await self._loaded(leases):
             if self._clock.monotonic() < state.paused_until:
-                await self._settle_aged(queued, await self._endings.of(state.lane, queued, unreached(queued)))
+                made = unreached(queued)
+                ending = await self._endings.of(state.lane, queued, made)
+                if await self._settle_aged(queued, ending):
+                    await self._endings.report(state.lane, queued, made, ending.settlement)
             else:
                 state.waiting.append(queued)
         if not schedule.warn:
@@ -488,14 +498,18 @@ class Scheduler:
             state.lane.route, self.owner, until, _BATCH, self._clock.time() - schedule.warn, unwarned=True
         )
         for queued in await self._loaded(leases):
-            await self._settle_aged(queued, await self._endings.delayed(state.lane, queued))
+            await self._settle_aged(queued, Ending(await self._endings.delayed(state.lane, queued)))
         if len(leases) == _BATCH:
             state.swept_at = 0.0
 
-    async def _settle_aged(self, queued: Queued, settlement: Settlement) -> None:
+    async def _settle_aged(self, queued: Queued, ending: Ending) -> bool:
+        """Write it down; False if others have it meanwhile."""
         try:
-            await self._spool.settle(queued.lease, settlement)
+            await self._spool.settle(queued.lease, ending.settlement)
+            self._endings.written(ending)
+            return True
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=queued.lease.route)
+            return False
         finally:
             self._let_go(queued.lease)
