@@ -19,20 +19,7 @@ from typing import TYPE_CHECKING
 
 from relayproxy import __version__
 from relayproxy.api import Clock, Resolver
-from relayproxy.build import (
-    Choice,
-    alarms_of,
-    app_for,
-    counters_of,
-    entries_of,
-    listener_services,
-    meters_of,
-    node_of,
-    relay_of,
-    routes_of,
-    state_of,
-    upstream_settings,
-)
+from relayproxy.build import listener_services, node_of, relay_of, routes_of, upstream_settings
 from relayproxy.config.models import Config
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import SharedLedger
@@ -46,6 +33,7 @@ from relayproxy.delivery.ratchet import Ratchet
 from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.plugging import Choice, alarms_of, app_for, counters_of, entries_of, meters_of, state_of
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.server.stream import Shared
