@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from relayproxy.api import Answer, DnsStatus
-from relayproxy.builtin._lookup import NotKnownError, at_once, fetch_from, known_to, peek_at, recorded
+from relayproxy.api import Answer, DnsStatus, fetch_from
+from relayproxy.builtin._lookup import NotKnownError, at_once, known_to, peek_at, recorded
 from relayproxy.resolver import CachingResolver
 from relayproxy.testing import FakeClock, FakeResolver
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.api import Resolver
-from relayproxy.app import SystemClock, make_resolver
 from relayproxy.build import policy_of, relay_of, routes_of, upstream_settings
 from relayproxy.cli.starting import start_plugins
 from relayproxy.cli.test_watch import Believes, Memory, Recorder, Review, Watched
@@ -35,6 +34,7 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Step
 from relayproxy.model.reply import Reply
 from relayproxy.plugging import app_for, entries_of
+from relayproxy.process import SystemClock, make_resolver
 from relayproxy.server.store import ContentStore
 from relayproxy.smtp.commands import mail_command
 from relayproxy.smtp.datastream import ChunkReader, ContentCheck
