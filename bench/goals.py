@@ -14,6 +14,7 @@ _OURS = (
     "relayproxy-dkim",
     "relayproxy-checks",
     "relayproxy-rules",
+    "relayproxy-inbound",
     "relayproxy-spam",
 )
 _GROWTH = 1.5  # how much dearer the largest step may be per unit and still count as linear

@@ -1,7 +1,8 @@
 """Rules for the bench: two hundred of all kinds, none of which matches its messages; and how long a file of them takes.
 
 `python -m bench.rules` prints the seconds in which 250 KB of rules load, beside what PyYAML takes for the same file,
-and the microseconds of asking 200 rules about a message of 4 KB.
+and the microseconds of asking 200 rules about a message of 4 KB: about messages that are alike, as those of the cell are,
+and about messages none of which has the sender, HELO or subject of another (what a value leads to is looked up once).
 """
 
 import json
@@ -10,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bench.messages import plain
+from relayproxy.api import Mail
 from relayproxy.builtin.rules import Rules, ruleset_of
 from relayproxy.config.load import load
 from relayproxy.testing.mail import make_mail
@@ -85,22 +88,34 @@ def main() -> None:
         path.write_text(json.dumps(_config(make_rules(COUNT))))
         plugin = Rules(load(path, environ={}).choices[0][2])
         print(
-            f"{len(ruleset_of([(None, None, plugin.options)]))} rules on 4 KB: {_asking(plugin) * 1e6:.1f} us"
+            f"{len(ruleset_of([(None, None, plugin.options)]))} rules on 4 KB: {_asking(plugin) * 1e6:.1f} us,"
+            f" all different {_asking(plugin, different=True) * 1e6:.1f} us"
         )
 
 
-def _asking(plugin: Rules) -> float:
+def _asking(plugin: Rules, *, different: bool = False) -> float:
     """Return the seconds of both stages for one message: the best of five rounds."""
-    raw = plain(4096)
     best = float("inf")
     for _ in range(5):
-        mails = [make_mail(raw, sender="sender@bench.example") for _ in range(2000)]
+        mails = [_mail(different) for _ in range(2000)]
         start = time.process_time()
         for mail in mails:
             plugin.rcpt(mail, mail.envelope.recipients[0])
             plugin.message(mail)
         best = min(best, (time.process_time() - start) / len(mails))
     return best
+
+
+def _mail(different: bool) -> Mail:
+    raw = plain(4096)
+    if not different:
+        return make_mail(raw, sender="sender@bench.example")
+    raw = raw.replace(b"A message of the bench", _word(22).encode()).replace(
+        b"Sender <", _word().encode() + b" <"
+    )
+    mail = make_mail(raw, sender=f"{_word()}@{_word()}.example")
+    mail.client = replace(mail.client, helo=f"{_word()}.example")
+    return mail
 
 
 if __name__ == "__main__":

@@ -46,7 +46,15 @@ class OutcomeLog(Plugin[OutcomeLogSettings]):
 
     @hook
     def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
-        """Take the facts down and return at once."""
+        """Take the facts down and return at once; +queue as the route means that it is stored, and attempts follow."""
+        self._take(mail, outcomes)
+
+    @hook
+    def after_attempt(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
+        """Take down what an attempt of the queue came to."""
+        self._take(mail, outcomes)
+
+    def _take(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
         facts = {
             "time": round(self._clock.time(), 3),
             "id": mail.id,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,13 @@ import pytest
 from cryptography import x509
 from tests.servers.tls import Certificates
 from tests.test_app import a_config
+from tests.test_resolver import server
 
 from relayproxy import process
+from relayproxy.api import DnsStatus
 from relayproxy.process import Lines, SystemClock, certificate_end, log_style, make_resolver
+
+__all__ = ["server"]  # the fixture
 
 
 class TestLines:
@@ -83,15 +86,15 @@ def test_the_clock_is_the_real_one():
     assert clock.monotonic() <= clock.monotonic()
 
 
-async def test_the_resolver_is_the_configured_one():
-    """Its questions go to the server that is named, and no further than it says."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        server.setblocking(False)
-        dns = {"servers": [f"127.0.0.1:{server.getsockname()[1]}"], "timeout": "200ms"}
+async def test_the_resolver_is_the_configured_one(server):
+    """Its questions go to the server that is named, and to no other where that one says nothing."""
+    host, port = server.address
+    for timeout, name, wanted in (("30s", "a.test", False), ("200ms", "silent.test", True)):
+        dns = {"servers": [f"{host}:{port}"], "timeout": timeout}
         resolver, begin, close = make_resolver(a_config(dns=dns))
         begin()
-        answer = await resolver.query("example.org", "TXT")
-        assert answer.failed
-        assert b"\x07example\x03org" in server.recv(512)
+        answer = await resolver.query(name, "TXT")
+        assert answer.failed is wanted
         await close()
+    assert server.seen["a.test."] == 1
+    assert answer.status is DnsStatus.TIMEOUT

@@ -25,7 +25,7 @@ RELAYS: dict[str, Relay] = {
         Spam(),
         Inbound(),
         RelayProxy("relayproxy-rules", rules=COUNT),
-        RelayProxy("relayproxy-queue", queue=True),
+        RelayProxy("relayproxy-queue", workers=2, queue=True),
         RelayProxyPostgres(),
         Script(),
         ScriptChecks(),

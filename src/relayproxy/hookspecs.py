@@ -29,7 +29,7 @@ Edits: TypeAlias = Iterable[Edit] | Edit | None
 DECIDE = ("connect", "helo", "mail", "rcpt", "message")
 PREPARE = ("arrived",)
 REWRITE = ("rewrite_envelope", "before_forward")
-REPORT = ("after_forward", "session_closed")
+REPORT = ("after_forward", "after_attempt", "session_closed")
 LIFE = ("startup", "shutdown", "register_commands", "register_pages")
 IDENTIFY = ("auth",)
 SERVE = ("read_token", "unsubscribed")
@@ -109,7 +109,17 @@ class Hooks:
         """The fate of every recipient is known and the client has its answer. Kind: report.
 
         Called when the next hop has answered, and when a message hook has rejected; not for what is put off, which
-        comes again.
+        comes again. The route of an outcome is the upstream's name; where it is QUEUE, "done" means stored, and
+        `after_attempt` tells the rest.
+        """
+
+    @hookspec
+    def after_attempt(self, mail: Mail, outcomes: tuple[Outcome, ...], attempt: int) -> None:
+        """The queue has tried to deliver a message, or has given it up, and has written that down. Kind: report.
+
+        `attempt` is 1 for the first. Of each recipient there is an outcome at every attempt until it is done or failed, which is
+        also who has expired, or is held as nobody may be told. The route of an outcome is the route's name. Of
+        the findings, only `campaign` is left: the tenant and the campaign by which the queue has shared out its turns.
         """
 
     @hookspec

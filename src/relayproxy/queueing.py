@@ -112,7 +112,7 @@ class Queueing:
             metrics=metrics,
         )
         endings = Endings(
-            bounces, list(lanes.values()), clock=clock, log=log, metrics=metrics, history=history
+            bounces, list(lanes.values()), pipeline, clock=clock, log=log, metrics=metrics, history=history
         )
         self.scheduler = Scheduler(
             self.spool,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from relayproxy.config.unsubscribe import Unsubscribe
+from relayproxy.core.log import Log
 from relayproxy.core.services import Services
 from relayproxy.core.unsubscribing import UnsubscribeFault, Unsubscribing
 from relayproxy.server.http import PATIENCE, Door, HttpConnection
@@ -32,8 +33,8 @@ async def serve_page(
     """Begin to serve the page. Raises OSError."""
     cells = {result: services.metrics.cell("unsubscribe_requests_total", result) for result in RESULTS}
     page = UnsubscribePage(
-        _in_time(plugins.read),
-        _in_time(plugins.keep),
+        _in_time(plugins.read, services.log),
+        _in_time(plugins.keep, services.log),
         counted=lambda result: cells[result].inc(),
         monotonic=services.clock.monotonic,
         per_minute=settings.rate,
@@ -48,14 +49,17 @@ async def serve_page(
     )
 
 
-def _in_time(ask: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Return a call that raises Unavailable for what fails, and for what takes too long."""
+def _in_time(ask: Callable[P, Awaitable[T]], log: Log) -> Callable[P, Awaitable[T]]:
+    """Return a call that raises Unavailable for what fails, and, with a line in the log, for what takes too long."""
 
     async def asked(*arguments: P.args, **named: P.kwargs) -> T:
         try:
             async with asyncio.timeout(_ANSWERING):
                 return await ask(*arguments, **named)
-        except (UnsubscribeFault, TimeoutError) as fault:
+        except UnsubscribeFault as fault:
             raise Unavailable from fault
+        except TimeoutError as late:
+            log.error("unsubscribe_late", seconds=_ANSWERING)
+            raise Unavailable from late
 
     return asked

@@ -58,7 +58,7 @@ class Ways:
         self.shapes = Shapes(shapes_of(config, workers), resolver, clock.monotonic)
         self.shared = state if config.state is not None else None
         budgets = Budgets(self.shared, clock.time, workers=workers, slot=slot)
-        rests = Rests(config.bulk.rest)
+        rests = Rests(config.bulk.rest, self.shared)
         self._terms = Terms(self.shapes, budgets, rests, (), log, metrics, clock.time)
         if any(self._several(route) for route in (*config.table, *self._alone())):
             self._terms = replace(self._terms, rules=rules.rules_of(read_file(refusals_of(config))))

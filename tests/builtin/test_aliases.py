@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -106,6 +106,8 @@ async def test_a_file_is_read_again_and_a_loop_in_it_changes_nothing(tmp_path, c
         ("a: /var/mail/a\n", "programs, files and includes"),
         ("a: :include:/list\n", "programs, files and includes"),
         ("a: ,\n", "aliases:1: it has no members"),
+        ("a:\t\n", "aliases:1: it has no members"),
+        ("b: c\na: ,\t,\n", "aliases:2: it has no members"),
         ("a b: c\n", "aliases:1: 'a b@example.org' is no address"),
         ("a: b\nb: a\n", "leads back to itself"),
         ("".join(f"a{n}: a{n + 1}\n" for n in range(12)), "leads on more than 10 times"),
@@ -267,6 +269,7 @@ def read(name):
     )
 
 
+@example("a:\t")
 @given(st.text(alphabet='ab:, \t"@|/', max_size=30))
 def test_any_line_is_read_or_refused_with_its_number(text):
     try:

@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 from tests.servers.process import wait_for
 
-from relayproxy.api import App, SecretError, Unsubscription
+from relayproxy.api import QUEUE, App, Origin, SecretError, Unsubscription
 from relayproxy.builtin import webhooks
 from relayproxy.builtin._outbox import Outbox
 from relayproxy.builtin.webhooks import SIGNATURE, Webhooks, WebhooksSettings
 from relayproxy.config.base import Context
+from relayproxy.model.outcome import outcome_of
 from relayproxy.model.reply import Reply
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_mail
@@ -109,6 +110,36 @@ async def test_what_became_of_mail(tmp_path):
         "upstream": "upstream",
     }
     assert (second["event"], second["reply"]) == ("failed", "554 5.7.1 Spam")
+
+
+async def test_queued_mail_is_told_of_by_its_attempts(tmp_path):
+    async with Receiver() as receiver:
+        _, plugin = await started(tmp_path, receiver.url)
+        mail = make_mail(MESSAGE)
+        to = mail.envelope.recipients[0]
+
+        def outcome(reply, route="main"):
+            return (outcome_of(to, reply, route),)
+
+        later = Reply(451, "4.2.1", "later")
+        await plugin.after_forward(mail, outcome(Reply(250, "2.0.0", "Ok: queued"), QUEUE))
+        for attempt in (1, 2):
+            await plugin.after_attempt(mail, outcome(later), attempt)
+        await plugin.after_attempt(mail, outcome(Reply(250, "2.0.0", "taken")), 3)
+        ours = make_mail(MESSAGE)
+        ours.origin = Origin.DSN
+        await plugin.after_attempt(ours, outcome(later), 1)
+        await plugin.after_forward(mail, outcome(Reply(550, "5.7.1", "No"), QUEUE))
+        await receiver.until(lambda r: len(r.taken) == 4)
+        await plugin.shutdown()
+    told = [(one["event"], one["upstream"], one["reply"]) for one in receiver.taken]
+    assert told == [
+        ("deferred", "main", "451 4.2.1 later"),
+        ("deferred", "main", "451 4.2.1 later"),
+        ("delivered", "main", "250 2.0.0 taken"),
+        ("failed", "", "550 5.7.1 No"),
+    ]
+    assert len({one["id"] for one in receiver.taken}) == 4
 
 
 async def test_bounces_and_complaints(tmp_path):

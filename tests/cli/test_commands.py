@@ -168,6 +168,12 @@ class TestPlugin:
         assert "hooks     before_forward, message" in shown or "hooks     message, before_forward" in shown
         assert "after     all before it" in shown
         assert "subject_prefix" in call("plugin", "show", "headers")
+        shown = call("plugin", "show", "attachments")
+        assert '(default ["executable", "shortcut", "cabinet", "help", "disk-image"])' in shown
+        assert "`hold` keeps it for a human" in shown
+        for name in ("ratelimit", "dmarc", "webhooks", "headers"):
+            shown = call("plugin", "show", name)
+            assert not [word for word in ("frozenset", "Limit(", "Scores(", "None)") if word in shown]
         assert "there is no plugin 'none'" in call("plugin", "show", "none", code=1)
         (config.parent / "plugins" / "broken.py").write_text("def f(:\n")
         assert "invalid syntax" in call("plugin", "show", "--folder", "plugins", "broken", code=1)
@@ -284,6 +290,16 @@ class TestControl:
     def test_nobody_there(self, short_folder):
         said = call("stop", "--socket", short_folder / "none.sock", code=UNREACHABLE)
         assert "No such file or directory" in said
+
+    def test_a_configuration_that_can_not_be_read_is_named(self, tmp_path):
+        file = tmp_path / "broken.yaml"
+        file.write_text("version: 1\ncontrol: {socket: here.sock}\nbad: [\n")
+        said = call("reload", "-C", file, code=UNREACHABLE)
+        assert f"{file} can't be read" in said
+        file.write_text("version: 1\ncontrol: {socket: here.sock}\nbad: 1\n")
+        said = call("reload", "-C", file, code=UNREACHABLE)
+        assert f"no answer from a running proxy at {tmp_path / 'here.sock'}" in said
+        assert "can't be read" not in said
 
     def test_where_the_socket_is(self, monkeypatch):
         monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one:/run/two")

@@ -19,6 +19,7 @@ from relayproxy.delivery.warmup import DAY, Budgets, Warmup
 from relayproxy.delivery.ways import Way
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
 from relayproxy.state.memory import MemoryState
@@ -29,7 +30,7 @@ OK = Reply(250, "2.1.5", "Ok")
 BLOCKED = Reply(550, "5.7.1", "Your IP is on our block list")
 UNKNOWN = Reply(550, "5.1.1", "No such user")
 RULES = rules_of(read_file(Path(rules.__file__).with_name("rules.yaml")))
-CLIENT = Client("m1", "main", "192.0.2.7", 4711)
+MAIL = Mail("m1", Client("m1", "main", "192.0.2.7", 4711), Envelope(), Message(b""))
 MESSAGE = Message(b"Subject: x\r\n\r\n")
 
 
@@ -47,7 +48,7 @@ class Hop:
         self.came: list[str] = []
         self.sent = self.aborted = 0
 
-    def begin(self, client: Client, envelope: Envelope, size: int) -> "Transaction":
+    def begin(self, _mail: Mail, size: int) -> "Transaction":
         assert size >= 0
         return Transaction(self)
 
@@ -102,7 +103,7 @@ class Bench:
         self.pool = PoolHop("pool", ways, self.terms, queued=queued)
 
     def begin(self):
-        return self.pool.begin(CLIENT, Envelope(), 0)
+        return self.pool.begin(MAIL, 0)
 
 
 def to(*names: str) -> list[Recipient]:

@@ -1,14 +1,18 @@
 """Which refusals are about us, and how long a source rests for one."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from relayproxy.api import SharedState
 from relayproxy.bounces import rules
 from relayproxy.bounces.rules import rules_of
 from relayproxy.config.yaml import read_file
 from relayproxy.delivery.reputation import Rests, is_block, reply_in
 from relayproxy.model.reply import Reply
+from relayproxy.state.memory import MemoryState
+from relayproxy.testing import FakeClock
 
 RULES = rules_of(read_file(Path(rules.__file__).with_name("rules.yaml")))
 NOW = 1_790_000_000.0
@@ -51,19 +55,70 @@ def test_the_reply_in_a_reason(text, reply):
     assert reply_in(text) == reply
 
 
-def test_rests_grow_and_a_good_message_ends_that():
-    rests = Rests(3600.0)
-    assert rests.begin("a", "example.net", NOW) == 3600.0
-    assert rests.begin("a", "example.net", NOW + 1) == 0.0, "it rests already"
-    assert rests.until("a", "example.net", NOW + 3599) == NOW + 3600
-    assert rests.until("a", "example.com", NOW) == 0.0
-    assert rests.until("b", "example.net", NOW) == 0.0
-    later = NOW + 3600
-    assert rests.until("a", "example.net", later) == 0.0
+class Lost(SharedState):
+    """A store that gives no answer."""
+
+
+@pytest.mark.parametrize("kind", ["alone", "shared", "lost"])
+async def test_rests_grow_and_a_good_message_ends_that(kind):
+    clock = FakeClock(NOW)
+    rests = Rests(3600.0, {"alone": None, "shared": MemoryState(clock.time), "lost": Lost()}[kind])
+    assert await rests.begin("a", "example.net", NOW) == 3600.0
+    assert await rests.begin("a", "example.net", NOW + 1) == 0.0, "it rests already"
+    assert await rests.until("a", "example.net", NOW + 3599) == NOW + 3600
+    assert await rests.until("a", "example.com", NOW) == 0.0
+    assert await rests.until("b", "example.net", NOW) == 0.0
+    clock.advance(3600)
+    assert await rests.until("a", "example.net", clock.time()) == 0.0
     lengths = []
     for _ in range(6):
-        lengths.append(rests.begin("a", "example.net", later))
-        later += lengths[-1]
+        lengths.append(await rests.begin("a", "example.net", clock.time()))
+        clock.advance(lengths[-1])
     assert lengths == [7200.0, 14400.0, 28800.0, 57600.0, 86400.0, 86400.0]
-    rests.end("a", "example.net")
-    assert rests.begin("a", "example.net", later) == 3600.0
+    await rests.end("a", "example.net")
+    assert await rests.begin("a", "example.net", clock.time()) == 3600.0
+
+
+async def test_workers_learn_of_rests_from_each_other():
+    clock = FakeClock(NOW)
+    state = MemoryState(clock.time)
+    one, other = Rests(3600.0, state), Rests(3600.0, state)
+    assert await other.until("a", "example.net", NOW) == 0.0
+    assert await one.begin("a", "example.net", NOW) == 3600.0
+    clock.advance(10)
+    assert await other.until("a", "example.net", clock.time()) == NOW + 3600
+    assert await other.begin("a", "example.net", clock.time()) == 0.0
+    # Whoever is refused next makes it longer, and whose message is taken ends it for all.
+    clock.advance(3600)
+    assert await other.begin("a", "example.net", clock.time()) == 7200.0
+    clock.advance(10)
+    assert await one.until("a", "example.net", clock.time()) == NOW + 3610 + 7200
+    await one.end("a", "example.net")
+    clock.advance(10)
+    assert await other.until("a", "example.net", clock.time()) == 0.0
+    assert await other.begin("a", "example.net", clock.time()) == 3600.0
+
+
+async def test_of_two_that_are_refused_at_the_same_moment_one_begins_the_rest():
+    clock = FakeClock(NOW)
+    state = MemoryState(clock.time)
+    workers = [Rests(3600.0, state) for _ in range(5)]
+    lengths = await asyncio.gather(*(one.begin("a", "example.net", NOW) for one in workers))
+    assert sorted(lengths) == [0.0, 0.0, 0.0, 0.0, 3600.0]
+    assert {await one.until("a", "example.net", NOW) for one in workers} == {NOW + 3600}
+
+
+async def test_what_others_have_learnt_is_looked_up_now_and_then():
+    asked = []
+
+    class Counting(MemoryState):
+        async def do(self, *operations):
+            asked.append(operations)
+            return await super().do(*operations)
+
+    clock = FakeClock(NOW)
+    rests = Rests(3600.0, Counting(clock.time))
+    for _ in range(100):
+        assert await rests.until("a", "example.net", clock.time()) == 0.0
+        await rests.end("a", "example.net")
+    assert len(asked) == 1

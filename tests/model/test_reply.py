@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.model.reply import Reply, printable
+from relayproxy.model.reply import Reply, printable, read_reply
 
 CONTROLS = [chr(code) for code in (*range(32), 127) if chr(code) != "\n"]
 
@@ -114,3 +114,26 @@ def test_foreign_text_becomes_printable(text, limit):
 def test_printable_text_stays_as_it_is():
     assert printable("spf=fail; see https://example.org/?a=b~c") == "spf=fail; see https://example.org/?a=b~c"
     assert printable("grüß\tdich\r\n250 Ok") == "gr???dich??250 Ok"
+
+
+@given(
+    st.integers(200, 599),
+    st.sampled_from(["", "5.1.1", "4.2.0", "2.0.0"]),
+    st.sampled_from(["", "5.7.1 see"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\n"), max_size=30),
+)
+def test_what_is_shown_can_be_read(code, status, lead, text):
+    if status[:1] != str(code)[0]:
+        status = ""
+    reply = Reply(code, status, f"{lead}{text}")
+    again = read_reply(str(reply))
+    assert (again.code, str(again)) == (code, str(reply))
+    assert again.status in (status, "5.7.1")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no", "5.1.1 nobody", " 5.1.1 nobody", "99 x", "550 \x07", "250 2.0.0 ü"]
+)
+def test_what_is_no_reply_is_not_read(text):
+    with pytest.raises(ValueError):
+        read_reply(text)

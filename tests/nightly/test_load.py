@@ -11,7 +11,7 @@ from relayproxy.testing.upstream import UpstreamSink
 
 IDLE = 10_000 if NIGHT else 500
 SLOW = 1_000 if NIGHT else 50
-LARGE = 100 if NIGHT else 5
+LARGE = 100 if NIGHT else 3
 SIZE = 50_000_000
 MESSAGE = b"Subject: small\r\n\r\nbody\r\n"
 LIMITS = {
@@ -19,6 +19,7 @@ LIMITS = {
     "connections_per_client": 20_000,
     "bytes_in_flight": "6 GB",
     "message_size": "60 MB",
+    "command_timeout": "1h",
     "data_timeout": "1h",
 }
 

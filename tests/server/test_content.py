@@ -1,6 +1,7 @@
 """Content on a connection: any pieces, every refusal, the time it may take, and the budget given back."""
 
 import asyncio
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -203,6 +204,20 @@ class TestTime:
                 await client.read()
         assert served.became("timeout") == 1
 
+    @pytest.mark.parametrize("begin", [b"", b"MAIL FROM:<" + b"a" * 5000])
+    async def test_a_command_that_comes_in_drops_is_not_waited_for_longer(self, sink, begin):
+        """One octet after the other resets nothing: the whole line has to come in time (a slow loris)."""
+        limits = Limits(command_timeout=0.3)
+        async with serving(sink, limits=limits) as served, await served.client() as client:
+            await client.send(begin)
+            gone = asyncio.create_task(client.read())
+            while not gone.done():
+                with contextlib.suppress(ConnectionError):
+                    await client.send(b"x")
+                await asyncio.wait({gone}, timeout=0.02)
+            assert (await gone).code == 421
+            assert served.became("timeout") == 1
+
     @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 5000 LAST\r\n", b"BDAT 5 LAST\r\n"])
     async def test_silence_within_content(self, sink: UpstreamSink, begin: bytes):
         async with serving(sink, limits=Limits(data_timeout=0.1)) as served, await served.client() as client:
@@ -217,6 +232,24 @@ class TestTime:
             assert (reply.code, reply.enhanced) == (421, "4.4.2")
             with pytest.raises(HangUpError):
                 await client.read()
+        assert sink.arrived == []
+
+    @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 5000 LAST\r\n"])
+    async def test_content_that_comes_in_drops_is_let_go(self, sink, begin):
+        """Each octet is some progress, but not enough: a slow loris falls behind by more than the time limit."""
+        limits = Limits(data_timeout=0.3)
+        async with serving(sink, limits=limits) as served, await served.client() as client:
+            await client.envelope()
+            await client.send(begin)
+            if begin.startswith(b"DATA"):
+                await client.read()
+            gone = asyncio.create_task(client.read())
+            while not gone.done():
+                with contextlib.suppress(ConnectionError):
+                    await client.send(b"x")
+                await asyncio.wait({gone}, timeout=0.02)
+            assert (await gone).code == 421
+            assert served.became("timeout") == 1
         assert sink.arrived == []
 
     async def test_time_in_which_the_upstream_thinks_is_not_the_clients(self, sink: UpstreamSink):

@@ -10,7 +10,7 @@ from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Direction, Origin
 from relayproxy.model.message import Message
-from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Settlement, Standing, share_key
+from relayproxy.model.queued import HIGH, LOW, NORMAL, Lease, Part, Progress, Settlement, Standing, share_key
 from relayproxy.spool.protocol import LeaseLostError
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import make_address
@@ -179,6 +179,69 @@ class StoreConformance:
         assert found.envelope.recipients == to[1:2]
         await store.settle(lease, Settlement((1,)))
         assert await store.due("up") is None
+
+    async def test_what_a_transaction_came_to_is_written_down_before_the_part_ends(self, open_store, clock):
+        one, other = open_store(clock), open_store(clock)
+        to = recipients(*(f"{name}@example.net" for name in "abcde"))
+        await one.store(
+            deposit(envelope=Envelope(make_address("s@example.org"), to), parts=(Part("up", to),))
+        )
+        (lease,) = await one.claim("up", "w1", NOW + MINUTE, 10)
+        progress = Progress((0,), ((1, "550 5.1.1 nobody"), (2, "451 4.2.0 later"), (3, "250 2.0.0 taken")))
+        await one.note(lease, progress, NOW + 2 * MINUTE)
+        # It is still its owner's, and for longer.
+        clock.advance(MINUTE)
+        assert await other.claim("up", "w2", NOW + 9 * MINUTE, 10) == []
+        assert await one.renew([lease], NOW + 2 * MINUTE) == []
+        # Who takes it over finds what had been written down, and the attempt did not count.
+        clock.advance(MINUTE)
+        (next_,) = await other.claim("up", "w2", NOW + 9 * MINUTE, 10)
+        (found,) = await other.load([next_])
+        assert (next_.attempts, found.numbers, found.envelope.recipients) == (0, (1, 2, 3, 4), to[1:])
+        assert found.replies == ("550 5.1.1 nobody", "451 4.2.0 later", "250 2.0.0 taken", "")
+        await other.note(next_, Progress((4,)), NOW + 9 * MINUTE)
+        await other.settle(next_, Settlement((1, 3, 4), ((2, "451 4.2.0 still"),), due=NOW))
+        (last,) = await one.claim("up", "w1", NOW + 9 * MINUTE, 10)
+        (found,) = await one.load([last])
+        assert (last.attempts, found.numbers, found.replies) == (1, (2,), ("451 4.2.0 still",))
+        await one.settle(last, Settlement((2,)))
+        assert await one.due("up") is None
+
+    async def test_between_two_transactions_whoever_was_overtaken_is_fenced_out(self, open_store, clock):
+        one, other = open_store(clock), open_store(clock)
+        to = recipients("a@example.net", "b@example.net", "c@example.net")
+        await one.store(
+            deposit(envelope=Envelope(make_address("s@example.org"), to), parts=(Part("up", to),))
+        )
+        (old,) = await one.claim("up", "w1", NOW + MINUTE, 10)
+        await one.note(old, Progress((0,)), NOW + MINUTE)
+        clock.advance(MINUTE)
+        (new,) = await other.claim("up", "w2", NOW + 2 * MINUTE, 10)
+        with pytest.raises(LeaseLostError):
+            await one.note(old, Progress((1,), ((2, "550 5.1.1 nobody"),)), NOW + 99 * MINUTE)
+        (found,) = await other.load([new])
+        assert (found.numbers, found.replies) == ((1, 2), ("", ""))
+        assert await one.due("up") == NOW + 2 * MINUTE
+        await other.settle(new, Settlement((1, 2)))
+        for late in (old, new):
+            with pytest.raises(LeaseLostError):
+                await one.note(late, Progress((1,)), NOW + 99 * MINUTE)
+
+    async def test_notes_of_many_parts_at_the_same_time_are_each_their_own(self, open_store, clock):
+        store = open_store(clock)
+        to = recipients("a@example.net", "b@example.net")
+        for number in range(20):
+            await store.store(deposit(number, parts=(Part("up", to),)))
+        leases = await store.claim("up", "w1", NOW + MINUTE, 20)
+        for lease in leases[::2]:
+            await store.settle(lease, Settlement((0,), ((1, "451 later"),), due=NOW + MINUTE))
+        results = await asyncio.gather(
+            *(store.note(lease, Progress((lease.message % 2,)), NOW + MINUTE) for lease in leases),
+            return_exceptions=True,
+        )
+        assert [isinstance(result, LeaseLostError) for result in results] == [True, False] * 10
+        for found in await store.load(leases[1::2]):
+            assert found.numbers == (1 - found.lease.message % 2,)
 
     async def test_parts_of_a_message_go_their_own_ways(self, open_store, clock):
         store = open_store(clock)

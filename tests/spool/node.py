@@ -2,6 +2,8 @@
 
     node.py store SERVER COUNT           stores messages, many at a time: "ack N", or "no N reason" and again; "end"
     node.py work SERVER LEASE BATCH        delivers until it is killed: "got N", "delivered N", then "settled N" or "lost N"
+    node.py list SERVER LEASE              delivers one message to many, one recipient after the other, each after a line on
+                                           standard input: "began N", then "noted N" or "lost N"; in the end "settled"
 
 SERVER is JSON, as `given_to` of test_postgres_nodes.py writes it. With a BATCH above nought a line on standard input is
 waited for before each delivery.
@@ -18,7 +20,7 @@ from tests.spool.child import content
 from tests.spool.making import deposit
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Queued, Settlement
+from relayproxy.model.queued import Lease, Progress, Queued, Settlement
 from relayproxy.postgres import Server
 from relayproxy.spool.postgres import PostgresSpool
 from relayproxy.spool.protocol import LeaseLostError, SpoolError
@@ -79,10 +81,32 @@ async def work(store: PostgresSpool, lease: float, batch: int) -> None:
             await asyncio.sleep(0.1)
 
 
+async def to_many(store: PostgresSpool, lease: float) -> None:
+    leases: list[Lease] = []
+    while not leases:
+        leases = await store.claim("up", f"node{os.getpid()}", time.time() + lease, 1)
+    (found,) = await store.load(leases)
+    assert isinstance(found, Queued), found
+    try:
+        for number in found.numbers:
+            say(f"began {number}")
+            await asyncio.to_thread(sys.stdin.readline)
+            if number == found.numbers[-1]:
+                await store.settle(found.lease, Settlement((number,)))
+                say("settled")
+            else:
+                await store.note(found.lease, Progress((number,)), time.time() + lease)
+                say(f"noted {number}")
+    except LeaseLostError:
+        say(f"lost {number}")
+
+
 async def main(verb: str, server: str, *rest: str) -> None:
     store = PostgresSpool(server_of(server), alarm=lambda problem: say(f"alarm {problem}"))
     if verb == "store":
         await fill(store, int(rest[0]))
+    elif verb == "list":
+        await to_many(store, float(rest[0]))
     else:
         await work(store, float(rest[0]), int(rest[1]))
     await store.close()

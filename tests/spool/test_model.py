@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from tests.spool.making import NOW, deposit, recipients
 
 from relayproxy.model.envelope import Envelope
-from relayproxy.model.queued import Lease, Part, Queued, Settlement
+from relayproxy.model.queued import Lease, Part, Progress, Queued, Settlement
 from relayproxy.spool.postgres import PostgresSpool
 from relayproxy.spool.protocol import LeaseLostError, Store
 from relayproxy.spool.sqlite import Floors, SqliteSpool
@@ -138,6 +138,29 @@ class StoreMachine(RuleBasedStateMachine):
         self.epochs[lease.message, lease.part] += 1
         if not rest:
             del self.left[place]
+
+    @rule(taken=leases, most=st.integers(0, 2))
+    def note(self, taken: tuple[Lease, int], most: int) -> None:
+        lease, which = taken
+        store, good = self.stores[which], self._is_good(lease)
+        (found,) = self.run(store.load([lease]))
+        numbers = found.numbers if isinstance(found, Queued) else (0, 1)
+        finished = numbers[: min(most, len(numbers) - 1)]  # there is always somebody left
+        rest = tuple((number, "550 nobody") for number in numbers[len(finished) :])
+        until = self.clock.time() + LEASE
+        try:
+            self.run(store.note(lease, Progress(finished, rest), until))
+        except LeaseLostError:
+            assert not good
+            return
+        assert good
+        place = self.names[lease.message, lease.part]
+        assert isinstance(found, Queued)
+        self.left[place] -= {str(one.address) for one in found.envelope.recipients[: len(finished)]}
+        self.due[place] = until
+        (now,) = self.run(store.load([lease]))
+        assert isinstance(now, Queued)
+        assert set(now.replies) == {"550 nobody"}
 
     @rule(taken=leases)
     def release(self, taken: tuple[Lease, int]) -> None:

@@ -15,10 +15,14 @@ import pytest
 from tests.servers.postgres import LOGIN, PASSWORD, Postgres
 from tests.servers.process import wait_for
 from tests.spool.child import content
+from tests.spool.making import deposit, recipients
 
+from relayproxy.model.envelope import Envelope
+from relayproxy.model.queued import Part
 from relayproxy.postgres import Server
 from relayproxy.spool.postgres import PostgresSpool
 from relayproxy.spool.protocol import BrokenEntryError
+from relayproxy.testing.mail import make_address
 
 ROOT = Path(__file__).parents[2]
 LEASE = 1.0
@@ -126,6 +130,35 @@ async def test_a_node_that_was_frozen_is_fenced_out_when_it_thaws(postgres_datab
         await frozen.until_said("^(lost|settled)", times)
     assert len(frozen.names("lost")) == 3
     assert frozen.names("settled") == []
+    assert await stored(postgres_database) == {}
+
+
+async def test_a_node_that_was_frozen_between_two_transactions_begins_no_other(postgres_database, start):
+    """Whoever takes over goes on where it had been; the one in flight is doubled, and nothing else."""
+    store = PostgresSpool(postgres_database)
+    to = recipients(*(f"u{number}@example.net" for number in range(4)))
+    envelope = Envelope(make_address("s@example.org"), to)
+    now = time.time()
+    await store.store(deposit(envelope=envelope, parts=(Part("up", to),), received_at=now, due=now - 1))
+    await store.close()
+    frozen = start(postgres_database, "list", str(LEASE))
+    await frozen.until_said("^began 0")
+    frozen.go_on()
+    await frozen.until_said("^began 1")
+    frozen.popen.send_signal(signal.SIGSTOP)
+    other = start(postgres_database, "list", str(60 * LEASE))
+    await other.until_said("^began 1")
+    frozen.popen.send_signal(signal.SIGCONT)
+    frozen.go_on()
+    await frozen.until_said("^lost 1")
+    for number in (1, 2):
+        other.go_on()
+        await other.until_said(f"^began {number + 1}")
+    other.go_on()
+    await other.until_said("^settled")
+    assert frozen.names("began") == ["0", "1"]
+    assert frozen.names("noted") == ["0"]
+    assert other.names("began") == ["1", "2", "3"]
     assert await stored(postgres_database) == {}
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.core.making import plugin
 from tests.spool.making import a_mail, deposit, recipients
 
+from relayproxy.core.entry import Entry
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
@@ -17,7 +19,7 @@ from relayproxy.core.ports import Capabilities
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part, Standing
+from relayproxy.model.queued import Part, Standing, share_key
 from relayproxy.model.reply import Reply
 from relayproxy.spool.bounces import Bounces
 from relayproxy.spool.ending import Endings
@@ -26,6 +28,7 @@ from relayproxy.spool.lanes import Lane, Schedule, pause_after
 from relayproxy.spool.scheduler import Scheduler
 from relayproxy.spool.sqlite import Floors, SqliteSpool
 from relayproxy.testing.mail import make_address
+from relayproxy.testing.session import entry_for
 
 OK = Reply(250, "2.0.0", "taken")
 LATER = Reply(451, "4.2.0", "later")
@@ -123,6 +126,7 @@ class Bench:
         self.log: list[dict[str, Any]] = []
         self.lane: dict[str, Any] = {}
         self.history: Kept | None = None
+        self.plugins: tuple[Entry, ...] = ()
         self.workers: list[tuple[SqliteSpool, Scheduler]] = []
         self.store = self.open_store()
 
@@ -136,7 +140,7 @@ class Bench:
         log = Log(lambda line: self.log.append(json.loads(line)), self.clock.time)
         lanes = [Lane("up", self.hop, self.schedule, **self.lane)]
         common = {"clock": self.clock, "log": log, "metrics": metrics}
-        pipeline = Pipeline([], **common)
+        pipeline = Pipeline(list(self.plugins), **common)
         ids = iter(range(1000))
         scheduler: Scheduler
 
@@ -144,7 +148,7 @@ class Bench:
             return queue.parts(client, sender, to)
 
         bounces = Bounces("relay.test", pipeline, route, lambda: f"dsn{next(ids)}", **common)
-        endings = Endings(bounces, lanes, **common, history=self.history)
+        endings = Endings(bounces, lanes, pipeline, **common, history=self.history)
         scheduler = Scheduler(store, lanes, endings, owner=f"w{len(self.workers)}", **common, **options)
         queue = QueueHop(store, scheduler, (Route("up", "+queue"),), {"up": lanes[0]}, **common)
         self.queue = queue
@@ -493,6 +497,58 @@ async def test_the_history_hears_of_each_attempt_and_of_each_end(make):
         "dsn0",
         1,
     )
+
+
+async def test_report_hooks_hear_of_each_attempt(make):
+    told: list[tuple[Any, ...]] = []
+    campaigns: set[tuple[str, str]] = set()
+
+    def after_attempt(_self, mail, outcomes, attempt):
+        if mail.origin == "smtp":
+            told.extend(
+                (attempt, str(one.recipient.address), one.state, one.reply.status) for one in outcomes
+            )
+            found = mail.finding("campaign").props
+            campaigns.add((found["tenant"], found["name"]))
+        bench.hop.news.set()
+
+    bench = make()
+    bench.plugins = (entry_for(plugin("reporter", after_attempt=after_attempt)),)
+    bench.hop.answers = {"b@example.net": LATER, "c@example.net": NEVER}
+    to = recipients("b@example.net", "c@example.net", "d@example.net")
+    await bench.put(
+        envelope=Envelope(make_address("a@example.org"), to),
+        parts=(Part("up", to, tenant=share_key("shop", "spring")),),
+    )
+    bench.worker().start()
+    await bench.hop.until(lambda: len(told) >= 3)
+    bench.hop.answers.clear()
+    await bench.hop.until(lambda: told[-1][2] == "done" and len(told) > 3)
+    assert told[:3] == [
+        (1, "b@example.net", "pending", "4.2.0"),
+        (1, "c@example.net", "failed", "5.1.1"),
+        (1, "d@example.net", "done", "2.0.0"),
+    ]
+    assert told[-1][1:] == ("b@example.net", "done", "2.0.0")
+    assert [one[0] for one in told[3:]] == list(range(2, len(told) - 1))
+    assert campaigns == {("shop", "spring")}
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+async def test_report_hooks_hear_of_who_expires_as_failed(make, vouched):
+    told: list[tuple[Any, ...]] = []
+
+    def after_attempt(_self, mail, outcomes):
+        told.extend((mail.id, one.state, one.reply.status) for one in outcomes)
+        bench.hop.news.set()
+
+    bench = make(expire=10.0)
+    bench.plugins = (entry_for(plugin("reporter", after_attempt=after_attempt)),)
+    bench.hop.answers = {"b@example.net": LATER}
+    await bench.put(received_at=bench.clock.time() - 20, vouched=vouched)
+    bench.worker().start()
+    await bench.hop.until(lambda: bool(told))
+    assert told[0] == ("id1", "failed", "5.4.7")
 
 
 async def test_the_history_has_a_reply_for_what_expires(make):

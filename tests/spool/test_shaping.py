@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.spool.making import CLIENT, recipients
+from tests.spool.making import a_mail, recipients
 from tests.spool.test_scheduler import LATER, OK, Bench, Hop, Transaction, make
 
 from relayproxy.core.shaping import Shape, Shapes
 from relayproxy.model.envelope import Envelope
+from relayproxy.model.mail import Mail
 from relayproxy.model.message import Message
 from relayproxy.model.queued import Part, share_key
 from relayproxy.model.reply import Reply
@@ -50,8 +51,8 @@ class Bounded(Hop):
         super().__init__()
         self.room, self.waits = room, waits
 
-    def begin(self, _client: Any, envelope: Envelope, _size: int) -> Waiting:
-        return Waiting(self, envelope)
+    def begin(self, mail: Mail, _size: int) -> Waiting:
+        return Waiting(self, mail.envelope)
 
 
 def shaped(bench: Bench, **rule: Any) -> FakeResolver:
@@ -135,7 +136,7 @@ async def test_a_new_message_waits_until_its_group_is_known(make):
     bench.worker().start()
     for domain in ("one.example", "two.example"):
         envelope = Envelope(make_address("a@example.org"))
-        transaction = bench.queue.begin(CLIENT, envelope, 0)
+        transaction = bench.queue.begin(a_mail(envelope), 0)
         assert [reply.code for reply in await transaction.recipients(recipients(f"b@{domain}"))] == [250]
         assert (await transaction.send(b"", Message(b"Subject: x\r\n\r\n")))[0].ok
     await bench.until(lambda: bench.hop.busy == 1 and len(resolver.asked) == 2)
@@ -225,10 +226,10 @@ async def test_ten_thousand_recipients_of_one_message_leave_others_their_turn(ma
     bench.worker().start()
     names = recipients(*(f"r{number}@example.net" for number in range(10_000)))
     envelope = Envelope(make_address("news@list.example"))
-    transaction = bench.queue.begin(CLIENT, envelope, 0)
+    transaction = bench.queue.begin(a_mail(envelope), 0)
     assert all(reply.ok for reply in await transaction.recipients(names))
     assert (await transaction.send(b"", Message(b"Subject: news\r\n\r\n")))[0].ok
-    small = bench.queue.begin(CLIENT, Envelope(make_address("a@small.example")), 0)
+    small = bench.queue.begin(a_mail(Envelope(make_address("a@small.example"))), 0)
     await small.recipients(recipients("b@example.net"))
     assert (await small.send(b"", Message(b"Subject: small\r\n\r\n")))[0].ok
     await bench.until_left(0)
@@ -268,7 +269,7 @@ async def test_a_destination_that_is_slow_does_not_hold_up_others(make):
                 await stuck.wait()
             return await super().send(lead, message)
 
-    bench.hop.begin = lambda _client, envelope, _size: Slow(bench.hop, envelope)
+    bench.hop.begin = lambda mail, _size: Slow(bench.hop, mail.envelope)
     for number in range(100):
         await bench.put(number, **to("one.example"))
     for number in range(100, 130):

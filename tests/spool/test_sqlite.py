@@ -15,7 +15,7 @@ from tests.spool.conformance import MINUTE, StoreConformance
 from tests.spool.making import NOW, deposit, recipients, stored_octets
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Part, Settlement, share_key, tenant_of
+from relayproxy.model.queued import Part, Progress, Settlement, share_key, tenant_of
 from relayproxy.spool import tables
 from relayproxy.spool.database import Keys, key_at, prepare
 from relayproxy.spool.protocol import BrokenEntryError, SpoolError, SpoolFullError
@@ -316,11 +316,12 @@ async def test_no_change_goes_through_all_that_waits(database):
         given = deposit(number, parts=(Part("up", recipients("b@example.net"), tenant=f"t{number % 5}"),))
         items.append((number, given, b"", b"content"))
     tables.store(db, items)
-    ((few, _),) = tables.claim(db, [("up", "w1", NOW + 1, NOW + 60, 8, 0, "")])
+    ((few, _),) = tables.claim(db, [("up", "w1", NOW + 1, NOW + 60, 8, 0, "", {})])
     (aged,) = tables.claim_aged(db, [("up", "w1", NOW + 1, NOW + 60, 4, 100, False)])
     assert len(few) == 8
     assert len(aged) == 4
     tables.renew(db, [(few, NOW + 90)])
+    tables.note(db, [(few[6], Progress((1,), ((0, "450 no"),)), NOW + 90)])
     tables.settle(db, [(lease, Settlement((0,)), True, ()) for lease in few[:4]])
     tables.settle(db, [(few[4], Settlement((), ((0, "450 no"),), NOW), False, ())])
     tables.set_aside(db, [(few[5], "broken")])

@@ -15,7 +15,7 @@ _LONGEST_LINE = 1000
 _MOST_FATES = 50
 _MOST_DIAGNOSIS = 12  # lines
 _RETURNED = re.compile(
-    r"^[ \t>]{0,20}(?:-{2,80}|={2,80}|_{2,80})?[ \t]{0,20}(?:below this line is a copy of the message|this is a copy of (?:the|your) message|"
+    r"^[ \t>]{0,20}+(?:-{2,80}+|={2,80}+|_{2,80}+)?+[ \t]{0,20}+(?:below this line is a copy of the message|this is a copy of (?:the|your) message|"
     r"(?:the )?(?:header of the )?original message|returned message|message headers? follows?|"
     r"(?:start|begin(?:ning)?) of (?:the )?(?:returned|original|forwarded) message|undelivered message|"
     r"your message|transcript of (?:the )?message|unsent message|message header)\b.{0,60}$",
@@ -23,7 +23,7 @@ _RETURNED = re.compile(
 )
 _ADDRESS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,253}"
 _OPENS = re.compile(
-    rf"[ \t]{{0,20}}(?:[-*\u2022][ \t]{{0,4}})?(?:(?:to|recipient|rcpt to|failed recipient|address)[ \t]{{0,4}}:?[ \t]{{0,4}})?<?(?:mailto:)?({_ADDRESS})>?[ \t]{{0,20}}(?:[:;,(.]|$)(.*)",
+    rf"[ \t]{{0,20}}+(?:[-*\u2022][ \t]{{0,4}})?(?:(?:to|recipient|rcpt to|failed recipient|address)[ \t]{{0,4}}:?[ \t]{{0,4}})?<?(?:mailto:)?({_ADDRESS})>?[ \t]{{0,20}}(?:[:;,(.]|$)(.*)",
     re.IGNORECASE,
 )
 _NAMED = re.compile(

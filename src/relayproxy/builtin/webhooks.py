@@ -19,9 +19,11 @@ import orjson
 from pydantic import Field, field_validator
 
 from relayproxy.api import (
+    QUEUE,
     App,
     Mail,
     Opinion,
+    Origin,
     Outcome,
     Plugin,
     SecretRef,
@@ -111,8 +113,15 @@ class Webhooks(Plugin[WebhooksSettings]):
 
     @hook
     async def after_forward(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> None:
-        """Keep what became of each recipient."""
-        await self._keep(self._outcomes(mail, outcomes))
+        """Keep what became of each recipient; of those in the queue, the attempts tell that."""
+        known = tuple(one for one in outcomes if one.route != QUEUE or one.state is not State.DONE)
+        await self._keep(self._outcomes(mail, known))
+
+    @hook
+    async def after_attempt(self, mail: Mail, outcomes: tuple[Outcome, ...], attempt: int) -> None:
+        """Keep what an attempt of the queue came to; of notifications, which are ours, nothing."""
+        if mail.origin is not Origin.DSN:
+            await self._keep(self._outcomes(mail, outcomes, attempt))
 
     @hook
     async def unsubscribed(self, wish: Unsubscription) -> None:
@@ -133,12 +142,18 @@ class Webhooks(Plugin[WebhooksSettings]):
                 }
                 yield self._event(name, mail, recipient, told)
 
-    def _outcomes(self, mail: Mail, outcomes: tuple[Outcome, ...]) -> Iterator[dict[str, Any]]:
+    def _outcomes(
+        self, mail: Mail, outcomes: tuple[Outcome, ...], attempt: int = 0
+    ) -> Iterator[dict[str, Any]]:
         for outcome in outcomes:
-            told = {"reply": str(outcome.reply), "upstream": outcome.route}
-            yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told)
+            told = {"reply": str(outcome.reply), "upstream": "" if outcome.route == QUEUE else outcome.route}
+            # Each time that somebody is put off is an event of its own; the end comes once.
+            time = attempt if outcome.state is State.PENDING else 0
+            yield self._event(_NAMES[outcome.state], mail, str(outcome.recipient.address), told, time)
 
-    def _event(self, name: str, mail: Mail, recipient: str, told: dict[str, str]) -> dict[str, Any]:
+    def _event(
+        self, name: str, mail: Mail, recipient: str, told: dict[str, str], attempt: int = 0
+    ) -> dict[str, Any]:
         found = mail.finding(METHOD)
         known = found.props if found is not None else {}
         about = {
@@ -147,7 +162,8 @@ class Webhooks(Plugin[WebhooksSettings]):
             "tenant": known.get("tenant", ""),
             "campaign": known.get("name", ""),
         }
-        return self._told(name, recipient, mail.id, about | told)
+        source = f"{mail.id}\0{attempt}" if attempt else mail.id
+        return self._told(name, recipient, source, about | told)
 
     def _told(self, name: str, recipient: str, source: str, told: dict[str, str]) -> dict[str, Any]:
         """Return an event; the same of the same `source` has the same id."""

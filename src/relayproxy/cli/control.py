@@ -30,11 +30,20 @@ def default_socket() -> Path | None:
 
 
 def configured_socket(config: Path | None) -> Path | None:
-    """Return the control socket that a configuration names, or None; it may be wrong in all else."""
+    """Return the control socket that a configuration names, or None; it may be wrong in all else.
+
+    If it can't be read to its end, that is said, as the socket may be named there.
+    """
     from relayproxy.config.layers import Layers
 
     place = find_config(config)
-    control = Layers(place, {}, os.environ).raw.get("control")
+    layers = Layers(place, {}, os.environ)
+    if not layers.readable:
+        click.echo(
+            f"relayproxy: {place} can't be read (`relayproxy check` says why), nor which control socket it names",
+            err=True,
+        )
+    control = layers.raw.get("control")
     named = control.get("socket") if isinstance(control, dict) else None
     return (place or Path()).absolute().parent / named if isinstance(named, str) else None
 

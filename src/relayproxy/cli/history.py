@@ -208,7 +208,7 @@ def filters(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--ip", default="", help="The client's address, with * and ?."),
             click.option("--message-id", default="", help="Message-ID with its brackets, with * and ?."),
             click.option("--outcome", type=click.Choice(_OUTCOMES), help="What came of it."),
-            click.option("--route", default="", help="Name of the route's upstream."),
+            click.option("--route", default="", help="Name of the upstream; +queue for what was queued."),
             click.option("--campaign", default="", help="Name of the campaign."),
             click.option("--direction", type=click.Choice(["inbound", "outbound", "internal"])),
             click.option("--listener", default="", help="Name of the listener."),

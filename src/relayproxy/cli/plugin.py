@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic.fields import FieldInfo
 
 from relayproxy.api import Plugin
 from relayproxy.catalogue import HOOKS, Catalogue, PluginError
@@ -32,6 +33,25 @@ _FOLDERS = click.option(
 
 def _first_line(text: str | None) -> str:
     return (inspect.cleandoc(text or "").splitlines() or [""])[0]
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())
+
+
+def _default(field: FieldInfo) -> str:
+    """What holds if a setting is left out, as it would be written in YAML where that can be done."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "may be left out"
+    if isinstance(value, frozenset | set):
+        value = sorted(map(str, value))
+    try:
+        return f"default {json.dumps(value)}"
+    except TypeError:
+        return "has a default"
 
 
 def _about(cls: type[Plugin[Any]]) -> str:
@@ -119,10 +139,7 @@ def show(path: Path | None, folders: tuple[Path, ...], name: str) -> None:
     if fields:
         click.echo("\nsettings")
     for key, field in fields.items():
-        default = (
-            "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-        )
-        click.echo(f"  {key:<18} {_first_line(field.description)}  ({default})")
+        click.echo(f"  {key:<18} {_first_paragraph(field.description)}  ({_default(field)})")
 
 
 @plugin.command()

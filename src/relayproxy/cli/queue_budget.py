@@ -33,7 +33,7 @@ def queue_budget(path: Path | None, *, as_json: bool) -> None:
     for row in found:
         budget = "no limit" if row["budget"] is None else row["budget"]
         used = "?" if row["used"] is None else row["used"]
-        day = "ended" if row["budget"] is None else f"day {row['day']}"
+        day = "ended" if row["budget"] is None else f"day {row['day']}" if row["day"] > 0 else "not yet"
         click.echo(f"{row['name']:<32} {row['destinations']:<16} {day:<8} {used:>8} of {budget}")
     if config.state is None and found:
         click.echo("each worker counts for itself, as the configuration has no state", err=True)

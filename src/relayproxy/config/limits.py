@@ -24,7 +24,7 @@ class Limits(Model):
     command_timeout: Duration = 300.0
     """How long a client may be silent between commands. After it: 421."""
     data_timeout: Duration = 300.0
-    """How long a client may send nothing within a message. After it: 421."""
+    """How long a client may send nothing within a message, and how far it may fall behind 500 octets a second. After it: 421."""
     handshake_timeout: Duration = 30.0
     """How long a TLS handshake may take."""
     bogus_commands: int = Field(default=10, ge=1)

@@ -121,6 +121,21 @@ class Pipeline:
         scope.owe(verdict)
         return verdict, tuple(f for result in results for f in result.findings)
 
+    def is_idle(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> bool:
+        """Whether the hooks have nothing to do with a mail, so that none has to be called; False if that can't be told."""
+        calls = self._calls[hook]
+        if len(calls) != 1 or scope.running or calls[0].background:
+            return False
+        call = calls[0]
+        if not (call.always or call.entry.when.holds(mail.client, mail.direction)):
+            return True
+        if call.screen is None or call.skippers or not self._fence.is_idle(call, mail, more):
+            return False
+        # Most mail has nothing to do with most of what is looked for, and the log has no use for that.
+        if self._tells_idle:
+            mail.trace.append(call.idle)
+        return True
+
     async def decide(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> Verdict | None:
         """Ask the hooks about a mail; findings are merged into it in pipeline order.
 
@@ -128,26 +143,16 @@ class Pipeline:
         caller must see that recipients of one transaction share it.
         """
         calls = self._calls[hook]
-        if not calls:
+        if not calls or self.is_idle(hook, mail, scope, **more):
             return None
-        screened = False
         alone = len(calls) == 1 and not calls[0].background and not scope.running
-        if alone:
-            call = calls[0]
-            if not (call.always or call.entry.when.holds(mail.client, mail.direction)):
-                return None
-            screened = call.screen is not None and not call.skippers
-            if screened and self._fence.is_idle(call, mail, more):
-                # Most mail has nothing to do with most of what is looked for, and the log has no use for that.
-                if self._tells_idle:
-                    mail.trace.append(call.idle)
-                return None
         start = self._monotonic()
         if scope.left:
             scope.deadline = start + scope.left
         try:
             if alone:
                 # One hook that waits for nothing before it: no more than the call.
+                screened = calls[0].screen is not None and not calls[0].skippers
                 begun = self._stage.begin(calls[0], scope, mail, more, (), screened=screened)
                 results: Sequence[Result] = (begun if isinstance(begun, Result) else await begun,)
             else:
@@ -292,6 +297,13 @@ class Pipeline:
         for call in self._calls["after_forward"]:
             if call.always or call.entry.when.holds(mail.client, mail.direction):
                 await self._called(call, Scope(), {"mail": mail.view(), "outcomes": outcomes})
+
+    async def after_attempt(self, mail: Mail, outcomes: tuple[Outcome, ...], attempt: int) -> None:
+        """Tell the report hooks what an attempt of the queue came to."""
+        for call in self._calls["after_attempt"]:
+            if call.always or call.entry.when.holds(mail.client, mail.direction):
+                given = {"mail": mail.view(), "outcomes": outcomes, "attempt": attempt}
+                await self._called(call, Scope(), given)
 
     async def session_closed(self, client: Client, totals: SessionTotals) -> None:
         """Tell the report hooks that a connection has ended."""

@@ -40,8 +40,10 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
     """Return a reply to each RCPT of a batch, in order; those that are welcome are in the draft."""
     pipeline = at.services.pipeline
     hooked = pipeline.asks_rcpt or pipeline.rewrites_envelope
-    if len(args) == 1 and not hooked:
-        return [await _alone(at, draft, args[0])]
+    if len(args) == 1 and not pipeline.rewrites_envelope:
+        reply = await _alone(at, draft, args[0])
+        if reply is not None:
+            return [reply]
     replies: list[Reply | None] = []
     asked: list[_Asked] = []
     for arg in args:
@@ -57,11 +59,19 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
     return [reply or next(heard) for reply in replies]
 
 
-async def _alone(at: ListenerServices, draft: Draft, arg: str) -> Reply:
-    """The usual case, without the bookkeeping of a batch: one recipient, and no hooks."""
+async def _alone(at: ListenerServices, draft: Draft, arg: str) -> Reply | None:
+    """The usual case, without the bookkeeping of a batch: one recipient, and no hook that has to do with it.
+
+    None: it is another case, and nothing has been done.
+    """
     recipient = _permitted(at, draft, arg, 0)
     if isinstance(recipient, Reply):
         return recipient
+    pipeline = at.services.pipeline
+    if pipeline.asks_rcpt:
+        _show(draft, ())
+        if not (pipeline.is_idle("rcpt", draft.mail, draft.scope, rcpt=recipient) and draft.shares(None, 0)):
+            return None
     refusal = _misrouted(at, draft, recipient, 0)
     if refusal is not None:
         return refusal
@@ -115,9 +125,7 @@ async def _considered(
     pipeline = services.pipeline
     waiting = sum(1 for one in asked if one.targets)
     targets: Sequence[Recipient] = (recipient,)
-    if draft.given or asked or mail.envelope.recipients:
-        # The hooks see who shares the message so far: whom the next hop has refused does not.
-        mail.envelope = mail.envelope.to((*draft.given, *(one.given for one in asked)))
+    _show(draft, asked)
     if pipeline.asks_rcpt:
         verdict = await pipeline.decide("rcpt", mail, draft.scope, rcpt=recipient)
         refusal = verdict.reply if verdict is not None else None
@@ -160,6 +168,12 @@ async def _considered(
                 )
             mail.envelope = one
     return _misrouted(at, draft, targets[0], waiting) or _Asked(recipient, targets)
+
+
+def _show(draft: Draft, asked: Sequence[_Asked]) -> None:
+    """Let the hooks see who shares the message so far: whom the next hop has refused does not."""
+    if draft.given or asked or draft.mail.envelope.recipients:
+        draft.mail.envelope = draft.mail.envelope.to((*draft.given, *(one.given for one in asked)))
 
 
 def _permitted(at: ListenerServices, draft: Draft, arg: str, waiting: int) -> Reply | Recipient:

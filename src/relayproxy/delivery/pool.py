@@ -90,7 +90,7 @@ class PoolHop:
         """Whether the local address of a way is there, as far as is known."""
         return self.terms.time() >= self._unusable.get(way.name, 0.0)
 
-    def unreached(self, way: Way, group: str, problem: str) -> None:
+    async def unreached(self, way: Way, group: str, problem: str) -> None:
         """No connection came about; say so where that is for our own address, or for its reputation."""
         terms = self.terms
         if way.source and (reason := bind_problem(way.source)):
@@ -99,16 +99,16 @@ class PoolHop:
             return
         refusal = reply_in(problem)
         if refusal is not None:
-            self.judge(way, group, refusal)
+            await self.judge(way, group, refusal)
 
-    def judge(self, way: Way, group: str, reply: Reply) -> bool:
+    async def judge(self, way: Way, group: str, reply: Reply) -> bool:
         """Leave a way alone that is refused for its reputation; return whether it is."""
         terms = self.terms
         if reply.ok:
             return False
         if not is_block(terms.rules, reply):
             return False
-        seconds = terms.rests.begin(way.name, group, terms.time())
+        seconds = await terms.rests.begin(way.name, group, terms.time())
         if seconds:
             terms.log.warning(
                 "source_rested", way=way.name, destination=group, seconds=seconds, reply=str(reply)
@@ -173,7 +173,7 @@ class PoolTransaction:
         blocked: list[Reply] = []
         down = False
         for way in in_turn(pool.ways, self._key):
-            rests = terms.rests.until(way.name, self._group, now)
+            rests = await terms.rests.until(way.name, self._group, now)
             detours = pool.detours[way.name]
             if rests:
                 waits.append(rests - now)
@@ -191,8 +191,8 @@ class PoolTransaction:
             elif tried.unreached:
                 down = True
                 detours["unreached"].inc()
-                pool.unreached(way, self._group, getattr(tried, "problem", ""))
-            elif self._is_refused(way, replies):
+                await pool.unreached(way, self._group, getattr(tried, "problem", ""))
+            elif await self._is_refused(way, replies):
                 blocked = replies
                 detours["refused"].inc()
             else:
@@ -230,9 +230,9 @@ class PoolTransaction:
                 await budgets.give(way.warmups, unused)
         return replies
 
-    def _is_refused(self, way: Way, replies: Sequence[Reply]) -> bool:
+    async def _is_refused(self, way: Way, replies: Sequence[Reply]) -> bool:
         """Whether a way was refused for its reputation and nobody was accepted."""
-        blocked = [self._pool.judge(way, self._group, reply) for reply in replies]
+        blocked = [await self._pool.judge(way, self._group, reply) for reply in replies]
         return any(blocked) and not any(reply.ok for reply in replies)
 
     def _refused(self, reply: Reply) -> Reply:
@@ -245,9 +245,9 @@ class PoolTransaction:
             return [self._refusal or _UNREACHED]
         replies = await self._current.send(lead, message)
         for reply in replies:
-            self._pool.judge(self._way, self._group, reply)
+            await self._pool.judge(self._way, self._group, reply)
         if all(reply.ok for reply in replies):
-            self._pool.terms.rests.end(self._way.name, self._group)
+            await self._pool.terms.rests.end(self._way.name, self._group)
         return replies
 
     def abort(self) -> None:

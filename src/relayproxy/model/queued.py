@@ -45,6 +45,11 @@ def tenant_of(key: str) -> str:
     return key.partition(_BETWEEN)[0]
 
 
+def campaign_of(key: str) -> str:
+    """Return the campaign of such a key, or ""."""
+    return key.partition(_BETWEEN)[2]
+
+
 def last_key_of(tenant: str) -> str:
     """Return what all keys of a tenant come before, and all others' keys behind it come after (by code points)."""
     return f"{tenant}{_BETWEEN}\U0010ffff"
@@ -121,6 +126,7 @@ class Queued:
     """A leased part with all that its delivery needs.
 
     `numbers` are the recipients' own, in their order, and `replies` what was last heard of them ("": nothing yet).
+    Who has a 2yz or 5yz is not tried any more, and is only to be told of.
     """
 
     lease: Lease
@@ -136,6 +142,19 @@ class Queued:
     raw: bool = False
     replies: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a transaction of a leased part came to, while the rest of the part has yet to be tried.
+
+    `finished` are the numbers of recipients that nothing more is to be done for. Of the others `replies` holds what was
+    heard last: 2yz for who has it and is to be told of in the end, 5yz for who is refused for good and is to be
+    reported, 4yz for who is tried again.
+    """
+
+    finished: tuple[int, ...] = ()
+    replies: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,15 @@ class Reply:
         return 400 <= self.code <= 499
 
 
+def read_reply(text: str) -> Reply:
+    """Return the reply that `str` made this of; several lines stay joined by a slash. Raises ValueError."""
+    code, _, rest = text.partition(" ")
+    status, _, after = rest.partition(" ")
+    if _STATUS.match(status) and status[0] == code[:1]:
+        return Reply(int(code), status, after)
+    return Reply(int(code), "", rest)
+
+
 def printable(text: str, limit: int = 400) -> str:
     """Return foreign text made fit for a reply or a log line: printable ASCII, at most `limit` characters."""
     if not (text.isascii() and text.isprintable()):

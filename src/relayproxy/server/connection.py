@@ -248,6 +248,8 @@ class Connection(Contents):
             # are refused with all others when the argument is looked at.
             self._buffer = b""
             return buffer[:-2]
+        # From when a line is waited for it has to be whole in time, however many pieces it comes in.
+        until = 0.0
         while True:
             cut = self._buffer.find(b"\n")
             if cut >= 0:
@@ -262,30 +264,33 @@ class Connection(Contents):
                     self._bogus_reply(talk, _BAD_SYNTAX)
                 if talk.closing:
                     return None
+                until = 0.0
                 continue
+            until = until or self.loop.time() + self._limits.command_timeout
             if len(self._buffer) > limit:
-                if not await self._skip_line(limit):
+                if not await self._skip_line(limit, until):
                     return None
                 self._bogus_reply(talk, _LINE_TOO_LONG)
                 if talk.closing:
                     return None
+                until = 0.0
                 continue
             if self._services.draining and not talk.in_transaction:
                 self._say(SHUTTING_DOWN)
                 return None
-            patience = self._limits.command_timeout
+            patience = until - self.loop.time()
             if self._services.retiring and not talk.in_transaction:
-                patience = _RETIRING_PATIENCE
+                patience = min(patience, _RETIRING_PATIENCE)
             if not await self._wait(patience) and b"\n" not in self._buffer:
                 return None
 
-    async def _skip_line(self, limit: int) -> bool:
+    async def _skip_line(self, limit: int, until: float) -> bool:
         """Drop an over-long line up to its end, at most 64 times the limit."""
         dropped = 0
         while b"\n" not in self._buffer:
             dropped += len(self._buffer)
             self._buffer = b""
-            if dropped > 64 * limit or not await self._wait(self._limits.command_timeout):
+            if dropped > 64 * limit or not await self._wait(until - self.loop.time()):
                 return False
         self._buffer = self._buffer[self._buffer.find(b"\n") + 1 :]
         return True

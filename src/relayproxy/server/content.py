@@ -37,7 +37,7 @@ class Contents(Sasl):
             return
         reader = self._new_reader()
         self._out.append(_GO)
-        self._content = reader
+        self._expect(reader)
         if await self._receive():
             await self._deliver(talk, reader, verb)
         else:
@@ -46,7 +46,8 @@ class Contents(Sasl):
     def _data_at_once(self, talk: Session, arg: str, _verb: str) -> bool:
         if arg or talk.may_send_data() is not None:
             return False
-        self._begun = self._content = self._new_reader()
+        self._begun = self._new_reader()
+        self._expect(self._begun)
         self._out.append(_GO)
         return True
 
@@ -72,7 +73,7 @@ class Contents(Sasl):
         size = int(words[0])
         if size:
             chunks.begin(size)
-            self._content = chunks
+            self._expect(chunks)
             if not await self._receive():
                 self._drop_chunks()
                 return

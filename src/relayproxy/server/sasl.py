@@ -61,8 +61,9 @@ class Sasl(Stream):
 
     async def readline(self) -> bytes:
         """Return the client's answer to a SASL challenge; "*" (an abort) when there is none to come."""
+        until = self.loop.time() + self._limits.command_timeout
         while b"\n" not in self._buffer:
-            if len(self._buffer) > _LONGEST or not await self._wait(self._limits.command_timeout):
+            if len(self._buffer) > _LONGEST or not await self._wait(until - self.loop.time()):
                 return b"*\r\n"
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line + b"\n"

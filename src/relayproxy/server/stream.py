@@ -17,6 +17,7 @@ from relayproxy.server.quota import Quota
 from relayproxy.smtp.datastream import ChunkReader, DataReader
 
 _FLOOD = 262_144  # octets of commands that may wait; more, and reading pauses
+_SLOWEST = 500  # octets a second; whoever sends less falls behind, and may by as much as the time limit
 SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again soon")
 _TIMEOUT = Reply(421, "4.4.2", "Timeout")
 
@@ -52,6 +53,8 @@ class Stream(SMTP):
         self._buffer = b""
         self._waiter: asyncio.Future[None] | None = None
         self._content: DataReader | ChunkReader | None = None
+        self._since = 0.0
+        self._octets = 0
         self._eof = False
         self.lost = False
         self._out: list[bytes] = []
@@ -78,7 +81,9 @@ class Stream(SMTP):
         if self._content is not None:
             rest = self._content.feed(data)
             if rest is None:
-                self._deadline = self.loop.time() + self._limits.data_timeout
+                self._octets += len(data)
+                slowest = self._since + self._octets / _SLOWEST
+                self._deadline = min(self.loop.time(), slowest) + self._limits.data_timeout
                 return
             self._content = None
             self._arrived = self._begun is not None
@@ -91,6 +96,11 @@ class Stream(SMTP):
         elif len(self._buffer) > _FLOOD and not self._paused_reading:
             self._paused_reading = True
             self.transport.pause_reading()
+
+    def _expect(self, reader: DataReader | ChunkReader) -> None:
+        """From now on what comes is content."""
+        self._content = reader
+        self._since, self._octets = self.loop.time(), 0
 
     def _at_once(self, data: bytes) -> bool:
         """Carry out what waits for nothing; False where it has to be waited for, and nothing has been done."""

@@ -3,20 +3,22 @@
 Turns an attempt into one Settlement. Must not know the store or how an attempt is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from relayproxy.api import Clock
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
+from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History
+from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail, Origin
-from relayproxy.model.outcome import State
-from relayproxy.model.queued import Deposit, Queued, Settlement
+from relayproxy.model.outcome import Outcome, State
+from relayproxy.model.queued import Deposit, Progress, Queued, Settlement, campaign_of, tenant_of
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
-from relayproxy.spool.attempt import WAITS, Attempt, Heard
+from relayproxy.spool.attempt import WAITS, Attempt, Heard, unanswered
 from relayproxy.spool.bounces import Answer, Bounces
 from relayproxy.spool.lanes import Lane, spread
-from relayproxy.spool.remembering import remember
+from relayproxy.spool.remembering import EXPIRED, attempts, bounces
 
 OUTCOMES = ("delivered", "deferred", "bounced", "dropped", "held")
 _UNTELLABLE = (
@@ -28,12 +30,13 @@ _EXPIRED = "4.4.7"  # RFC 3463: delivery time expired
 
 
 class Endings:
-    """Decides for the lanes of one worker."""
+    """Decides for the lanes of one worker, and has the report hooks of `pipeline` told."""
 
     def __init__(
         self,
         bounces: Bounces,
         lanes: Sequence[Lane],
+        pipeline: Pipeline,
         *,
         clock: Clock,
         log: Log,
@@ -41,6 +44,7 @@ class Endings:
         history: History | None = None,
     ) -> None:
         self._bounces = bounces
+        self._pipeline = pipeline
         self._clock = clock
         self._log = log
         self._history = history
@@ -50,6 +54,35 @@ class Endings:
             }
             for lane in lanes
         }
+
+    def progress(self, heard: Sequence[Heard]) -> Progress:
+        """Return what is to be written down of a transaction, while others of its part have yet to come.
+
+        Who is still to be told of, or tried again, is kept with the reply.
+        """
+        asked = [one for one in heard if one.reply is not WAITS]
+        kept = [one for one in asked if one.state is not State.DONE or _to_be_relayed(one)]
+        ended = {one.number for one in asked} - {one.number for one in kept}
+        return Progress(tuple(sorted(ended)), tuple((one.number, str(one.reply)) for one in kept))
+
+    def heard(self, lane: Lane, queued: Queued, heard: Sequence[Heard]) -> None:
+        """Count, log and record a transaction that others of its part follow."""
+        at = self._clock.time()
+        states = [one.state for one in heard if one.reply is not WAITS]
+        self._cells[lane.route]["delivered"].inc(states.count(State.DONE))
+        if self._history is not None:
+            for event in attempts(queued, heard, at=at, route=lane.route):
+                self._history.record(event)
+        self._log.info(
+            "queue_transaction",
+            id=queued.id,
+            route=lane.route,
+            to=[str(one.recipient.address) for one in heard if one.reply is not WAITS],
+            delivered=states.count(State.DONE),
+            deferred=states.count(State.PENDING),
+            failed=states.count(State.FAILED),
+            attempt=queued.lease.attempts + 1,
+        )
 
     async def of(self, lane: Lane, queued: Queued, attempt: Attempt) -> Settlement:
         """Return what an attempt comes to."""
@@ -75,10 +108,10 @@ class Endings:
                 if told is Answer.UNVERIFIED
                 else "undeliverable, and its sender could not be told"
             )
-        relayed = None if attempt.confirms else await self._relayed(lane, queued, done)
+        relayed = await self._relayed(lane, queued, done)
         if relayed is not None:
             deposits.append(relayed)
-        self._count(lane, queued, attempt, len(done), left, lost, told, held)
+        self._count(lane, queued, attempt, left, lost, told, held)
         finished = tuple(one.number for one in (*done, *(() if held else lost)))
         kept = lost if held else left
         if not kept:
@@ -88,6 +121,36 @@ class Endings:
             due = now  # held since
         replies = tuple((one.number, str(one.reply)) for one in kept)
         return Settlement(finished, replies, due, tuple(deposits), attempted=attempt.tried, held=held)
+
+    async def report(self, lane: Lane, queued: Queued, attempt: Attempt, settlement: Settlement) -> None:
+        """Tell the report hooks what an attempt came to, as it was written down. Raises nothing."""
+        if self._pipeline.calls("after_attempt"):
+            await self._reported(queued, tuple(_outcomes(lane, attempt, settlement)))
+
+    async def report_taken(self, lane: Lane, queued: Queued, heard: Sequence[Heard]) -> None:
+        """Tell them who was taken in a transaction that others of its part follow. Raises nothing."""
+        if self._pipeline.calls("after_attempt"):
+            taken = [one for one in heard if one.state is State.DONE]
+            outcomes = tuple(Outcome(one.recipient, State.DONE, one.reply, lane.route) for one in taken)
+            await self._reported(queued, outcomes)
+
+    async def _reported(self, queued: Queued, outcomes: tuple[Outcome, ...]) -> None:
+        if not outcomes:
+            return
+        whose = queued.lease.tenant
+        mail = Mail(
+            queued.id,
+            queued.client,
+            queued.envelope,
+            queued.message,
+            origin=queued.origin,
+            direction=queued.direction,
+            received_at=queued.received_at,
+            findings=(
+                Finding("campaign", "hit", props={"tenant": tenant_of(whose), "name": campaign_of(whose)}),
+            ),
+        )
+        await self._pipeline.after_attempt(mail, outcomes, queued.lease.attempts + 1)
 
     @staticmethod
     def _wait(lane: Lane, queued: Queued, attempt: Attempt, kept: Sequence[Heard]) -> float:
@@ -106,8 +169,8 @@ class Endings:
         return await self._bounces.notify(queued, Kind.FAILED, fates)
 
     async def _relayed(self, lane: Lane, queued: Queued, done: Sequence[Heard]) -> Deposit | None:
-        """Say "relayed" to who asked for success, where the next hop will not (RFC 3461 section 5.2.2)."""
-        asked = [one for one in done if wants(one.recipient, Kind.RELAYED)]
+        """Say "relayed" to who asked for success."""
+        asked = [one for one in done if _to_be_relayed(one)]
         if not asked:
             return None
         made = await self._bounces.notify(queued, Kind.RELAYED, [_fate(lane, one, "") for one in asked])
@@ -116,8 +179,10 @@ class Endings:
     async def delayed(self, lane: Lane, queued: Queued) -> Settlement:
         """Return what a part comes to that has waited for so long that its sender should know."""
         until = queued.received_at + lane.schedule.expire
-        rows = zip(queued.numbers, queued.envelope.recipients, queued.replies, strict=True)
-        fates = [Fate(recipient, reply, "4.4.7", lane.hop.name) for _, recipient, reply in rows]
+        fates = [
+            Fate(one.recipient, "" if one.reply is WAITS else str(one.reply), "4.4.7", lane.hop.name)
+            for one in unanswered(queued)
+        ]
         told = await self._bounces.notify(queued, Kind.DELAYED, fates, until)
         return Settlement(
             (),
@@ -149,28 +214,25 @@ class Endings:
         lane: Lane,
         queued: Queued,
         attempt: Attempt,
-        done: int,
         left: Sequence[Heard],
         lost: Sequence[Heard],
         told: Deposit | Answer,
         held: str,
     ) -> None:
         cells = self._cells[lane.route]
-        cells["delivered"].inc(done)
+        done = [one.state for one in attempt.heard].count(State.DONE)
+        cells["delivered"].inc([one.state for one in attempt.fresh].count(State.DONE))
         cells["deferred"].inc(len(left))
         end = "held" if held else "bounced" if isinstance(told, Deposit) else "dropped"
         cells[end].inc(len(lost))
         if self._history is not None:
-            remember(
-                self._history,
-                queued,
-                attempt,
-                at=self._clock.time(),
-                route=lane.route,
-                lost=lost,
-                end=end,
-                told=told if isinstance(told, Deposit) else None,
-            )
+            at = self._clock.time()
+            notice = told.id if isinstance(told, Deposit) else ""
+            for event in (
+                *attempts(queued, attempt.fresh, at=at, route=lane.route),
+                *bounces(queued, lost, at=at, route=lane.route, end=end, notice=notice),
+            ):
+                self._history.record(event)
         dropped = end == "dropped" and lost
         fields: dict[str, object] = {
             "id": queued.id,
@@ -195,3 +257,26 @@ class Endings:
 def _fate(lane: Lane, one: Heard, status: str) -> Fate:
     reply = one.reply
     return Fate(one.recipient, str(reply), status or status_of(reply), lane.hop.name)
+
+
+def _to_be_relayed(one: Heard) -> bool:
+    """Whether we are to say that it was relayed, as the next hop will not (RFC 3461 section 5.2.2)."""
+    return one.state is State.DONE and not one.confirms and wants(one.recipient, Kind.RELAYED)
+
+
+def _outcomes(lane: Lane, attempt: Attempt, settlement: Settlement) -> Iterator[Outcome]:
+    """Yield what became of each recipient: of those who were not taken, failed are those who won't be tried again.
+
+    Whoever was taken in a transaction that others of the part followed has been reported then.
+    """
+    reported = {one.number for one in attempt.heard[: attempt.noted] if one.state is State.DONE}
+    for one in attempt.heard:
+        if one.number in reported:
+            continue
+        if one.state is State.DONE:
+            yield Outcome(one.recipient, State.DONE, one.reply, lane.route)
+        elif settlement.held or one.number in settlement.finished:
+            reply = one.reply if one.reply.permanent else EXPIRED
+            yield Outcome(one.recipient, State.FAILED, reply, lane.route)
+        elif one.reply is not WAITS:
+            yield Outcome(one.recipient, State.PENDING, one.reply, lane.route)

@@ -281,8 +281,7 @@ class QueueTransaction:
 def as_parts(found: Mapping[Place, Sequence[Recipient]]) -> tuple[Part, ...]:
     """Return recipients that were sorted by place as parts.
 
-    A part is leased, tried and written down as a whole, so a long list becomes several: others have their turn in between,
-    and a crash repeats few transactions.
+    A part is leased and told of as a whole, so a long list becomes several: others have their turn in between.
     """
     return tuple(
         Part(place.route, tuple(some[at : at + _TOGETHER]), place.destination, place.tenant, place.priority)

@@ -175,12 +175,13 @@ class Listing:
         )
 
     def unhold(self, wanted: Filter) -> int:
-        """Let what is held go: it is due now; return how many."""
+        """Let what is held go: it is due now, also for who had been refused for good; return how many."""
         return self._change(
             wanted,
             (Standing.HELD, Standing.BROKEN),
             "standing = ?, reason = '', due = ?",
             (Standing.QUEUED, time.time()),
+            anew=True,
         )
 
     def retry(self, wanted: Filter) -> int:
@@ -188,8 +189,8 @@ class Listing:
         return self._change(wanted, (Standing.QUEUED,), "due = ?", (time.time(),))
 
     def reroute(self, wanted: Filter, route: str) -> int:
-        """Give what is found to another route, due now; return how many."""
-        return self._change(wanted, (Standing.QUEUED,), "route = ?, due = ?", (route, time.time()))
+        """Give what is found to another route, due now, also for who had been refused for good; return how many."""
+        return self._change(wanted, (Standing.QUEUED,), "route = ?, due = ?", (route, time.time()), anew=True)
 
     def forget_leases(self) -> int:
         """Make due what dead workers have leased; only while no worker lives. Return how many parts that are."""
@@ -210,17 +211,31 @@ class Listing:
         )
 
     def _change(
-        self, wanted: Filter, standing: tuple[Standing, ...], what: str, values: tuple[Any, ...]
+        self,
+        wanted: Filter,
+        standing: tuple[Standing, ...],
+        what: str,
+        values: tuple[Any, ...],
+        *,
+        anew: bool = False,
     ) -> int:
+        """Change what is found; `anew` forgets that the next hop refused somebody for good, so that it is asked again."""
         changed = 0
         for keys in self._found(wanted, standing):
             with transaction(self._db, self._begin):
                 for key in keys:
-                    changed += self._db.execute(
+                    done = self._db.execute(
                         f"UPDATE part SET {what}, epoch = epoch + 1"
                         " WHERE message = ? AND part = ? AND (owner = '' OR due <= ?)",
                         (*values, *key, time.time()),
                     ).rowcount
+                    if anew and done:
+                        self._db.execute(
+                            "UPDATE recipient SET reply = '' WHERE message = ? AND part = ?"
+                            " AND substr(reply, 1, 1) = '5'",
+                            key,
+                        )
+                    changed += done
         return changed
 
     def drop(self, wanted: Filter) -> int:

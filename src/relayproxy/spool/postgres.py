@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncCursor
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement, Standing
+from relayproxy.model.queued import Deposit, Expired, Lease, Progress, Queued, Settlement, Standing
 from relayproxy.postgres import Server
 from relayproxy.spool import postgres_tables as tables
 from relayproxy.spool import postgres_turns as turns
@@ -197,6 +197,18 @@ class PostgresSpool:
 
     # -- settling --------------------------------------------------------------------------------------------
 
+    async def note(self, lease: Lease, progress: Progress, until: float) -> None:
+        """See protocol.Spool. An outage is waited for, as when a part is settled."""
+        asked = {
+            "message": lease.message,
+            "part": lease.part,
+            "epoch": lease.epoch,
+            "until": until,
+            **_heard(progress),
+        }
+        if not await _persist(lambda: self._rows(tables.NOTE, asked), _SETTLING):
+            raise _lost()
+
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
         """See protocol.Spool. An outage is waited for: what is not written down is delivered again."""
         items = [self._item(deposit) for deposit in settlement.deposits]
@@ -322,9 +334,15 @@ def _change(lease: Lease, settlement: Settlement) -> dict[str, Any]:
         "warned": int(settlement.warned),
         "standing": str(Standing.HELD if settlement.held else Standing.QUEUED),
         "reason": settlement.held,
-        "finished": list(settlement.finished),
-        "numbers": [number for number, _ in settlement.replies],
-        "replies": [reply for _, reply in settlement.replies],
+        **_heard(settlement),
+    }
+
+
+def _heard(heard: Progress | Settlement) -> dict[str, Any]:
+    return {
+        "finished": list(heard.finished),
+        "numbers": [number for number, _ in heard.replies],
+        "replies": [reply for _, reply in heard.replies],
     }
 
 

@@ -137,17 +137,24 @@ DROP_EMPTY = _DROP.format(which=f"seq = ANY(%s::bigint[]) AND {_EMPTY}")
 
 SWEEP = _DROP.format(which=_EMPTY)
 
-CHANGE = (
-    "WITH p AS (UPDATE part SET owner = '', epoch = epoch + 1, due = %(due)s, attempts = attempts + %(attempted)s,"
-    " warned = warned | %(warned)s, standing = %(standing)s, reason = %(reason)s"
-    " WHERE message = %(message)s AND part = %(part)s AND epoch = %(epoch)s RETURNING message),"
+_HEARD = (
+    "WHERE message = %(message)s AND part = %(part)s AND epoch = %(epoch)s RETURNING message),"
     " d AS (DELETE FROM recipient USING p WHERE recipient.message = p.message"
     " AND recipient.number = ANY(%(finished)s::integer[])),"
     " u AS (UPDATE recipient SET reply = given.reply"
     " FROM p, unnest(%(numbers)s::integer[], %(replies)s::text[]) AS given (number, reply)"
     " WHERE recipient.message = p.message AND recipient.number = given.number) SELECT message FROM p"
 )
+
+CHANGE = (
+    "WITH p AS (UPDATE part SET owner = '', epoch = epoch + 1, due = %(due)s, attempts = attempts + %(attempted)s,"
+    " warned = warned | %(warned)s, standing = %(standing)s, reason = %(reason)s"
+    f" {_HEARD}"
+)
 """What a lease came to that leaves some of its recipients."""
+
+NOTE = f"WITH p AS (UPDATE part SET due = %(until)s {_HEARD}"
+"""What a transaction of a leased part came to; the lease goes on. Done twice it comes to the same."""
 
 SET_ASIDE = (
     "UPDATE part SET standing = 'broken', reason = %s, owner = '', epoch = epoch + 1"

@@ -6,7 +6,7 @@ Every method that changes something returns only when the change is durable. Mus
 from collections.abc import Sequence
 from typing import Protocol
 
-from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Progress, Queued, Settlement
 
 
 class SpoolError(Exception):
@@ -74,6 +74,13 @@ class Spool(Protocol):
 
     async def release(self, leases: Sequence[Lease], due: float) -> None:
         """Give leases back without an attempt; lost ones are ignored. Raises SpoolError."""
+        ...
+
+    async def note(self, lease: Lease, progress: Progress, until: float) -> None:
+        """Write what a transaction of a part came to, and extend its lease, which goes on.
+
+        All of it or nothing. Raises LeaseLostError and SpoolError.
+        """
         ...
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:

@@ -14,7 +14,7 @@ from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.shaping import Shape
 from relayproxy.model.queued import Lease, Queued, Settlement
-from relayproxy.spool.attempt import Attempt, attempt, given_up, unreached
+from relayproxy.spool.attempt import Attempt, Heard, Note, attempt, given_up, unreached
 from relayproxy.spool.destinations import Destinations
 from relayproxy.spool.ending import Endings
 from relayproxy.spool.lane_state import LaneState
@@ -32,6 +32,10 @@ _BATCH = 100
 _LEARN = 1.0
 _AFTER_FAULT = 300.0
 _JUMP = 15.0
+
+
+class _StoppedError(Exception):
+    """The worker stops between two transactions of a part; what was heard is written down."""
 
 
 class Scheduler:
@@ -353,6 +357,11 @@ class Scheduler:
             for deposit in settlement.deposits:
                 for part in deposit.parts:
                     self.wake(part.route)
+            if made is not None:
+                await self._endings.report(state.lane, queued, made, settlement)
+        except _StoppedError:
+            with contextlib.suppress(SpoolError):  # it becomes due when its lease ends
+                await self._spool.release([queued.lease], self._clock.time())
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=state.lane.route)
         except SpoolError as error:
@@ -374,11 +383,25 @@ class Scheduler:
         if state.lane.by_domain:
             made = await self._attempt_at(state.destinations, state.lane, queued)
         else:
-            made = await attempt(state.lane.hop, queued)
-            await self._judge(state, unreachable=made.unreached)
+            made = await attempt(state.lane.hop, queued, self._noter(state.lane, queued))
+            if made.heard:
+                await self._judge(state, unreachable=made.unreached)
         if made.tried and not made.unreached:
             self._keep_pace(state, state.lane.group(queued.lease.destination), made)
         return made
+
+    def _noter(self, lane: Lane, queued: Queued) -> Note:
+        """Return what writes a transaction down before the next one of its part begins."""
+
+        async def note(heard: Sequence[Heard]) -> None:
+            self._endings.heard(lane, queued, heard)
+            until = self._clock.time() + LEASE
+            await self._spool.note(queued.lease, self._endings.progress(heard), until)
+            await self._endings.report_taken(lane, queued, heard)
+            if self._stopping:
+                raise _StoppedError
+
+        return note
 
     def _keep_pace(self, state: LaneState, destination: str, made: Attempt) -> None:
         """Go slower where the other side asks for it, and faster again when it doesn't any more."""
@@ -401,10 +424,11 @@ class Scheduler:
         if destinations.is_down(destination, self._clock.monotonic()):
             return unreached(queued)
         shape = lane.shapes.shape(destination) if lane.shapes is not None else None
-        made = await attempt(lane.hop, queued, shape.recipients if shape is not None else 0)
+        most = shape.recipients if shape is not None else 0
+        made = await attempt(lane.hop, queued, self._noter(lane, queued), most)
         if made.unreached:
             destinations.failed(destination, self._clock.monotonic())
-        else:
+        elif made.heard:
             destinations.reached(destination)
         return made
 

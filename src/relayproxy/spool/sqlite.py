@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.model.message import Message
-from relayproxy.model.queued import Deposit, Expired, Lease, Queued, Settlement
+from relayproxy.model.queued import Deposit, Expired, Lease, Progress, Queued, Settlement
 from relayproxy.spool import tables
 from relayproxy.spool.content import ContentFiles, digest_of
 from relayproxy.spool.database import Keys, key_at, open_database, prepare
@@ -193,6 +193,10 @@ class SqliteSpool:
     async def release(self, leases: Sequence[Lease], due: float) -> None:
         """See protocol.Spool."""
         await self._writer.do(tables.release, (leases, due))
+
+    async def note(self, lease: Lease, progress: Progress, until: float) -> None:
+        """See protocol.Spool."""
+        await self._writer.do(tables.note, (lease, progress, until))
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
         """See protocol.Spool."""

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from relayproxy.model.queued import Expired, Lease, Settlement, Standing
+from relayproxy.model.queued import Expired, Lease, Progress, Settlement, Standing
 from relayproxy.spool.protocol import LeaseLostError
 from relayproxy.spool.rows import LEASE, Stored, first_leases, leases_of, rows_of
 from relayproxy.spool.turns import choose
@@ -221,15 +221,7 @@ def _settle(
     store(db, deposits)
     if everything:
         return _finish(db, [lease])[place]
-    for some in _slices(settlement.finished):
-        db.execute(
-            f"DELETE FROM recipient WHERE message = ? AND number IN ({_marks(len(some))})",
-            [lease.message, *some],
-        )
-    db.executemany(
-        "UPDATE recipient SET reply = ? WHERE message = ? AND number = ?",
-        [(reply, lease.message, number) for number, reply in settlement.replies],
-    )
+    _heard(db, lease, settlement)
     db.execute(
         "UPDATE part SET owner = '', epoch = epoch + 1, due = ?, attempts = attempts + ?, warned = warned | ?,"
         " standing = ?, reason = ? WHERE message = ? AND part = ?",
@@ -243,6 +235,33 @@ def _settle(
         ),
     )
     return []
+
+
+def _heard(db: sqlite3.Connection, lease: Lease, heard: Progress | Settlement) -> None:
+    """Delete the recipients that are done with, and note what the others heard."""
+    for some in _slices(heard.finished):
+        db.execute(
+            f"DELETE FROM recipient WHERE message = ? AND number IN ({_marks(len(some))})",
+            [lease.message, *some],
+        )
+    db.executemany(
+        "UPDATE recipient SET reply = ? WHERE message = ? AND number = ?",
+        [(reply, lease.message, number) for number, reply in heard.replies],
+    )
+
+
+def note(
+    db: sqlite3.Connection, items: Sequence[tuple[Lease, Progress, float]]
+) -> list[LeaseLostError | None]:
+    """Write what some recipients of leased parts came to; the leases go on until a time."""
+    results: list[LeaseLostError | None] = []
+    for lease, progress, until in items:
+        if renew(db, [([lease], until)])[0]:
+            results.append(LeaseLostError("another worker has taken it over"))
+        else:
+            _heard(db, lease, progress)
+            results.append(None)
+    return results
 
 
 def set_aside(db: sqlite3.Connection, items: Sequence[tuple[Lease, str]]) -> list[LeaseLostError | None]:
