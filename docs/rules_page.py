@@ -6,7 +6,7 @@ Must not hold a fact about any single row.
 
 from collections.abc import Iterable, Sequence
 
-from relayproxy.rules.actions import ACTIONS
+from relayproxy.rules.action_table import ACTIONS
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN
 from relayproxy.rules.fact_table import FACTS, FAMILIES
 from relayproxy.rules.facts import CHECKS, Kind, Phase

@@ -11,18 +11,15 @@ from pydantic import BaseModel
 from tests.servers.tls import Certificates
 
 from relayproxy import build
-from relayproxy.api import App, Plugin, Settings
 from relayproxy.config.models import (
     Auth,
     Config,
     Limits,
     Listener,
     ListenerTls,
-    PipelineEntry,
     Relay,
 )
 from relayproxy.config.routes import Route as RouteModel
-from relayproxy.config.yaml import read_file
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.pipeline import Pipeline
@@ -36,7 +33,7 @@ from relayproxy.server.passwords import PasswordFile
 from relayproxy.server.sockets import Where
 from relayproxy.spool.lanes import Schedule
 from relayproxy.spool.verifying import Verification
-from relayproxy.testing import FakeClock, FakeResolver, MemoryState
+from relayproxy.testing import FakeClock
 
 NOWHERE = Log(lambda _: None, lambda: 0.0)
 
@@ -342,88 +339,11 @@ def test_listeners_with_their_services(certificates: Certificates):
     assert isinstance(two.authenticator, UpstreamLogin)
 
 
-def test_what_plugins_get_at_startup(tmp_path: Path):
-    config = a_config(relay={"domains": ["example.com", ".example.net"]})
-    resolver, clock = FakeResolver({}), FakeClock()
-    app = build.app_for(config, resolver, clock, tmp_path)
-    domains = frozenset({"example.com", ".example.net"})
-    assert app == App(
-        "mx.example.org",
-        resolver,
-        clock,
-        tmp_path,
-        domains,
-        state=app.state,
-        read_yaml=read_file,
-        suppression=app.suppression,
-    )
-    assert not app.suppression(tmp_path / "list.db").remote
-    assert isinstance(app.state, MemoryState)
-
-
-@pytest.mark.parametrize(
-    ("address", "tls", "plain"),
-    [
-        ("192.0.2.1:25", "off", True),
-        ("192.0.2.1:25", "opportunistic", False),
-        ("127.0.0.1:25", "off", False),
-        ("unix:/run/lmtp", "off", False),
-    ],
-)
-def test_plugins_learn_which_upstreams_have_no_tls(tmp_path: Path, address: str, tls: str, plain: bool):
-    config = a_config(upstreams={"up": {"address": address, "tls": tls}})
-    app = build.app_for(config, FakeResolver({}), FakeClock(), tmp_path)
-    assert app.unencrypted == ({"up"} if plain else frozenset())
-
-
 def test_a_configuration_is_data_again():
     """What these tests build from is what the loader builds: the dump of one is the other."""
     config = a_config(limits=EVERY_LIMIT)
     again = Config.model_validate(json.loads(config.model_dump_json()))
     assert again == config
-
-
-def test_alarms_of_plugins_are_gauges():
-    class Plain(Plugin[Settings]):
-        pass
-
-    metrics = Metrics()
-    alarm = build.alarms_of([(PipelineEntry(name="plain"), Plain, Settings())], metrics)
-    cell = metrics.cell("plugin_alarms", "plain")
-    assert cell.value == 0
-    alarm("plain", 2)
-    assert cell.value == 2
-
-
-def test_names_of_a_plugin_are_counted_and_not_without_end(monkeypatch):
-    monkeypatch.setattr(build, "MOST_COUNTED", 2)
-    metrics = Metrics()
-    counter = build.counters_of(metrics)
-    for name in ("a", "b", "c", "d", "a"):
-        counter("rules", name, "enforced")()
-    counter("other", "c", "enforced")()
-    numbers = {one.labels: one.value for one in metrics.samples()}
-    assert numbers == {
-        ("rules", "a", "enforced"): 2,
-        ("rules", "b", "enforced"): 1,
-        ("rules", "(others)", "enforced"): 2,
-        ("other", "c", "enforced"): 1,
-    }
-
-
-def test_a_service_has_its_numbers():
-    metrics = Metrics()
-    meter = build.meters_of(metrics)("scanner")
-    meter.asked("ok", 0.5)
-    meter.asked("refused", 0.0)
-    meter.breaker(True)
-    meter.remembered(True)
-    assert metrics.cell("service_answers_total", "scanner", "hit").value == 1
-    assert metrics.cell("service_requests_total", "scanner", "ok").value == 1
-    assert metrics.cell("service_requests_total", "scanner", "refused").value == 1
-    assert metrics.cell("service_breaker_open", "scanner").value == 1
-    durations = next(one for one in metrics.samples() if one.family.name == "service_duration_seconds")
-    assert (durations.value, durations.buckets[-1][1]) == (0.5, 1)
 
 
 def test_ids_name_the_machine_where_there_are_several(monkeypatch, tmp_path):

@@ -6,7 +6,6 @@ Must not know the command line, nor how workers are started.
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import ssl
@@ -19,24 +18,11 @@ from typing import TYPE_CHECKING
 
 from relayproxy import __version__
 from relayproxy.api import Clock, Resolver
-from relayproxy.build import (
-    Choice,
-    alarms_of,
-    app_for,
-    counters_of,
-    entries_of,
-    listener_services,
-    meters_of,
-    node_of,
-    relay_of,
-    routes_of,
-    state_of,
-    upstream_settings,
-)
+from relayproxy.build import listener_services, node_of, relay_of, routes_of, upstream_settings
 from relayproxy.config.models import Config
 from relayproxy.core.ids import Ids
 from relayproxy.core.ledger import SharedLedger
-from relayproxy.core.log import Bridge, Log
+from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
 from relayproxy.core.outbox import Outbox
 from relayproxy.core.pipeline import Pipeline, live
@@ -46,6 +32,8 @@ from relayproxy.delivery.ratchet import Ratchet
 from relayproxy.delivery.settings import UpstreamSettings
 from relayproxy.delivery.tls_policy import TlsPolicies
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.plugging import Choice, alarms_of, app_for, counters_of, entries_of, meters_of, state_of
+from relayproxy.process import Lines, SystemClock, bridge_logging, certificate_end, log_style, make_resolver
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota
 from relayproxy.server.stream import Shared
@@ -61,36 +49,6 @@ _PROBE_PATIENCE = 2.0
 _PROBE_EVERY = 60.0
 
 
-class SystemClock:
-    """The real time."""
-
-    def __init__(self) -> None:
-        self.time = time.time
-        self.monotonic = time.monotonic
-
-
-class Lines:
-    """Writes log lines to standard error, all of one turn of the loop at once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lines: list[str] = []
-
-    def __call__(self, line: str) -> None:
-        """Take a line."""
-        if not self._lines:
-            self._loop.call_soon(self.flush)
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        """Write what has been taken; a reader that has gone away must not stop the mail."""
-        data = "".join(self._lines).encode("utf-8", "backslashreplace")
-        self._lines.clear()
-        with contextlib.suppress(OSError):
-            while data:
-                data = data[os.write(2, data) :]
-
-
 @dataclass(slots=True)
 class Place:
     """Where a worker stands: its slot and generation, what it shares, and its listening sockets."""
@@ -104,13 +62,6 @@ class Place:
     monitor: socket.socket | None = None
     page: socket.socket | None = None
     page_tls: ssl.SSLContext | None = None
-
-
-def log_style(config: Config) -> str:
-    """Human on a terminal, JSON otherwise, unless the configuration says which."""
-    if config.log.format != "auto":
-        return config.log.format
-    return "human" if sys.stderr.isatty() else "json"
 
 
 class Worker:
@@ -152,7 +103,7 @@ class Worker:
     async def start(self) -> None:
         """Build everything and begin to accept; raises whatever keeps it from doing so."""
         config, place = self._config, self._place
-        _bridge_logging(self.log)
+        bridge_logging(self.log)
         metrics = Metrics(place.memory.arrays, place.slot)
         self._history = self._open_history(metrics)
         on_tls = self._history.record if self._history is not None else None
@@ -493,37 +444,3 @@ class Worker:
             task.cancel()
         await asyncio.sleep(0)
         self._lines.flush()
-
-
-def make_resolver(
-    config: Config,
-) -> tuple[Resolver, Callable[[], object], Callable[[], Coroutine[object, object, None]]]:
-    """Return the resolver that the configuration describes, what begins a message's account, and its end.
-
-    dnspython is loaded with the first question: many set-ups never ask one.
-    """
-    from relayproxy.resolver import Budgeted, CachingResolver
-
-    dns = config.dns
-    cache = CachingResolver(
-        servers=tuple((server.host, server.port) for server in dns.servers),
-        timeout=dns.timeout,
-        cache_size=dns.cache_size,
-    )
-    budgeted = Budgeted(cache, dns.queries_per_message)
-    return budgeted, budgeted.begin, cache.close
-
-
-def certificate_end(path: Path) -> float:
-    """Return when the first certificate of a PEM file ends, in seconds since the epoch."""
-    from cryptography import x509
-
-    return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc.timestamp()
-
-
-def _bridge_logging(log: Log) -> None:
-    """Let plugins and libraries write to our log through the standard logging module."""
-    root = logging.getLogger()
-    root.handlers[:] = [Bridge(log)]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("relayproxy").setLevel(logging.INFO)

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relayproxy.app import Place, Worker
-from relayproxy.build import Choice, listener_tls, unsubscribe_tls, web_places, where_of
+from relayproxy.build import listener_tls, unsubscribe_tls, web_places, where_of
 from relayproxy.config.models import Config
 from relayproxy.control import ControlSocket
 from relayproxy.core.log import Log
 from relayproxy.listening import Listening
+from relayproxy.plugging import Choice
 from relayproxy.sd_notify import notify
 from relayproxy.server.sockets import SocketError, bound
 from relayproxy.shared import GenerationMemory, LedgerMemory

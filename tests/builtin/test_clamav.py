@@ -6,9 +6,9 @@ from tests.builtin.scanning import INFECTED, RAW, an_app, scripted, started
 from tests.servers.clamd import FOUND, UNWANTED, WORD, Clamd
 
 from relayproxy.api import Action, Message, ServiceError, SharedState
-from relayproxy.build import meters_of
 from relayproxy.builtin.clamav import Clamav, ClamavSettings
 from relayproxy.core.metrics import Metrics
+from relayproxy.plugging import meters_of
 from relayproxy.testing import MemoryState
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.mail import call, make_mail

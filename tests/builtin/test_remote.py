@@ -8,10 +8,10 @@ from pydantic import TypeAdapter, ValidationError
 from tests.builtin.scanning import an_app, scripted
 
 from relayproxy.api import Plugin, ServiceError, Settings, hook
-from relayproxy.build import meters_of
 from relayproxy.builtin._remote import Breaker, Pause, Service, Where, connected, last_words, send, service_of
 from relayproxy.core.metrics import Metrics
 from relayproxy.model.endpoint import Endpoint
+from relayproxy.plugging import meters_of
 from relayproxy.testing.clock import FakeClock
 from relayproxy.testing.session import SessionDriver, entry_for
 

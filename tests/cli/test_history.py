@@ -23,7 +23,7 @@ def ask(tmp_path):
         tmp_path / "h.db",
         message(1, identity="ana", findings=(spring, rule), seconds=0.25),
         message(2, outcome="rejected", replies=[NO], findings=(rule,), reason="because"),
-        message(3, outcome="deferred", replies=[LATER]),
+        message(3, outcome="deferred", replies=[LATER], reason="\x1b[2Jgone"),
         NoteEvent(NOON + 9, "attempt", "m1", make_address("b@example.net"), OK, "far", {"seconds_queued": 9}),
         TlsEvent(NOON, "far", "example.net", "mx.example.net", 25, "verify", "success", "TLSv1.3"),
     )
@@ -100,3 +100,9 @@ def test_what_keeps_it_from_answering(ask, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(config.read_text().partition("history:")[0])
     assert "keeps no history" in ask("totals", code=78)
+
+
+def test_what_strangers_wrote_does_not_act_on_a_terminal(ask):
+    printed = ask("show", "m3", period=False)
+    assert "\ufffd[2Jgone" in printed
+    assert "\x1b" not in printed

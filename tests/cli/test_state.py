@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from tests.servers.valkey import a_valkey
 
 from relayproxy.api import Add, Bucket, Put, Take, shared_key
-from relayproxy.build import state_store
 from relayproxy.cli.root import main
 from relayproxy.config.load import load
+from relayproxy.plugging import state_store
 
 CONFIG = """\
 version: 1

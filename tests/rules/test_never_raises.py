@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from relayproxy.config.codes import CODES
 from relayproxy.config.rules import Trial, run_cases
-from relayproxy.rules.actions import ACTIONS
-from relayproxy.rules.actions import MEANT as ACTION_MEANT
+from relayproxy.rules.action_table import ACTIONS
+from relayproxy.rules.action_table import MEANT as ACTION_MEANT
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN, read_cases
 from relayproxy.rules.compiler import compile_rules
 from relayproxy.rules.fact_table import FACTS

@@ -7,8 +7,8 @@ from tests.rules.asking import ruleset
 
 from relayproxy.config import yaml
 from relayproxy.config.load import load
-from relayproxy.rules.actions import ACTIONS
-from relayproxy.rules.actions import MEANT as ACTION_MEANT
+from relayproxy.rules.action_table import ACTIONS
+from relayproxy.rules.action_table import MEANT as ACTION_MEANT
 from relayproxy.rules.conditions import GROUPS
 from relayproxy.rules.fact_table import FACTS, FAMILIES
 from relayproxy.rules.lists import TYPES

@@ -18,7 +18,6 @@ from tests.servers.process import wait_for
 
 from relayproxy.api import Client as Caller
 from relayproxy.api import Plugin, Settings, hook
-from relayproxy.app import SystemClock
 from relayproxy.catalogue import hooks_of
 from relayproxy.core.entry import Entry
 from relayproxy.core.ids import Ids
@@ -32,6 +31,7 @@ from relayproxy.core.ports import Authenticator
 from relayproxy.core.services import Budget, ListenerServices, Services
 from relayproxy.delivery.settings import Address, UpstreamSettings
 from relayproxy.delivery.upstream import Upstream
+from relayproxy.process import SystemClock
 from relayproxy.server.connection import Connection
 from relayproxy.server.listener import Listener
 from relayproxy.server.quota import Quota

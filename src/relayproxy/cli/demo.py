@@ -22,7 +22,7 @@ import click
 from relayproxy.cli.common import FAILED
 
 if TYPE_CHECKING:
-    from relayproxy.build import Choice
+    from relayproxy.plugging import Choice
     from relayproxy.supervisor import Plan
 
 _HOST = "127.0.0.1"

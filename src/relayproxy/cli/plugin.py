@@ -10,11 +10,11 @@ import click
 from pydantic.fields import FieldInfo
 
 from relayproxy.api import Plugin
-from relayproxy.build import entries_of
 from relayproxy.catalogue import HOOKS, Catalogue, PluginError
 from relayproxy.cli.common import CONFIG_OPTION, fail, load_plan
 from relayproxy.core.entry import Entry
 from relayproxy.hookspecs import DECIDE, LIFE
+from relayproxy.plugging import entries_of
 
 
 @click.group()

@@ -12,8 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from relayproxy.api import Resolver
-from relayproxy.app import SystemClock, log_style, make_resolver
-from relayproxy.build import app_for, entries_of, node_of, relay_of, routes_of, state_of, upstream_settings
+from relayproxy.build import node_of, relay_of, routes_of, upstream_settings
 from relayproxy.cli.reports import Fate
 from relayproxy.cli.starting import StartupError, start_plugins
 from relayproxy.core.ids import COMMAND, Ids
@@ -36,6 +35,8 @@ from relayproxy.model.address import Address
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.mail import Origin
 from relayproxy.model.message import Message
+from relayproxy.plugging import app_for, entries_of, state_of
+from relayproxy.process import SystemClock, log_style, make_resolver
 from relayproxy.queueing import Queueing
 from relayproxy.spool.protocol import SpoolError
 from relayproxy.supervisor import Plan

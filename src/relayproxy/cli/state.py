@@ -40,7 +40,7 @@ def state() -> None:
 def with_store(config: "Config", use: "Callable[[Store], Coroutine[Any, Any, _Answer]]") -> _Answer:
     """Open the store of a configuration and return what `use` makes of it; exits 1 where that can't be done."""
     from relayproxy.api import Unavailable
-    from relayproxy.build import state_store
+    from relayproxy.plugging import state_store
 
     kept = config.state
     if kept is None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relayproxy.api import Resolver
-from relayproxy.app import SystemClock, make_resolver
-from relayproxy.build import app_for, entries_of, policy_of, relay_of, routes_of, upstream_settings
+from relayproxy.build import policy_of, relay_of, routes_of, upstream_settings
 from relayproxy.cli.starting import start_plugins
 from relayproxy.cli.test_watch import Believes, Memory, Recorder, Review, Watched
 from relayproxy.config.models import Config, Listener
@@ -34,6 +33,8 @@ from relayproxy.model.envelope import Envelope
 from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Step
 from relayproxy.model.reply import Reply
+from relayproxy.plugging import app_for, entries_of
+from relayproxy.process import SystemClock, make_resolver
 from relayproxy.server.store import ContentStore
 from relayproxy.smtp.commands import mail_command
 from relayproxy.smtp.datastream import ChunkReader, ContentCheck

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from relayproxy.app import SystemClock
 from relayproxy.core.entry import Entry, Scope
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -19,6 +18,7 @@ from relayproxy.model.finding import Finding
 from relayproxy.model.mail import Mail, Step
 from relayproxy.model.message import Message
 from relayproxy.model.reply import Reply
+from relayproxy.process import SystemClock
 
 
 class Memory(Log):

@@ -1,11 +1,10 @@
-"""The actions: what a rule does when it matches, as a table of names, arguments and compilers.
+"""What the arguments of actions mean: each is compiled to values of acts.py, or is a mistake.
 
-An action is compiled to a value of acts.py. Must not know how mail is edited or answered.
+Must not know how mail is edited or answered, nor what an action is called.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from relayproxy.api import Action, AddHeader
@@ -13,7 +12,6 @@ from relayproxy.model.durations import parse_rate
 from relayproxy.model.refused import Refused, quoted
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate, Score, Tag
 from relayproxy.rules.condition import Scope
-from relayproxy.rules.facts import Phase
 from relayproxy.rules.operators import as_list
 from relayproxy.rules.problems import Path, fail, guess
 from relayproxy.rules.texts import Text, compile_text, plain
@@ -23,21 +21,6 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}\Z")
 _FIXED = frozenset({"received", "from", "date", "message-id"})
 _ONCE = frozenset({"subject", "to", "cc", "reply-to", "sender", "in-reply-to", "references", "bcc"})
 _TOP = 1_000_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One action: the JSON Schema of its argument, its compiler, and when it can be done at the earliest.
-
-    `needs` names what the configuration must have for it (hold: a spool); "" nothing beyond the rules themselves.
-    """
-
-    name: str
-    doc: str
-    schema: dict[str, Any]
-    compile: Callable[[Any, Path, Scope, str], tuple[Act, ...]]
-    phase: Phase = Phase.MESSAGE
-    needs: str = ""
 
 
 def _mapping(value: Mapping[str, Any], at: Path, known: tuple[str, ...]) -> None:
@@ -58,7 +41,9 @@ _REPLIES = {
 }
 
 
-def _reply(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+def reply(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    """Return the compiler of an action that answers: `true`, a text, or code, status and text."""
+
     def compile_reply(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         code, status, text, first = _REPLIES[action]
         where = at
@@ -111,7 +96,9 @@ def _enhanced(value: Any, at: Path, first: int) -> str:
     return str(value)
 
 
-def _reason(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+def reason(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    """Return the compiler of an action whose argument is `true` or why."""
+
     def compile_reason(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         text = "" if value is True else plain(value, at, "the reason")
         return (Decide(action, compile_text(text, at, scope, rule)),)
@@ -119,7 +106,8 @@ def _reason(action: Action) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]
     return compile_reason
 
 
-def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile `true`, or the checks to skip."""
     skip: frozenset[str] = frozenset()
     if isinstance(value, Mapping):
         _mapping(value, at, ("skip",))
@@ -142,7 +130,8 @@ def _accept(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     return (Decide(Action.ACCEPT, compile_text("", at, scope, rule), skip=skip),)
 
 
-def _score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+def score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    """Compile points, or points and the symbol that they are under."""
     symbol = ""
     points = value
     if isinstance(value, Mapping):
@@ -163,7 +152,8 @@ def _score(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  #
     return (Score(float(points), symbol),)
 
 
-def _tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+def tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    """Compile the names of tags."""
     names = as_list(value)
     for name in names:
         if not isinstance(name, str) or not _TAG.match(name):
@@ -176,7 +166,9 @@ def _tag(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # n
     return (Tag(tuple(names)),)
 
 
-def _fields(how: str) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+def fields(how: str) -> Callable[[Any, Path, Scope, str], tuple[Act, ...]]:
+    """Return the compiler of values by field name; `how` is "add" or "replace"."""
+
     def compile_fields(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
         if not isinstance(value, Mapping) or not value:
             raise fail("RP110", at, "a mapping of names and values is wanted", "write {X-Checked: yes by us}")
@@ -218,13 +210,15 @@ def _field_name(name: Any, at: Path) -> None:
         raise fail("RP809", at, f"{name} is not for a rule to change", "", on_key=True)
 
 
-def _remove(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+def remove(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    """Compile the names of fields."""
     for name in as_list(value):
         _field_name(plain(name, at, "the name"), at)
     return tuple(Field("remove", name) for name in as_list(value))
 
 
-def _prefix(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def prefix(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile a text that goes before the subject."""
     text = compile_text(plain(value, at, "the prefix"), at, scope, rule)
     if text.rcpt:
         raise fail("RP812", at, "a recipient's name in a header would give away a Bcc", "leave it out")
@@ -240,11 +234,13 @@ def _address(value: Any, at: Path, scope: Scope, rule: str) -> Text:
     return text
 
 
-def _redirect(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def redirect(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile the address that takes the place of a recipient."""
     return (Address("redirect", _address(value, at, scope, rule)),)
 
 
-def _rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile the parts of an address that change."""
     if not isinstance(value, Mapping) or not value:
         raise fail(
             "RP110",
@@ -262,11 +258,13 @@ def _rewrite(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     return tuple(acts)
 
 
-def _copy(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def copy(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile addresses that get the message as well."""
     return tuple(Address("add", _address(item, at, scope, rule)) for item in as_list(value))
 
 
-def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile what is counted, and how much of it there may be."""
     if not isinstance(value, Mapping):
         raise fail("RP110", at, "a mapping is wanted", 'write {key: "{client.login}", rate: 100/h}')
     _mapping(value, at, ("key", "rate", "burst", "count"))
@@ -298,12 +296,14 @@ def _rate(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
     return (Rate(key_text, rate[0], rate[1], float(burst), count == "recipients"),)
 
 
-def _log(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+def log(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:
+    """Compile `true`, or a text for the log."""
     text = "" if value is True else plain(value, at, "the text")
     return (Note(compile_text(text, at, scope, rule)),)
 
 
-def _route(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+def route(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    """Compile the name of a route or an upstream."""
     name = plain(value, at, "the route")
     if name not in scope.routes:
         raise fail(
@@ -315,150 +315,8 @@ def _route(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  #
     return (Onward(name),)
 
 
-def _tls(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+def tls(value: Any, at: Path, scope: Scope, rule: str) -> tuple[Act, ...]:  # noqa: ARG001  (one shape for all)
+    """Compile `true`."""
     if value is not True:
         raise fail("RP110", at, "require_tls takes true", "leave it out where TLS is not required")
     return (Onward(),)
-
-
-_TEXT: dict[str, Any] = {"type": "string"}
-_TEXTS: dict[str, Any] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_TRUE_OR_TEXT: dict[str, Any] = {"anyOf": [{"const": True}, _TEXT]}
-_VALUES: dict[str, Any] = {"type": "object", "additionalProperties": _TEXT, "minProperties": 1}
-
-
-def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _reply_schema(first: int) -> dict[str, Any]:
-    code = {"type": "integer", "minimum": first * 100, "maximum": first * 100 + 59}
-    status = {"type": "string", "pattern": rf"^{first}\.[0-9]{{1,3}}\.[0-9]{{1,3}}$"}
-    return {"anyOf": [{"const": True}, _TEXT, _object(code=code, status=status, text=_TEXT)]}
-
-
-ACTIONS = {
-    row.name: row
-    for row in (
-        Row(
-            "reject",
-            "refuse with 550 5.7.1, or another code, status and text",
-            _reply_schema(5),
-            _reply(Action.REJECT),
-            Phase.RCPT,
-        ),
-        Row(
-            "defer",
-            "answer 451 4.7.1: the client keeps it and tries again",
-            _reply_schema(4),
-            _reply(Action.DEFER),
-            Phase.RCPT,
-        ),
-        Row(
-            "discard",
-            "tell the client 250 and drop the message; the text is the reason in the log",
-            _TRUE_OR_TEXT,
-            _reason(Action.DISCARD),
-        ),
-        Row(
-            "hold",
-            "keep the message for a human; the text is the reason",
-            _TRUE_OR_TEXT,
-            _reason(Action.HOLD),
-            needs="hold",
-        ),
-        Row(
-            "accept",
-            "ask no later rule; with `skip`, no check named there that stands after `rules` in the pipeline either. "
-            "Signing, headers and logging happen all the same",
-            {"anyOf": [{"const": True}, _object(skip=_TEXTS)]},
-            _accept,
-            Phase.RCPT,
-        ),
-        Row(
-            "score",
-            "add to the score, under a symbol if one is given",
-            {"anyOf": [{"type": "number"}, _object(("add",), add={"type": "number"}, symbol=_TEXT)]},
-            _score,
-        ),
-        Row("tag", "tag the message, for the fact `tags` of later rules and for the log", _TEXTS, _tag),
-        Row("add_header", "add fields at the top", _VALUES, _fields("add")),
-        Row(
-            "replace_header",
-            "give the topmost field of each name another value; add it where there is none",
-            _VALUES,
-            _fields("replace"),
-        ),
-        Row("remove_header", "remove all fields of these names", _TEXTS, _remove),
-        Row("prefix_subject", "put a text before the subject, unless it is there", _TEXT, _prefix),
-        Row(
-            "rewrite_recipient",
-            "change the local part or the domain of the recipient",
-            _object(local=_TEXT, domain=_TEXT),
-            _rewrite,
-            Phase.RCPT,
-        ),
-        Row("redirect", "send to another address instead", _TEXT, _redirect, Phase.RCPT),
-        Row("add_recipient", "send a copy to an address as well (bcc)", _TEXTS, _copy, Phase.RCPT),
-        Row(
-            "route",
-            "send by the route, or to the upstream, of that name, whatever the routing table says",
-            _TEXT,
-            _route,
-            Phase.RCPT,
-        ),
-        Row(
-            "rate_limit",
-            "do the rule's other actions only above a rate, counted for each value of `key`; without a verdict among "
-            "them, defer with 450 4.7.1. `burst` is how many may come at once, `count` is messages or recipients",
-            _object(
-                ("key", "rate"),
-                key=_TEXT,
-                rate=_TEXT,
-                burst={"type": "number", "minimum": 1},
-                count={"enum": ["messages", "recipients"]},
-            ),
-            _rate,
-            Phase.RCPT,
-        ),
-        Row(
-            "require_tls",
-            "send onward over TLS only; while the next hop has none, the client hears 451 4.7.10",
-            {"const": True},
-            _tls,
-            Phase.RCPT,
-        ),
-        Row("log", "write a line to the log, with a text if there is one", _TRUE_OR_TEXT, _log, Phase.RCPT),
-    )
-}
-"""All actions by name."""
-
-VERDICTS = ("reject", "defer", "discard", "hold", "accept")
-
-MEANT = {
-    "quarantine": "hold",
-    "drop": "discard",
-    "bounce": "reject",
-    "tempfail": "defer",
-    "greylist": "defer",
-    "pass": "accept",
-    "allow": "accept",
-    "whitelist": "accept",
-    "deny": "reject",
-    "block": "reject",
-    "bcc": "add_recipient",
-    "copy": "add_recipient",
-    "header": "add_header",
-    "set_header": "replace_header",
-    "delete_header": "remove_header",
-    "subject": "prefix_subject",
-    "forward": "redirect",
-    "rewrite": "rewrite_recipient",
-    "encrypt": "require_tls",
-}
-"""Words of other programs, and the action that does what they mean."""

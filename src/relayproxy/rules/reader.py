@@ -9,7 +9,7 @@ from typing import Any
 
 from relayproxy.api import Action
 from relayproxy.model.refused import quoted
-from relayproxy.rules.actions import ACTIONS, MEANT, VERDICTS
+from relayproxy.rules.action_table import ACTIONS, MEANT, VERDICTS
 from relayproxy.rules.acts import Act, Address, Decide, Field, Note, Onward, Rate
 from relayproxy.rules.cel import compile_when
 from relayproxy.rules.condition import Condition, Scope, all_of, always

@@ -5,7 +5,7 @@ Must not say anything that the tables don't.
 
 from typing import Any
 
-from relayproxy.rules.actions import ACTIONS
+from relayproxy.rules.action_table import ACTIONS
 from relayproxy.rules.cases import CLIENT, EXPECT, GIVEN, VERDICTS
 from relayproxy.rules.conditions import GROUPS
 from relayproxy.rules.fact_table import FACTS, FAMILIES, finding_fact

@@ -1,16 +1,20 @@
-"""From a configuration to the entries of the pipeline: what the plugin says, and what the YAML says over it."""
+"""From a configuration to the entries of the pipeline, what the YAML says over what the plugin says; and what plugins are given."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.test_build import covered
+from tests.test_build import a_config, covered
 
-from relayproxy import build
-from relayproxy.api import Direction, Plugin, Settings, hook
+from relayproxy import plugging
+from relayproxy.api import App, Direction, Plugin, Settings, hook
 from relayproxy.catalogue import PluginError
 from relayproxy.config.models import PipelineEntry, When
+from relayproxy.config.yaml import read_file
 from relayproxy.core.entry import Entry
 from relayproxy.core.entry import When as Condition
+from relayproxy.core.metrics import Metrics
+from relayproxy.testing import FakeClock, FakeResolver, MemoryState
 
 
 class Seen(Plugin[Settings]):
@@ -39,7 +43,7 @@ class Plain(Plugin[Settings]):
 
 def an_entry(plugin: type[Plugin[Any]] = Seen, **common: Any) -> Entry:
     given = PipelineEntry.model_validate({"name": plugin.name, **common})
-    return build.entries_of([(given, plugin, plugin.settings())])[0]
+    return plugging.entries_of([(given, plugin, plugin.settings())])[0]
 
 
 def test_what_the_plugin_says():
@@ -98,7 +102,7 @@ def test_conditions(when: dict[str, Any], condition: Condition):
 
 def test_the_order_is_that_of_the_configuration():
     choices = [(PipelineEntry(name=cls.name), cls, cls.settings()) for cls in (Plain, Seen)]
-    assert [entry.name for entry in build.entries_of(choices)] == ["plain", "seen"]
+    assert [entry.name for entry in plugging.entries_of(choices)] == ["plain", "seen"]
 
 
 def test_a_plugin_that_cannot_be_made_is_named():
@@ -122,3 +126,77 @@ def test_a_plugin_with_an_unknown_hook_is_named():
 
     with pytest.raises(PluginError, match="no hook 'messages'; did you mean 'message'"):
         an_entry(Misspelt)
+
+
+def test_what_plugins_get_at_startup(tmp_path: Path):
+    config = a_config(relay={"domains": ["example.com", ".example.net"]})
+    resolver, clock = FakeResolver({}), FakeClock()
+    app = plugging.app_for(config, resolver, clock, tmp_path)
+    domains = frozenset({"example.com", ".example.net"})
+    assert app == App(
+        "mx.example.org",
+        resolver,
+        clock,
+        tmp_path,
+        domains,
+        state=app.state,
+        read_yaml=read_file,
+        suppression=app.suppression,
+    )
+    assert not app.suppression(tmp_path / "list.db").remote
+    assert isinstance(app.state, MemoryState)
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "plain"),
+    [
+        ("192.0.2.1:25", "off", True),
+        ("192.0.2.1:25", "opportunistic", False),
+        ("127.0.0.1:25", "off", False),
+        ("unix:/run/lmtp", "off", False),
+    ],
+)
+def test_plugins_learn_which_upstreams_have_no_tls(tmp_path: Path, address: str, tls: str, plain: bool):
+    config = a_config(upstreams={"up": {"address": address, "tls": tls}})
+    app = plugging.app_for(config, FakeResolver({}), FakeClock(), tmp_path)
+    assert app.unencrypted == ({"up"} if plain else frozenset())
+
+
+def test_alarms_of_plugins_are_gauges():
+    metrics = Metrics()
+    alarm = plugging.alarms_of([(PipelineEntry(name="plain"), Plain, Settings())], metrics)
+    cell = metrics.cell("plugin_alarms", "plain")
+    assert cell.value == 0
+    alarm("plain", 2)
+    assert cell.value == 2
+
+
+def test_names_of_a_plugin_are_counted_and_not_without_end(monkeypatch):
+    monkeypatch.setattr(plugging, "MOST_COUNTED", 2)
+    metrics = Metrics()
+    counter = plugging.counters_of(metrics)
+    for name in ("a", "b", "c", "d", "a"):
+        counter("rules", name, "enforced")()
+    counter("other", "c", "enforced")()
+    numbers = {one.labels: one.value for one in metrics.samples()}
+    assert numbers == {
+        ("rules", "a", "enforced"): 2,
+        ("rules", "b", "enforced"): 1,
+        ("rules", "(others)", "enforced"): 2,
+        ("other", "c", "enforced"): 1,
+    }
+
+
+def test_a_service_has_its_numbers():
+    metrics = Metrics()
+    meter = plugging.meters_of(metrics)("scanner")
+    meter.asked("ok", 0.5)
+    meter.asked("refused", 0.0)
+    meter.breaker(True)
+    meter.remembered(True)
+    assert metrics.cell("service_answers_total", "scanner", "hit").value == 1
+    assert metrics.cell("service_requests_total", "scanner", "ok").value == 1
+    assert metrics.cell("service_requests_total", "scanner", "refused").value == 1
+    assert metrics.cell("service_breaker_open", "scanner").value == 1
+    durations = next(one for one in metrics.samples() if one.family.name == "service_duration_seconds")
+    assert (durations.value, durations.buckets[-1][1]) == (0.5, 1)

@@ -12,9 +12,9 @@ from tests.servers.tls import Certificates
 from tests.test_app import a_config
 from tests.test_resolver import server
 
-from relayproxy import app
+from relayproxy import process
 from relayproxy.api import DnsStatus
-from relayproxy.app import Lines, SystemClock, certificate_end, log_style, make_resolver
+from relayproxy.process import Lines, SystemClock, certificate_end, log_style, make_resolver
 
 __all__ = ["server"]  # the fixture
 
@@ -22,7 +22,7 @@ __all__ = ["server"]  # the fixture
 class TestLines:
     async def test_all_of_one_turn_go_out_at_once(self, monkeypatch: pytest.MonkeyPatch):
         written: list[bytes] = []
-        monkeypatch.setattr(app.os, "write", lambda _, data: written.append(bytes(data)) or len(data))
+        monkeypatch.setattr(process.os, "write", lambda _, data: written.append(bytes(data)) or len(data))
         lines = Lines(asyncio.get_running_loop())
         for text in ("one\n", "tw\udcff\n", "drei ü\n"):
             lines(text)
@@ -36,7 +36,9 @@ class TestLines:
 
     async def test_a_pipe_that_takes_a_part(self, monkeypatch: pytest.MonkeyPatch):
         written: list[bytes] = []
-        monkeypatch.setattr(app.os, "write", lambda _, data: written.append(data[:3]) or min(3, len(data)))
+        monkeypatch.setattr(
+            process.os, "write", lambda _, data: written.append(data[:3]) or min(3, len(data))
+        )
         lines = Lines(asyncio.get_running_loop())
         lines("0123456789\n")
         lines.flush()
@@ -46,7 +48,7 @@ class TestLines:
         reader, writer = os.pipe()
         os.close(reader)
         write: Callable[[int, bytes], int] = os.write
-        monkeypatch.setattr(app.os, "write", lambda _, data: write(writer, data))
+        monkeypatch.setattr(process.os, "write", lambda _, data: write(writer, data))
         lines = Lines(asyncio.get_running_loop())
         lines("lost\n")
         lines.flush()
@@ -65,7 +67,7 @@ class TestLines:
     ],
 )
 def test_how_the_log_is_written(monkeypatch: pytest.MonkeyPatch, wanted: str, terminal: bool, style: str):
-    monkeypatch.setattr(app.sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(process.sys.stderr, "isatty", lambda: terminal)
     assert log_style(a_config(log={"format": wanted})) == style
 
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from relayproxy import build
+from relayproxy import plugging
 from relayproxy.config.models import Config
 from relayproxy.core.log import Log
 from relayproxy.core.metrics import Metrics
@@ -24,7 +24,7 @@ def config(**state):
 
 def built(**state):
     clock = FakeClock()
-    return build.state_of(config(**state), clock, Log([].append, clock.time), Metrics())
+    return plugging.state_of(config(**state), clock, Log([].append, clock.time), Metrics())
 
 
 async def test_a_file_is_used_through_the_guard(tmp_path):
