@@ -506,10 +506,10 @@ class Scheduler:
         """Write it down; False if others have it meanwhile."""
         try:
             await self._spool.settle(queued.lease, ending.settlement)
-            self._endings.written(ending)
-            return True
         except LeaseLostError:
             self._log.warning("lease_lost", id=queued.id, route=queued.lease.route)
             return False
         finally:
             self._let_go(queued.lease)
+        self._endings.written(ending)
+        return True
