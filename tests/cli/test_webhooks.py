@@ -82,7 +82,8 @@ def test_dropping_is_counted_and_asked_about(outbox, run):
         "dropped": 2,
     }
     assert "nothing is found" in run("drop", "--yes", "e1", code=1).stderr
-    assert run("drop", "--yes").stdout == "deleted: 1\n"
+    assert "or say --all" in run("drop", "--yes", code=2).stderr
+    assert run("drop", "--yes", "--all").stdout == "deleted: 1\n"
 
 
 def test_without_an_outbox(run, tmp_path):

@@ -413,7 +413,7 @@ async def test_an_administrator_gives_a_message_up_and_its_sender_is_told(relay:
         await until_empty(relay)
         status, text = await relay.output("queue", "summary", *config)
         assert (status, text) == (0, "0 in all\n")
-        status, text = await relay.output("queue", "drop", "--yes", *config)
+        status, text = await relay.output("queue", "drop", "--yes", "--all", *config)
         assert (status, text) == (1, "relayproxy: nothing is found\n")
 
 
@@ -450,7 +450,7 @@ async def test_a_reload_goes_on_with_the_queue(relay: Relay):
     relay.reload()
     await relay.until_logged('"reloaded"')
     async with UpstreamSink(port=port) as sink:
-        assert (await relay.output("queue", "retry", "--yes", "-C", str(relay.config_file)))[0] == 0
+        assert (await relay.output("queue", "retry", "--yes", "--all", "-C", str(relay.config_file)))[0] == 0
         await sink.until_messages(1)
         await until_empty(relay)
 

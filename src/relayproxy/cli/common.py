@@ -5,7 +5,7 @@ Must not know what a command is for.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +45,23 @@ def fail(reason: object, code: int = FAILED) -> NoReturn:
     """Say what is wrong, and end."""
     click.echo(f"relayproxy: {reason}", err=True)
     sys.exit(code)
+
+
+def bulk(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that changes what its filters find the options --yes and --all; `said_which` looks at them."""
+    everything = click.option(
+        "--all",
+        "everything",
+        is_flag=True,
+        help="All of them: needed with --yes where nothing else says which.",
+    )
+    return YES_OPTION(everything(function))
+
+
+def said_which(given: Mapping[str, Any], *filters: str) -> None:
+    """Refuse --yes without an id or a filter: a script whose variable is empty must not change everything."""
+    if given["yes"] and not given["everything"] and not any(given.get(name) for name in filters):
+        raise click.UsageError("all of them? Name IDS or a filter, or say --all")
 
 
 def confirmed(count: int, question: str, *, yes: bool) -> None:

@@ -17,10 +17,11 @@ from relayproxy.cli.common import (
     CONFIG_OPTION,
     JSON_OPTION,
     LIMIT_OPTION,
-    YES_OPTION,
+    bulk,
     confirmed,
     fail,
     load_config,
+    said_which,
 )
 from relayproxy.cli.periods import ago
 from relayproxy.cli.queue_budget import queue_budget
@@ -175,6 +176,7 @@ def _change(
 ) -> None:
     from relayproxy.spool.protocol import SpoolError
 
+    said_which(given, "ids", "sender", "recipient", "route", "older", "standing")
     wanted = _filter(given, standing)
     try:
         with _open(given["path"]) as listing:
@@ -252,7 +254,7 @@ def queue_summary(path: Path | None, *, as_json: bool) -> None:
 @queue.command("hold")
 @_filters(standing=True)
 @click.option("--reason", default="", help="Why, for whoever sees it.")
-@YES_OPTION
+@bulk
 def queue_hold(reason: str, **given: Any) -> None:
     """Keep messages from being tried, until `unhold`."""
     _change(given, "held", lambda listing, wanted: listing.hold(wanted, reason))
@@ -260,7 +262,7 @@ def queue_hold(reason: str, **given: Any) -> None:
 
 @queue.command("unhold")
 @_filters(standing=False)
-@YES_OPTION
+@bulk
 def queue_unhold(**given: Any) -> None:
     """Let held (or broken and mended) messages go on."""
     _change(given, "let go", lambda listing, wanted: listing.unhold(wanted), ("held", "broken"))
@@ -268,7 +270,7 @@ def queue_unhold(**given: Any) -> None:
 
 @queue.command("retry")
 @_filters(standing=False)
-@YES_OPTION
+@bulk
 def queue_retry(**given: Any) -> None:
     """Try messages now, whenever they are due."""
     _change(given, "due now", lambda listing, wanted: listing.retry(wanted), ("queued",))
@@ -277,7 +279,7 @@ def queue_retry(**given: Any) -> None:
 @queue.command("reroute")
 @_filters(standing=False)
 @click.option("--onto", required=True, help="Name of the route that is to deliver them.")
-@YES_OPTION
+@bulk
 def queue_reroute(onto: str, **given: Any) -> None:
     """Deliver messages over another route, from now on."""
     config = load_config(given["path"])
@@ -288,7 +290,7 @@ def queue_reroute(onto: str, **given: Any) -> None:
 
 @queue.command("fail")
 @_filters(standing=True)
-@YES_OPTION
+@bulk
 def queuefail(**given: Any) -> None:
     """Give messages up, and tell their senders."""
     _change(given, "given up", lambda listing, wanted: listing.fail(wanted))
@@ -296,7 +298,7 @@ def queuefail(**given: Any) -> None:
 
 @queue.command("drop")
 @_filters(standing=True)
-@YES_OPTION
+@bulk
 def queue_drop(**given: Any) -> None:
     """Delete messages, and tell nobody."""
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted))
@@ -362,7 +364,7 @@ def quarantine_digest(limit: int, **given: Any) -> None:
 
 @quarantine.command("release")
 @_filters(standing=False)
-@YES_OPTION
+@bulk
 def quarantine_release(**given: Any) -> None:
     """Deliver held messages: they pass the rewriting plugins and are signed first."""
     _change(given, "released", lambda listing, wanted: listing.unhold(wanted), _HELD)
@@ -370,7 +372,7 @@ def quarantine_release(**given: Any) -> None:
 
 @quarantine.command("delete")
 @_filters(standing=False)
-@YES_OPTION
+@bulk
 def quarantine_delete(**given: Any) -> None:
     """Delete held messages, and tell nobody."""
     _change(given, "deleted", lambda listing, wanted: listing.drop(wanted), _HELD)

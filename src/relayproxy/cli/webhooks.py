@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relayproxy.cli.common import CONFIG_OPTION, JSON_OPTION, LIMIT_OPTION, YES_OPTION, confirmed, fail, load
+from relayproxy.cli.common import (
+    CONFIG_OPTION,
+    JSON_OPTION,
+    LIMIT_OPTION,
+    bulk,
+    confirmed,
+    fail,
+    load,
+    said_which,
+)
 from relayproxy.cli.periods import ago
 from relayproxy.model.legible import legible
 
@@ -142,13 +151,14 @@ def retry(path: Path | None, file: Path | None, *, as_json: bool) -> None:
 
 @webhooks.command()
 @_filters
-@YES_OPTION
-def drop(*, yes: bool, **given: Any) -> None:
+@bulk
+def drop(**given: Any) -> None:
     """Delete events: IDS, or what the options say, or all. Nobody will hear of them."""
+    said_which(given, "ids", "event", "recipient", "older")
     wanted = _filter(given)
     with _opened(given["path"], given["file"]) as outbox:
         count = outbox.waiting(wanted)
-        confirmed(count, "Delete them?", yes=yes)
+        confirmed(count, "Delete them?", yes=given["yes"])
         dropped = outbox.drop(wanted)
     text = json.dumps({"found": count, "dropped": dropped}) if given["as_json"] else f"deleted: {dropped}"
     click.echo(text)
