@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 
+import anyio
 import pytest
 from tests.core.making import RAW, plugin
 
@@ -45,6 +46,17 @@ async def test_a_time_limit_of_its_own_that_begins_before_the_first_wait():
         except TimeoutError:
             await asyncio.sleep(0)
             return reject("too late")
+
+    assert (await reply(message)).text.startswith("too late")
+
+
+async def test_a_library_knows_its_own_cancellation_again():
+    """anyio, which httpx waits with, tells its time limits by the words of the cancellation."""
+
+    async def message(_self):
+        with anyio.move_on_after(0.001) as limit:
+            await asyncio.get_running_loop().create_future()
+        return reject("too late") if limit.cancelled_caught else None
 
     assert (await reply(message)).text.startswith("too late")
 

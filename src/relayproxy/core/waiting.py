@@ -107,7 +107,8 @@ class _Watch:
                     await self._waiter
                 except asyncio.CancelledError as cancelled:
                     # As a task that waits for it would do: what is waited for is cancelled, and says so when it has ended.
-                    if not wanted.cancel():
+                    # By its words a library knows its own cancellation again.
+                    if not wanted.cancel(*cancelled.args):
                         return cancelled
                 if self.over:
                     raise _OverError
