@@ -91,3 +91,22 @@ async def test_at_rcpt_it_is_about_the_recipient():
     said = await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<f@example.net>")
     said += await talk.say("RCPT TO:<b@example.net>")
     assert [reply.code for reply in said[2:]] == [550, 250]
+
+
+async def test_a_lone_recipient_is_screened_once_whatever_comes_of_it():
+    asked = []
+
+    def rcpt(_self, mail, rcpt):
+        return reject("no")
+
+    def matters(_self, _mail, rcpt):
+        asked.append(rcpt.address.local)
+        return rcpt.address.local == "f"
+
+    rcpt.__name__ = "rcpt"
+    one = plugin("one", rcpt=hook(screen="matters")(rcpt))
+    type(one).matters = matters
+    talk = SessionDriver(one)
+    await talk.say("EHLO x", "MAIL FROM:<a@example.org>", "RCPT TO:<f@example.net>")
+    await talk.say("RCPT TO:<b@example.net>")
+    assert asked == ["f", "b"]

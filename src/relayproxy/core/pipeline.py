@@ -136,14 +136,16 @@ class Pipeline:
             mail.trace.append(call.idle)
         return True
 
-    async def decide(self, hook: str, mail: Mail, scope: Scope, **more: Any) -> Verdict | None:
+    async def decide(
+        self, hook: str, mail: Mail, scope: Scope, *, screened: bool = False, **more: Any
+    ) -> Verdict | None:
         """Ask the hooks about a mail; findings are merged into it in pipeline order.
 
         What `mail` hooks say without a reply is owed by the scope. What `rcpt` hooks say is for that recipient: the
-        caller must see that recipients of one transaction share it.
+        caller must see that recipients of one transaction share it. `screened`: `is_idle` was asked just now, in vain.
         """
         calls = self._calls[hook]
-        if not calls or self.is_idle(hook, mail, scope, **more):
+        if not calls or (not screened and self.is_idle(hook, mail, scope, **more)):
             return None
         alone = len(calls) == 1 and not calls[0].background and not scope.running
         start = self._monotonic()
@@ -152,8 +154,8 @@ class Pipeline:
         try:
             if alone:
                 # One hook that waits for nothing before it: no more than the call.
-                screened = calls[0].screen is not None and not calls[0].skippers
-                begun = self._stage.begin(calls[0], scope, mail, more, (), screened=screened)
+                screens = calls[0].screen is not None and not calls[0].skippers
+                begun = self._stage.begin(calls[0], scope, mail, more, (), screened=screens)
                 results: Sequence[Result] = (begun if isinstance(begun, Result) else await begun,)
             else:
                 results = await self._stage.run(calls, mail.client, mail.direction, scope, mail, more)

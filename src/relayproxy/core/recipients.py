@@ -40,15 +40,22 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
     """Return a reply to each RCPT of a batch, in order; those that are welcome are in the draft."""
     pipeline = at.services.pipeline
     hooked = pipeline.asks_rcpt or pipeline.rewrites_envelope
-    if len(args) == 1 and not pipeline.rewrites_envelope:
-        reply = await _alone(at, draft, args[0])
-        if reply is not None:
-            return [reply]
+    # One recipient that no hook has to do with is the usual case, and is spared the bookkeeping of a batch.
+    screens = len(args) == 1 and not pipeline.rewrites_envelope
     replies: list[Reply | None] = []
     asked: list[_Asked] = []
     for arg in args:
+        recipient = _permitted(at, draft, arg, len(asked))
+        if isinstance(recipient, Reply):
+            replies.append(recipient)
+            continue
+        idle = screens and hooked and _is_idle(at, draft, recipient)
+        if screens and (not hooked or (idle and draft.shares(None, 0))):
+            return [await _alone(at, draft, recipient)]
         opinion = (
-            await _considered(at, draft, arg, asked) if hooked else _considered_alone(at, draft, arg, asked)
+            await _considered(at, draft, recipient, asked, screened=screens and not idle)
+            if hooked
+            else _misrouted(at, draft, recipient, len(asked)) or _Asked(recipient, (recipient,))
         )
         if isinstance(opinion, Reply):
             replies.append(opinion)
@@ -59,19 +66,14 @@ async def answers(at: ListenerServices, draft: Draft, args: Sequence[str]) -> li
     return [reply or next(heard) for reply in replies]
 
 
-async def _alone(at: ListenerServices, draft: Draft, arg: str) -> Reply | None:
-    """The usual case, without the bookkeeping of a batch: one recipient, and no hook that has to do with it.
+def _is_idle(at: ListenerServices, draft: Draft, recipient: Recipient) -> bool:
+    """Whether no `rcpt` hook has to do with a lone recipient."""
+    _show(draft, ())
+    return at.services.pipeline.is_idle("rcpt", draft.mail, draft.scope, rcpt=recipient)
 
-    None: it is another case, and nothing has been done.
-    """
-    recipient = _permitted(at, draft, arg, 0)
-    if isinstance(recipient, Reply):
-        return recipient
-    pipeline = at.services.pipeline
-    if pipeline.asks_rcpt:
-        _show(draft, ())
-        if not (pipeline.is_idle("rcpt", draft.mail, draft.scope, rcpt=recipient) and draft.shares(None, 0)):
-            return None
+
+async def _alone(at: ListenerServices, draft: Draft, recipient: Recipient) -> Reply:
+    """One recipient, and no hook that has to do with it."""
     refusal = _misrouted(at, draft, recipient, 0)
     if refusal is not None:
         return refusal
@@ -101,33 +103,20 @@ def _transaction(at: ListenerServices, draft: Draft) -> Transaction:
     return transaction
 
 
-def _considered_alone(
-    at: ListenerServices, draft: Draft, arg: str, asked: Sequence[_Asked]
-) -> Reply | _Asked:
-    """As `_considered`, where there are no hooks."""
-    recipient = _permitted(at, draft, arg, len(asked))
-    if isinstance(recipient, Reply):
-        return recipient
-    return _misrouted(at, draft, recipient, len(asked)) or _Asked(recipient, (recipient,))
-
-
 async def _considered(
-    at: ListenerServices, draft: Draft, arg: str, asked: Sequence[_Asked]
+    at: ListenerServices, draft: Draft, recipient: Recipient, asked: Sequence[_Asked], *, screened: bool
 ) -> Reply | _Asked:
-    """Our own opinion of one RCPT and that of the hooks: a refusal, or how it goes on.
+    """What the hooks say of one recipient: a refusal, or how it goes on.
 
-    `asked` are those of the same batch that the next hop hasn't answered yet.
+    `asked` are those of the same batch that the next hop hasn't answered yet; `screened`: `_is_idle` said no just now.
     """
-    recipient = _permitted(at, draft, arg, len(asked))
-    if isinstance(recipient, Reply):
-        return recipient
     services, mail = at.services, draft.mail
     pipeline = services.pipeline
     waiting = sum(1 for one in asked if one.targets)
     targets: Sequence[Recipient] = (recipient,)
     _show(draft, asked)
     if pipeline.asks_rcpt:
-        verdict = await pipeline.decide("rcpt", mail, draft.scope, rcpt=recipient)
+        verdict = await pipeline.decide("rcpt", mail, draft.scope, screened=screened, rcpt=recipient)
         refusal = verdict.reply if verdict is not None else None
         if refusal is None and verdict is not None and verdict.action is Action.DISCARD:
             draft.discarded = draft.discarded or verdict

@@ -10,7 +10,7 @@ from enum import StrEnum
 from relayproxy.model.client import Client
 from relayproxy.model.envelope import Envelope, Recipient
 from relayproxy.model.finding import Finding
-from relayproxy.model.mail import Direction, Origin
+from relayproxy.model.mail import Direction, Mail, Origin
 from relayproxy.model.message import Message
 
 
@@ -142,6 +142,26 @@ class Queued:
     raw: bool = False
     replies: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+    def mail(
+        self,
+        *,
+        client: Client | None = None,
+        envelope: Envelope | None = None,
+        origin: Origin | None = None,
+        findings: tuple[Finding, ...] = (),
+    ) -> Mail:
+        """Return it as hooks and next hops take it, with these in place of its own."""
+        return Mail(
+            self.id,
+            client or self.client,
+            envelope or self.envelope,
+            self.message,
+            origin=origin or self.origin,
+            direction=self.direction,
+            received_at=self.received_at,
+            findings=findings,
+        )
 
 
 @dataclass(frozen=True, slots=True)

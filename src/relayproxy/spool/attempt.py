@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from relayproxy.core.ports import WatchedHop
 from relayproxy.model.envelope import Recipient
-from relayproxy.model.mail import Mail
 from relayproxy.model.outcome import State, state_of
 from relayproxy.model.queued import Queued
 from relayproxy.model.reply import Reply, read_reply
@@ -132,15 +131,7 @@ async def attempt(hop: WatchedHop, queued: Queued, note: Note, at_once: int = 0)
             made = replace(made, noted=len(made.heard))
         some = left[: min(at_once or _AT_ONCE, _AT_ONCE)]
         recipients = tuple(one.recipient for one in some)
-        mail = Mail(
-            queued.id,
-            client,
-            envelope.to(recipients),
-            queued.message,
-            origin=queued.origin,
-            direction=queued.direction,
-            received_at=queued.received_at,
-        )
+        mail = queued.mail(client=client, envelope=envelope.to(recipients))
         transaction = hop.begin(mail, queued.message.size)
         try:
             replies = await transaction.recipients(recipients)

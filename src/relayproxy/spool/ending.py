@@ -13,7 +13,7 @@ from relayproxy.core.pipeline import Pipeline
 from relayproxy.core.ports import History
 from relayproxy.model.event import NoteEvent
 from relayproxy.model.finding import Finding
-from relayproxy.model.mail import Mail, Origin
+from relayproxy.model.mail import Origin
 from relayproxy.model.outcome import Outcome, State
 from relayproxy.model.queued import Deposit, Progress, Queued, Settlement, campaign_of, tenant_of
 from relayproxy.smtp.dsn import Fate, Kind, status_of, wants
@@ -156,18 +156,8 @@ class Endings:
         if not outcomes:
             return
         whose = queued.lease.tenant
-        mail = Mail(
-            queued.id,
-            queued.client,
-            queued.envelope,
-            queued.message,
-            origin=queued.origin,
-            direction=queued.direction,
-            received_at=queued.received_at,
-            findings=(
-                Finding("campaign", "hit", props={"tenant": tenant_of(whose), "name": campaign_of(whose)}),
-            ),
-        )
+        props = {"tenant": tenant_of(whose), "name": campaign_of(whose)}
+        mail = queued.mail(findings=(Finding("campaign", "hit", props=props),))
         await self._pipeline.after_attempt(mail, outcomes, queued.lease.attempts + 1)
 
     @staticmethod
@@ -212,16 +202,7 @@ class Endings:
 
     async def released(self, queued: Queued) -> Settlement:
         """Return what takes the place of a message that a human let go: itself, as the rewriting hooks left it."""
-        mail = Mail(
-            queued.id,
-            queued.client,
-            queued.envelope,
-            queued.message,
-            origin=Origin.RELEASE,
-            direction=queued.direction,
-            received_at=queued.received_at,
-            findings=queued.findings,
-        )
+        mail = queued.mail(origin=Origin.RELEASE, findings=queued.findings)
         made = await self._bounces.passed_on(mail, vouched=queued.vouched)
         if isinstance(made, Deposit):
             return Settlement(queued.numbers, deposits=(made,))
