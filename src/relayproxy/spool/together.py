@@ -44,9 +44,7 @@ class Together:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, future))
         if len(self._running) < self._flights:
-            task = asyncio.create_task(self._run())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._run()))
         return await future
 
     async def finish(self) -> None:
@@ -55,8 +53,15 @@ class Together:
             await asyncio.wait(self._running)
 
     async def _run(self) -> None:
-        while self._waiting:
-            await self._fly(self._group())
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while self._waiting:
+                await self._fly(self._group())
+        finally:
+            # At once, not by a callback of the loop's: who asks before that ran would count on this task, and wait
+            # for ever.
+            self._running.discard(task)
 
     def _group(self) -> list[tuple[Any, asyncio.Future[Any]]]:
         group = [self._waiting.popleft()]
